@@ -1,0 +1,73 @@
+"""The one typed door to `torch.func`, and the count of what went through it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK = 64  # tangents or cotangents carried at once: bounds memory, keeps products wide
+
+
+@dataclass
+class Count:
+    """Machine-free cost: gradients and Hessian-vector products of one sample's loss at one parameter vector."""
+
+    gradients: int = 0
+    hessian_products: int = 0
+
+
+_counts: ContextVar[tuple[Count, ...]] = ContextVar("counts", default=())
+
+
+@contextmanager
+def counting() -> Iterator[Count]:
+    """Count all that is announced by `count` inside the block, also in nested blocks."""
+    tally = Count()
+    token = _counts.set((*_counts.get(), tally))
+    try:
+        yield tally
+    finally:
+        _counts.reset(token)
+
+
+def count(*, gradients: int = 0, hessian_products: int = 0) -> None:
+    """Announce per-sample gradients and Hessian-vector products about to be computed."""
+    for tally in _counts.get():
+        tally.gradients += gradients
+        tally.hessian_products += hessian_products
+
+
+def gradient(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The gradient of a scalar `function` in its first argument."""
+    grad: Callable[..., Tensor] = torch.func.grad(function)
+    return grad
+
+
+def many(function: Callable[..., Any], *, over: tuple[int | None, ...], chunk: int | None = CHUNK) -> Callable[..., Any]:
+    """`function` for many values at once of the arguments whose entry in `over` is 0."""
+    mapped: Callable[..., Any] = torch.func.vmap(function, in_dims=over, chunk_size=chunk)
+    return mapped
+
+
+def pull(function: Callable[..., Tensor], at: tuple[Tensor, ...], cotangents: Tensor) -> tuple[Tensor, ...]:
+    """Vector-Jacobian products of `function` at `at` with K cotangents (K, ...): one (K, ...) per argument."""
+    back = torch.func.vjp(function, *at)[1]
+    pulled: tuple[Tensor, ...] = many(back, over=(0,))(cotangents)
+    return pulled
+
+
+def push(function: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Value of `function` at `at` and its Jacobian-vector product with one tangent per argument."""
+    at = tuple(value.clone() for value in at)  # a dual of a view carries a tangent as large as the view's base
+    pushed: tuple[Tensor, Tensor] = torch.func.jvp(function, at, tangents)  # type: ignore[assignment]
+    return pushed
+
+
+def symmetric_push(function: Callable[[Tensor], Tensor], at: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """`push` for a `function` with a symmetric Jacobian, as a gradient's is: pulls instead, at half the time."""
+    value, back = torch.func.vjp(function, at)[:2]
+    return value, back(tangent)[0]

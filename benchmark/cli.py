@@ -1,0 +1,321 @@
+"""The command line. Imports of what is slow happen inside the commands, so that help is there at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark import __version__
+from benchmark.errors import LoobenchError
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code is 0, or 1 where an estimator failed or a check did, 2 for bad input, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except LoobenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was done is kept, and the same command goes on from there", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser("loobench", description="Training-data influence against exact leave-one-out retraining.")
+    top.add_argument("--version", action="version", version=f"loobench {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    run = command("run", run_command, "train, retrain without each sample, run estimators, score them, write results")
+    _add_choice(run)
+    run.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or seeds A to B, at most 99 (default: the suite's)")
+    run.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    run.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
+    _add_cache(run)
+    _add_results(run)
+
+    prepare = command("prepare", prepare_command, "download data sets ahead")
+    prepare.add_argument("datasets", nargs="*", metavar="NAME", help="data sets; see `loobench list datasets`")
+    prepare.add_argument("--suite", action="append", default=[], help="those of a suite's tasks")
+    _add_cache(prepare)
+
+    listing = command("list", list_command, "show what there is")
+    listing.add_argument("what", choices=("datasets", "tasks", "suites", "estimators", "metrics"))
+    _add_cache(listing)
+
+    truth = command("truth", truth_command, "compute the exact leave-one-out effects of one task and seed, and export them")
+    truth.add_argument("task", metavar="TASK")
+    truth.add_argument("--seed", type=int, default=0)
+    truth.add_argument(
+        "--export", type=Path, metavar="DIR", help="write problem, trajectory, truth and task.json (docs/export.md)"
+    )
+    truth.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    truth.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
+    _add_cache(truth)
+
+    score = command("score", score_command, "compute the scores of existing results anew from kept estimates and truths")
+    _add_choice(score)
+    _add_cache(score)
+    _add_results(score)
+
+    report = command("report", report_command, "write the leaderboard from the results")
+    report.add_argument(
+        "--check", action="store_true", help="write nothing; fail where the leaderboard is not what results give"
+    )
+    report.add_argument("--board", type=Path, default=Path("leaderboard.md"), help="default: %(default)s")
+    _add_results(report)
+    return top
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--suite", action="append", default=[], help="may be repeated")
+    command.add_argument("--task", action="append", default=[], help="may be repeated")
+    command.add_argument(
+        "--estimator", action="append", default=[], metavar="NAME|FILE.py[:NAME]", help="may be repeated; default: all"
+    )
+
+
+def _add_cache(command: argparse.ArgumentParser) -> None:
+    usual = os.environ.get("LOOBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loobench"
+    command.add_argument("--cache", type=Path, default=Path(usual), help="data, truths, raw estimates (or LOOBENCH_CACHE)")
+
+
+def _add_results(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: %(default)s)")
+
+
+# ---- commands ----------------------------------------------------------------------------------------------------
+def run_command(options: argparse.Namespace) -> int:
+    """`loobench run`."""
+    from benchmark.run import execute
+
+    plan = _plan(options)
+    outcomes = list(execute(plan, _bar))
+    _print_summary(plan, {outcome.task for outcome in outcomes})
+    fresh = sum(outcome.fresh for outcome in outcomes)
+    print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {options.results}")
+    failures = [outcome for outcome in outcomes if outcome.cell.failed]
+    for outcome in failures:
+        print(f"failed: {outcome.task} seed {outcome.seed}: {outcome.cell.status}: {outcome.cell.message}", file=sys.stderr)
+    return FAILED if failures else 0
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    from benchmark import machine, registry, tasks
+    from benchmark.run import Plan
+
+    chosen = _tasks(options) or list(tasks.suite("quick").tasks)
+    seeds = tuple(_seeds(options.seeds, tasks.suite(task.suite).seeds) for task in chosen)
+    return Plan(
+        tasks=tuple(tasks.variant(task, options.dtype) for task in chosen),
+        estimators=tuple(registry.resolve(options.estimator)),
+        seeds=seeds,
+        device=machine.device(options.device),
+        cache=options.cache.expanduser().absolute(),
+        results=options.results,
+        command=_told(options),
+    )
+
+
+def _tasks(options: argparse.Namespace) -> list[Any]:
+    from benchmark import tasks
+
+    chosen = [task for name in options.suite for task in tasks.suite(name).tasks]
+    return list(dict.fromkeys([*chosen, *(tasks.task(name) for name in options.task)]))
+
+
+def _seeds(text: str | None, usual: int) -> tuple[int, ...]:
+    first, dash, last = (text if text is not None else str(usual)).partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()):
+        raise LoobenchError(f"--seeds takes a number N or a range A-B, got {text!r}")
+    seeds = range(int(first), int(last) + 1) if dash else range(int(first))
+    if not 0 < len(seeds) <= 99:
+        raise LoobenchError(f"--seeds takes 1 to 99 seeds, {text!r} means {len(seeds)}")
+    return tuple(seeds)
+
+
+def _told(options: argparse.Namespace) -> str:
+    """The command as provenance records it: no folder of this machine in it."""
+    chosen = [("--suite", options.suite), ("--task", options.task), ("--estimator", map(_file_name, options.estimator))]
+    parts = [f"{flag} {value}" for flag, values in chosen for value in values]
+    parts += [f"--seeds {options.seeds}"] if options.seeds else []
+    return " ".join(["loobench run", *parts, f"--device {options.device} --dtype {options.dtype}"])
+
+
+def _file_name(estimator: str) -> str:
+    return estimator.rpartition("/")[2]
+
+
+def _print_summary(plan: Any, tasks: set[str]) -> None:
+    from benchmark import report, results
+
+    found = [results.load(plan.results / name / f"{e.name}.json") for name in _names(plan, tasks) for e in plan.estimators]
+    for suite, members in report.groups(found, report.suite_name):
+        print(f"\nSuite {suite}: mean over seeds and 95 % interval, last horizon\n\n{report.table(members, style='simple')}")
+
+
+def _names(plan: Any, tasks: set[str]) -> list[str]:
+    return sorted(name if plan.device == "cpu" else f"{name}-{plan.device}" for name in tasks)
+
+
+def prepare_command(options: argparse.Namespace) -> int:
+    """`loobench prepare`."""
+    from benchmark import data, tasks
+
+    names = [*options.datasets, *(task.dataset for name in options.suite for task in tasks.suite(name).tasks)]
+    if not names:
+        raise LoobenchError("nothing to prepare: name data sets, or a suite by --suite; see `loobench list datasets`")
+    for name in dict.fromkeys(names):
+        data.source(name)
+    for name in dict.fromkeys(names):
+        data.load(name, options.cache)
+        print(f"{name}: ready, content digest {data.source(name).digest}")
+    return 0
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """`loobench list`."""
+    from tabulate import tabulate
+
+    headers, rows = LISTINGS[options.what](options)
+    print(tabulate(rows, headers, disable_numparse=True))
+    return 0
+
+
+def _list_datasets(options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    from benchmark import data
+
+    rows = [
+        [
+            s.name,
+            str(sum(s.rows.values())),
+            s.origin,
+            s.licence,
+            s.digest[:12],
+            "yes" if data.cached(s.name, options.cache).exists() else "no",
+        ]
+        for s in data.SOURCES.values()
+    ]
+    return ["name", "rows", "source", "licence", "digest", "cached"], rows
+
+
+def _list_tasks(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    from benchmark.tasks import TASKS
+
+    rows = [
+        [t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs), t.queries, t.digest()[:12]] for t in TASKS.values()
+    ]
+    return ["task", "model", "optimizer", "N", "epochs", "queries", "digest"], rows
+
+
+def _list_suites(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    from benchmark.tasks import SUITES
+
+    return ["suite", "tasks", "seeds", "about"], [[s.name, str(len(s.tasks)), str(s.seeds), s.about] for s in SUITES.values()]
+
+
+def _list_estimators(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    from benchmark.registry import registered
+
+    rows = [[e.name, "loss" if e.loss_units else "score", e.paper[:80]] for e in registered().values()]
+    return ["estimator", "units", "source"], rows
+
+
+def _list_metrics(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
+    from benchmark.metrics import METRICS
+
+    return ["metric", "best", "worst", "about"], [[m.name, str(m.best), str(m.worst), m.about] for m in METRICS.values()]
+
+
+LISTINGS = {
+    "datasets": _list_datasets,
+    "tasks": _list_tasks,
+    "suites": _list_suites,
+    "estimators": _list_estimators,
+    "metrics": _list_metrics,
+}
+
+
+def truth_command(options: argparse.Namespace) -> int:
+    """`loobench truth`."""
+    from contextlib import closing
+
+    from benchmark import machine, tasks, truth
+    from benchmark.run import probe
+
+    task = tasks.variant(tasks.task(options.task), options.dtype)
+    device = machine.device(options.device)
+    probe(options.cache)
+    with machine.one_thread():
+        run = truth.reference(task, options.seed, options.cache, device)
+        with closing(_bar(truth.visits(run.problem), f"truth {task.name} seed {options.seed}", "visit")) as visits:
+            exact = truth.cached_truth(task, options.seed, run, options.cache, device, progress=visits.update)
+    print(f"{task.name}, seed {options.seed}: exact leave-one-out of {len(run.problem.train)} samples in {exact.seconds:.2f} s")
+    print(f"effect (H, N, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
+    for epoch, effect in zip(task.horizons, exact.effect, strict=True):
+        print(
+            f"  epoch {epoch}: standard deviation {effect.std():.3e}, lowest {effect.min():+.3e}, highest {effect.max():+.3e}"
+        )
+    if options.export:
+        for path in truth.export(task, options.seed, run, exact, options.export):
+            print(f"wrote {path}")
+    return 0
+
+
+def score_command(options: argparse.Namespace) -> int:
+    """`loobench score`."""
+    from benchmark import results
+    from benchmark.run import rescore
+
+    chosen = {task.name for task in _tasks(options)}
+    code = 0
+    for result in results.load_all(options.results):
+        if (chosen and result.task["name"] not in chosen) or (
+            options.estimator and result.estimator.name not in options.estimator
+        ):
+            continue
+        fresh, missing = rescore(result, options.cache)
+        results.save(fresh, options.results)
+        changed = fresh.cells != result.cells
+        print(f"{result.name} {result.estimator.name}: {'scores changed' if changed else 'scores as before'}")
+        if missing:
+            code = FAILED
+            print(f"  seeds {', '.join(missing)}: no estimate or truth in the cache; left as they are", file=sys.stderr)
+    return code
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """`loobench report`."""
+    from benchmark import files, report, results
+
+    board = report.leaderboard(results.load_all(options.results)).encode()
+    if not options.check:
+        files.write(options.board, board)
+        print(f"wrote {options.board}")
+        return 0
+    if not options.board.exists() or files.read(options.board) != board:
+        print(f"error: {options.board} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
+        return FAILED
+    print(f"{options.board} is what {options.results} gives")
+    return 0
+
+
+def _bar(total: int, text: str, unit: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=text, unit=unit, unit_scale=total > 9999, disable=None, leave=False)

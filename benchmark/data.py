@@ -1,0 +1,273 @@
+"""Data sets in one canonical form: rows decoded, sorted by the hash of each, and checked against a pinned digest."""
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark.errors import DamagedFile, LoobenchError, unknown
+from benchmark.files import digest, read_tensors, write_tensors
+
+Column = np.ndarray | list[str]
+Table = dict[str, Column]  # columns of one split
+Splits = dict[str, Table]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as its origin serves it: `columns` are the ones that make up a row, in order."""
+
+    name: str
+    origin: str  # repository on the Hugging Face Hub, or the scikit-learn function that has it embedded
+    licence: str
+    rows: dict[str, int]  # of each split
+    columns: tuple[str, ...]
+    digest: str  # of the canonical rows of all splits
+
+    @property
+    def embedded(self) -> bool:
+        return self.origin.startswith("sklearn")
+
+
+ADULT = (
+    "age workclass fnlwgt education education.num marital.status occupation relationship race sex capital.gain "
+    "capital.loss hours.per.week native.country income"
+)
+SOURCES = {
+    source.name: source
+    for source in (
+        Source(
+            "digits",
+            "sklearn.datasets.load_digits",
+            "CC BY 4.0",
+            {"train": 1797},
+            ("features", "label"),
+            "5a67617b50947c6aafbbf6ce67d7464b1efd741e0759476b8fad3c68a3d4544d",
+        ),
+        Source(
+            "breast_cancer",
+            "sklearn.datasets.load_breast_cancer",
+            "CC BY 4.0",
+            {"train": 569},
+            ("features", "label"),
+            "8ba8dc17f45efc5ee9fbf320ca5d47939e6fc0394e94d95e911cfb4d4fb3ae25",
+        ),
+        Source(
+            "mnist",
+            "ylecun/mnist",
+            "MIT",
+            {"train": 60000, "test": 10000},
+            ("image", "label"),
+            "1bc057ec4645d198fe9e11cfdd1ce8c969efd17c33809a5571bb60b396fc5c23",
+        ),
+        Source(
+            "cifar10",
+            "uoft-cs/cifar10",
+            "unknown",
+            {"train": 50000, "test": 10000},
+            ("img", "label"),
+            "8d83f829c8887f3545069a26cdcd6dea6f8a40c95894f2e0d082bb23f5a54c67",
+        ),
+        Source(
+            "adult",
+            "scikit-learn/adult-census-income",
+            "CC BY 4.0",
+            {"train": 32561},
+            tuple(ADULT.split()),
+            "363aeb799e8be8b889c90023785548998ff46dac1a10bc4a540b103cbf4a90a0",
+        ),
+        Source(
+            "20news",
+            "SetFit/20_newsgroups",
+            "unknown",
+            {"train": 11314, "test": 7532},
+            ("text", "label_text"),
+            "c319f515824159b128ab7a3430bb210765eb43716d6706fd13722a47be6845c2",
+        ),
+        Source(
+            "sst2",
+            "stanfordnlp/sst2",
+            "unknown",
+            {"train": 67349, "validation": 872, "test": 1821},
+            ("sentence", "label"),
+            "03358c6351084afc636f22a3b8d03a2d1d2c6b384427875bbb665e7eb3f4ad0b",
+        ),
+    )
+}
+
+
+def source(name: str) -> Source:
+    """The data set called `name`. Raises LoobenchError for an unknown one."""
+    if name not in SOURCES:
+        raise unknown("data set", name, SOURCES)
+    return SOURCES[name]
+
+
+def cached(name: str, cache: Path) -> Path:
+    """Where the canonical form of a data set lies, or would lie."""
+    return cache / "data" / f"{source(name).name}.safetensors"
+
+
+@lru_cache(maxsize=2)
+def load(name: str, cache: Path) -> Splits:
+    """The canonical rows of a data set, from the cache, or else from its origin and then cached.
+
+    Raises LoobenchError where the origin cannot be reached or the rows are not the pinned ones.
+    """
+    path, wanted = cached(name, cache), source(name)
+    if path.exists():
+        return checked(_read(path), wanted, f"{path} was changed; delete it and run `loobench prepare {name}`")
+    splits = embedded(wanted) if wanted.embedded else download(wanted)
+    _write(path, splits)
+    return splits
+
+
+# ---- the canonical form and its digest ---------------------------------------------------------------------------
+def row_hashes(table: Table) -> list[bytes]:
+    """SHA-256 of each row: every column's value in little-endian bytes or UTF-8, preceded by its length."""
+    columns = [_encode(column) for column in table.values()]
+    return [hashlib.sha256(b"".join(row)).digest() for row in zip(*columns, strict=True)]
+
+
+def _encode(column: Column) -> Iterable[bytes]:
+    values = (text.encode() for text in column) if isinstance(column, list) else (row.tobytes() for row in column)
+    return (len(value).to_bytes(8, "little") + value for value in values)
+
+
+def canonical(splits: Splits) -> tuple[Splits, str]:
+    """The splits with rows sorted by their hash, and the digest over names, types and sorted hashes."""
+    parts: list[bytes] = []
+    ordered: Splits = {}
+    for split, table in sorted(splits.items()):
+        hashes = row_hashes(table)
+        order = sorted(range(len(hashes)), key=hashes.__getitem__)
+        ordered[split] = {name: _take(column, order) for name, column in table.items()}
+        kinds = ",".join(f"{name}:{_kind(column)}" for name, column in table.items())
+        parts += [f"{split} {kinds}".encode(), b"".join(hashes[row] for row in order)]
+    return ordered, digest(*parts)
+
+
+def _take(column: Column, order: list[int]) -> Column:
+    return [column[row] for row in order] if isinstance(column, list) else column[order]
+
+
+def _kind(column: Column) -> str:
+    return "text" if isinstance(column, list) else f"{column.dtype}{list(column.shape[1:])}"
+
+
+def checked(splits: Splits, wanted: Source, advice: str) -> Splits:
+    """`splits` in canonical order. Raises DamagedFile that names both digests where they are not the pinned rows."""
+    ordered, found = canonical(splits)
+    if found == wanted.digest:
+        return ordered
+    rows = {split: len(next(iter(table.values()))) for split, table in splits.items()}
+    raise DamagedFile(
+        f"data set {wanted.name}: expected content digest {wanted.digest} ({wanted.rows} rows), "
+        f"got {found} ({rows} rows); {advice}"
+    )
+
+
+# ---- the cache: text as bytes and lengths ------------------------------------------------------------------------
+def _write(path: Path, splits: Splits) -> None:
+    tensors = {}
+    for split, table in splits.items():
+        for name, column in table.items():
+            if isinstance(column, list):
+                encoded = [text.encode() for text in column]
+                tensors[f"{split}/{name}/bytes"] = torch.frombuffer(bytearray(b"".join(encoded)), dtype=torch.uint8)
+                tensors[f"{split}/{name}/lengths"] = torch.tensor([len(text) for text in encoded])
+            else:
+                tensors[f"{split}/{name}"] = torch.from_numpy(column)
+    write_tensors(path, tensors, {"columns": {split: list(table) for split, table in splits.items()}})
+
+
+def _read(path: Path) -> Splits:
+    tensors, facts = read_tensors(path)
+    try:
+        return {
+            split: {name: _column(tensors, f"{split}/{name}") for name in names} for split, names in facts["columns"].items()
+        }
+    except (KeyError, UnicodeDecodeError) as error:
+        raise DamagedFile(f"{path} is damaged ({error}); delete it and prepare the data set again") from error
+
+
+def _column(tensors: dict[str, torch.Tensor], key: str) -> Column:
+    if key in tensors:
+        return tensors[key].numpy()
+    content, ends = tensors[f"{key}/bytes"].numpy().tobytes(), tensors[f"{key}/lengths"].cumsum(0).tolist()
+    return [content[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+
+# ---- origins -----------------------------------------------------------------------------------------------------
+def embedded(wanted: Source) -> Splits:
+    """The rows of a data set that scikit-learn carries."""
+    from sklearn import datasets
+
+    inputs, labels = getattr(datasets, wanted.origin.rpartition(".")[2])(return_X_y=True)
+    table: Table = dict(zip(wanted.columns, (np.asarray(inputs, "<f8"), np.asarray(labels, "<i8")), strict=True))
+    return checked({"train": table}, wanted, "this release of scikit-learn carries other rows; install the locked one")
+
+
+def download(wanted: Source) -> Splits:
+    """The rows of a data set from the Hub; a download that is not the pinned rows is repeated once, from scratch."""
+    try:
+        return checked(_from_hub(wanted, fresh=False), wanted, "")
+    except DamagedFile:
+        return checked(
+            _from_hub(wanted, fresh=True), wanted, "the Hub serves other rows than the pinned ones; nothing was kept"
+        )
+
+
+def _from_hub(wanted: Source, *, fresh: bool) -> Splits:
+    # A damaged copy in the Hub client's own cache would be served for ever: `fresh` downloads past it.
+    import datasets
+
+    mode = datasets.DownloadMode.FORCE_REDOWNLOAD if fresh else datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
+    with tempfile.TemporaryDirectory() as folder:
+        served = _patiently(wanted, lambda: datasets.load_dataset(wanted.origin, cache_dir=folder, download_mode=mode))
+        try:
+            return {split: _decode(served[split], wanted.columns) for split in wanted.rows}
+        except Exception as error:
+            raise DamagedFile(f"data set {wanted.name}: rows from the Hub cannot be decoded: {_brief(error)}") from error
+
+
+def _patiently(wanted: Source, get: Any, tries: int = 3) -> Any:
+    for attempt in range(1, tries + 1):
+        try:
+            return get()
+        except Exception as error:  # the client raises whatever its transport and its decoders raise
+            if attempt < tries and getattr(getattr(error, "response", None), "status_code", 0) >= 500:
+                time.sleep(attempt)
+                continue
+            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+            raise LoobenchError(
+                f"cannot download data set {wanted.name} ({wanted.origin}) from {hub}: {_brief(error)}; "
+                f"nothing was kept: check the connection, then run `loobench prepare {wanted.name}`"
+            ) from error
+    raise AssertionError
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no reason given'}"
+
+
+def _decode(rows: Any, columns: tuple[str, ...]) -> Table:
+    return {name: _plain(rows, name) for name in columns}
+
+
+def _plain(rows: Any, name: str) -> Column:
+    kind = type(rows.features[name]).__name__
+    if kind == "Image":
+        return np.stack([np.asarray(image, dtype=np.uint8) for image in rows[name]])
+    values = rows[name][:]
+    if isinstance(values[0], str):
+        return [text.strip() for text in values]
+    return np.asarray(values, dtype="<i8")

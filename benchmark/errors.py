@@ -1,0 +1,20 @@
+"""Errors that a person can act on."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LoobenchError(Exception):
+    """A rule was broken by the input or the machine; the message says what was expected, what came, what to do."""
+
+
+class DamagedFile(LoobenchError):
+    """A file of ours does not hold what its own digest or format says."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:
+    """The error for a `name` that is not among the `known` ones, with the closest of them."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+    return LoobenchError(f"unknown {kind} {name!r}: {hint}")

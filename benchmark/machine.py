@@ -1,0 +1,111 @@
+"""What a number was computed on: provenance, and the one thread that makes float64 truths repeat bit for bit."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import benchmark
+from benchmark.errors import LoobenchError, unknown
+from benchmark.files import json_digest
+
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
+SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
+Provenance = dict[str, str | int]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the block on one CPU thread: the order of sums, and so the last bit, depends on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def device(name: str) -> str:
+    """`name` if this machine has such a device. Raises LoobenchError where it has not."""
+    if name not in ("cpu", "cuda"):
+        raise unknown("device", name, ("cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LoobenchError(
+            "device cuda was asked for, but torch sees no GPU here: leave --device out, or install a CUDA build"
+        )
+    return name
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done all it was given, so that a clock may be read."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@lru_cache(maxsize=2)
+def hardware(device: str) -> str:
+    """The name of the processor or GPU."""
+    return torch.cuda.get_device_name() if device == "cuda" else _cpu()
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def timed_on(device: str) -> str:
+    """Digest of all that a wall time depends on and that we can name; times of different ones must not be compared."""
+    return json_digest([hardware(device), os.cpu_count(), torch.get_num_threads(), torch.__version__, benchmark.__version__])[
+        :16
+    ]
+
+
+def provenance(command: str, device: str, dtype: str) -> Provenance:
+    """Command, commit, versions, device, threads and dtype of what is computed now."""
+    return {
+        "command": command,
+        "commit": commit(),
+        "loobench": benchmark.__version__,
+        "protocol": benchmark.PROTOCOL,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": hardware(device),
+        "threads": torch.get_num_threads(),
+        "dtype": dtype,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@lru_cache(maxsize=1)
+def commit() -> str:
+    """The commit of the checkout that this code is in, with "+changes" where its sources differ from it; or "unknown"."""
+    folder = Path(benchmark.__file__).parent.parent
+    try:
+        if Path(_git(folder, "rev-parse", "--show-toplevel")) != folder:  # installed inside somebody else's checkout
+            return "unknown"
+        head = _git(folder, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(folder, "status", "--porcelain", "--", *SOURCES) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,88 @@
+"""Optimisers as pure steps on a state: written once, differentiable, and all that the estimators need of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Optimizer(Protocol):
+    """`step(state, gradient, t)` maps the state (S, P) and a gradient (P,) to the next state (S, P)."""
+
+    name: ClassVar[str]
+
+    @property
+    def rows(self) -> int:
+        """S: row 0 holds the parameters, further rows the moments."""
+
+    def rate(self, t: int) -> float:
+        """Learning rate of step t = 0, 1, ..."""
+
+    def step(self, state: Tensor, gradient: Tensor, t: int) -> Tensor:
+        """The state after step t."""
+
+
+SCHEDULES: dict[str, Callable[[int], float]] = {"constant": lambda t: 1.0, "inverse-sqrt": lambda t: float(t + 1) ** -0.5}
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Gradient descent: ``m <- momentum m + g; theta <- theta - rate m`` (no m where momentum is 0)."""
+
+    lr: float
+    momentum: float = 0.0
+    schedule: str = "constant"
+    name: ClassVar[str] = "sgd"
+
+    @property
+    def rows(self) -> int:
+        return 2 if self.momentum else 1
+
+    def rate(self, t: int) -> float:
+        return self.lr * SCHEDULES[self.schedule](t)
+
+    def step(self, state: Tensor, gradient: Tensor, t: int) -> Tensor:
+        if not self.momentum:
+            return state - self.rate(t) * gradient
+        velocity = self.momentum * state[1] + gradient
+        return torch.stack([state[0] - self.rate(t) * velocity, velocity])
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba 2015, Algorithm 1), with decoupled weight decay as in AdamW where `decay` is positive.
+
+    ``m <- b1 m + (1-b1) g; v <- b2 v + (1-b2) g^2;
+    theta <- (1 - rate decay) theta - rate m/(1-b1^k) / (sqrt(v/(1-b2^k)) + eps)`` with k = t + 1.
+    """
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    decay: float = 0.0
+    schedule: str = "constant"
+    name: ClassVar[str] = "adam"
+
+    @property
+    def rows(self) -> int:
+        return 3
+
+    def rate(self, t: int) -> float:
+        return self.lr * SCHEDULES[self.schedule](t)
+
+    def step(self, state: Tensor, gradient: Tensor, t: int) -> Tensor:
+        first = self.beta1 * state[1] + (1 - self.beta1) * gradient
+        second = self.beta2 * state[2] + (1 - self.beta2) * gradient**2
+        root = flat_root(second / (1 - self.beta2 ** (t + 1)))
+        move = first / (1 - self.beta1 ** (t + 1)) / (root + self.eps)
+        theta = (1 - self.rate(t) * self.decay) * state[0] - self.rate(t) * move
+        return torch.stack([theta, first, second])
+
+
+def flat_root(values: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0: a weight that never saw a gradient must not make tangents NaN."""
+    positive = values > 0
+    return torch.where(positive, torch.where(positive, values, 1.0).sqrt(), 0.0)

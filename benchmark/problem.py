@@ -1,0 +1,241 @@
+"""The nouns: samples, a problem to train on, the trajectory of its training, and the truth about it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark import calculus
+from benchmark.files import tensor_digest
+from benchmark.models import Mlp
+from benchmark.optimizers import Optimizer
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs (N, d) and targets (N,): class numbers or real values."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, rows: Any) -> "Samples":
+        return Samples(self.inputs[rows], self.targets[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything that fixes a training run, and its step ``Phi_t(s, w)``.
+
+    ``Phi_t(s, w) = step(s, grad_theta sum_b w_b (loss_b(theta) + weight_decay/2 |theta|^2), t)`` over the batch of step t.
+    The reference run has ``w_b = 1/|B_t|``; a run without sample i has weight 0 for it and still 1/|B_t| for the others.
+    """
+
+    model: Mlp
+    optimizer: Optimizer
+    train: Samples
+    query: Samples
+    test: Samples  # for judging cleansed models only
+    initial: Tensor  # (P,)
+    batches: Tensor  # (T, B) sample numbers; -1 pads a short batch
+    horizons: tuple[int, ...]  # H numbers of steps after which effects are read off, rising, the last at most T
+    weight_decay: float = 0.0
+    query_kind: str = "mean"  # "mean": one query, the mean loss; "each": one query per sample
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.batches)
+
+    @property
+    def queries(self) -> int:
+        """Q."""
+        return 1 if self.query_kind == "mean" else len(self.query)
+
+    def start(self) -> Tensor:
+        """The state (S, P) before the first step: initial parameters, moments 0."""
+        state = self.initial.new_zeros(self.optimizer.rows, self.model.parameters)
+        state[0] = self.initial
+        return state
+
+    def batch(self, t: int) -> Tensor:
+        """The |B_t| sample numbers of step t."""
+        row = self.batches[t]
+        return row[row >= 0]
+
+    def weights(self, t: int) -> Tensor:
+        """The weights (|B_t|,) of the reference run at step t: 1/|B_t| each."""
+        size = len(self.batch(t))
+        return self.initial.new_full((size,), 1 / size)
+
+    # ---- losses and their derivatives ----------------------------------------------------------------------------
+    def losses(self, theta: Tensor, samples: Samples) -> Tensor:
+        """Training losses with L2 term, ``loss_b(theta) + weight_decay/2 |theta|^2``. (P,) -> (B,)"""
+        return self.model.losses(theta, samples.inputs, samples.targets) + self.weight_decay / 2 * (theta @ theta)
+
+    def gradients(self, theta: Tensor, samples: Samples) -> Tensor:
+        """Gradient of each sample's training loss, L2 term included. (P,) -> (B, P)"""
+        calculus.count(gradients=len(samples))
+
+        def loss(theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+            return self.losses(theta, Samples(inputs[None], targets[None]))[0]
+
+        each = calculus.many(calculus.gradient(loss), over=(None, 0, 0))
+        gradients: Tensor = each(theta, samples.inputs, samples.targets)
+        return gradients
+
+    def hessian(self, theta: Tensor) -> Tensor:
+        """Hessian of the mean training loss, L2 term included. (P,) -> (P, P)"""
+        calculus.count(gradients=len(self.train), hessian_products=len(self.train) * len(theta))
+        mean = calculus.gradient(lambda theta: self.losses(theta, self.train).mean())
+        return calculus.pull(mean, (theta,), torch.eye(len(theta), dtype=theta.dtype, device=theta.device))[0]
+
+    def query_losses(self, theta: Tensor) -> Tensor:
+        """Query losses, without L2 term. (P,) -> (Q,)"""
+        losses = self.model.losses(theta, self.query.inputs, self.query.targets)
+        return losses.mean(0, keepdim=True) if self.query_kind == "mean" else losses
+
+    def query_gradients(self, theta: Tensor) -> Tensor:
+        """Gradients of the query losses. (P,) -> (Q, P)"""
+        calculus.count(gradients=len(self.query))
+        ones = torch.eye(self.queries, dtype=theta.dtype, device=theta.device)
+        return calculus.pull(self.query_losses, (theta,), ones)[0]
+
+    # ---- the one verb, and its two derivatives -------------------------------------------------------------------
+    def step(self, t: int, state: Tensor, weights: Tensor, *, curvature: bool = True) -> Tensor:
+        """``Phi_t(state, weights)``. (S, P), (|B_t|,) -> (S, P)
+
+        Without `curvature` the gradient counts as constant in the parameters, so that derivatives leave out the Hessian.
+        """
+        theta = state[0] if curvature else state[0].detach()
+        return self.optimizer.step(state, self._gradient(t, theta, weights), t)
+
+    def _gradient(self, t: int, theta: Tensor, weights: Tensor) -> Tensor:
+        batch = self.train[self.batch(t)]
+        return calculus.gradient(lambda theta: weights @ self.losses(theta, batch))(theta)
+
+    def pull(
+        self, t: int, state: Tensor, weights: Tensor, cotangents: Tensor, *, curvature: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Cotangents of the state after step t, pulled back to the state and weights before it.
+
+        (S, P), (|B_t|,), (K, S, P) -> (K, S, P), (K, |B_t|)
+        """
+        products = len(weights) * len(cotangents) if curvature else 0
+        calculus.count(gradients=len(weights), hessian_products=products)
+
+        def phi(state: Tensor, weights: Tensor) -> Tensor:
+            return self.step(t, state, weights, curvature=curvature)
+
+        before, slope = calculus.pull(phi, (state, weights), cotangents)
+        return before, slope
+
+    def push(self, t: int, state: Tensor, weights: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+        """``Phi_t(state, weights)`` and ``dPhi_t/dstate`` applied to K shifts of the state, at weights of each shift.
+
+        (S, P), (K, |B_t|) or (|B_t|,) for all, (K, S, P) -> (K, S, P), (K, S, P)
+        """
+        own = weights.ndim == 2
+        calculus.count(gradients=weights.numel(), hessian_products=weights.shape[-1] * len(shifts))
+
+        def one(weights: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+            gradient = calculus.symmetric_push(lambda theta: self._gradient(t, theta, weights), state[0], shift[0])
+            return calculus.push(
+                lambda state, gradient: self.optimizer.step(state, gradient, t), (state, gradient[0]), (shift, gradient[1])
+            )
+
+        value, tangent = calculus.many(one, over=(0 if own else None, 0))(weights, shifts)
+        return value, tangent
+
+    def digest(self) -> str:
+        """Content digest of samples, initial parameters and batches."""
+        parts = [tensor for split in (self.train, self.query, self.test) for tensor in (split.inputs, split.targets)]
+        return tensor_digest([*parts, self.initial, self.batches])
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The reference run: all that an estimator may look at."""
+
+    problem: Problem
+    states: Tensor  # (T + 1, S, P)
+    seed: int = 0  # of the estimator's own random stream; tells nothing of the data's
+
+    def params(self, t: int) -> Tensor:
+        """Parameters (P,) before step t; at t = T the final ones."""
+        return self.states[t, 0]
+
+    @property
+    def final(self) -> Tensor:
+        """Parameters (P,) after the last step."""
+        return self.params(self.problem.steps)
+
+    def until(self, steps: int) -> "Trajectory":
+        """The run cut after `steps` steps: what a run with that one horizon would have been."""
+        problem = replace(self.problem, batches=self.problem.batches[:steps], horizons=(steps,))
+        return replace(self, problem=problem, states=self.states[: steps + 1])
+
+    def at_horizons(self) -> Iterator["Trajectory"]:
+        """The run cut at each of its horizons."""
+        return map(self.until, self.problem.horizons)
+
+    def query_gradients(self) -> Tensor:
+        """Gradients (Q, P) of the query losses at the final parameters."""
+        return self.problem.query_gradients(self.final)
+
+    def readout(self, shift: Tensor, *, exact: bool) -> Tensor:
+        """Effect on the query losses of shifting the final parameters. (N, P) -> (N, Q)
+
+        Linear, ``<grad L_q(theta), shift>``, or exact, ``L_q(theta + shift) - L_q(theta)``.
+        """
+        if not exact:
+            return shift @ self.query_gradients().T
+        losses: Tensor = calculus.many(self.problem.query_losses, over=(0,))(self.final + shift)
+        return losses - self.problem.query_losses(self.final)
+
+    def random(self) -> torch.Generator:
+        """A fresh generator on the CPU for the estimator's own random numbers."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def digest(self) -> str:
+        """Content digest of the states."""
+        return tensor_digest([self.states])
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Exact leave-one-out: ``effect[h, i, q]`` = loss of query q without sample i minus with it, at horizon h."""
+
+    effect: Tensor  # (H, N, Q)
+    seconds: float  # wall time of the retraining
+    gradients: int  # per-sample gradients it took
+    machine: str = ""  # where it was timed
+
+    def digest(self) -> str:
+        """Content digest of the effects."""
+        return tensor_digest([self.effect])
+
+
+def map_tensors(value: Any, change: Any) -> Any:
+    """A copy of a record of ours, nested ones included, with `change` applied to each tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if not isinstance(value, Samples | Problem | Trajectory):
+        return value
+    return replace(value, **{field.name: map_tensors(getattr(value, field.name), change) for field in fields(value)})
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors of a record of ours, nested ones included, in the order of the fields."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(value, note)
+    return found

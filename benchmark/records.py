@@ -1,0 +1,56 @@
+"""Frozen records to JSON and back, with every field checked on the way in."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+
+class Mismatch(ValueError):
+    """A JSON value does not have the type of its field; the message says where, what was expected and what came."""
+
+
+def decode(kind: Any, value: Any, where: str = "file") -> Any:
+    """`value` as `kind`: a dataclass, list, dict with string keys, union, or str, int, float, bool, None, Any."""
+    if kind is Any:
+        return value
+    if is_dataclass(kind):
+        return _record(kind, value, where)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None and NoneType in inner else decode(inner[0], value, where)
+    if origin is list:
+        return [decode(inner[0], item, f"{where}[{i}]") for i, item in enumerate(_expect(list, value, where))]
+    if origin is dict:
+        return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _expect(dict, value, where).items()}
+    return _plain(kind, value, where)
+
+
+def _record(kind: Any, value: Any, where: str) -> Any:
+    hints, found = get_type_hints(kind), _expect(dict, value, where)
+    names = {field.name for field in fields(kind)}
+    if problems := list(_differences(names, set(found))):
+        raise Mismatch(f"{where}: {'; '.join(problems)}")
+    return kind(**{name: decode(hints[name], found[name], f"{where}.{name}") for name in names})
+
+
+def _differences(expected: set[str], found: set[str]) -> Iterator[str]:
+    if missing := expected - found:
+        yield f"missing {', '.join(sorted(missing))}"
+    if extra := found - expected:
+        yield f"unknown {', '.join(sorted(extra))}"
+
+
+def _plain(kind: type, value: Any, where: str) -> Any:
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    if kind is float or type(value) is not kind:
+        raise Mismatch(f"{where}: expected {kind.__name__}, got {value!r:.60}")
+    return value
+
+
+def _expect(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise Mismatch(f"{where}: expected {kind.__name__}, got {value!r:.60}")
+    return value

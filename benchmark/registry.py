@@ -1,0 +1,176 @@
+"""Estimators: declared by a decorator, found by folder or by path, and called the same way."""
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from benchmark.errors import LoobenchError, unknown
+from benchmark.files import digest, json_digest, read
+from benchmark.problem import Problem, Trajectory
+
+FOLDERS = ("baselines", "estimators")
+ALLOWED = ("calculus", "errors", "models", "optimizers", "problem", "registry", "solvers", "train")  # of benchmark.*
+Function = TypeVar("Function", bound=Callable[..., Tensor])
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A function of the reference run with settings, and what it declares of itself.
+
+    `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
+    `all_horizons`: it is called once with the whole run and returns (H, N, Q); else once for each horizon with the run cut
+    there, and returns (N, Q). `optimizers` and `max_parameters` bound what it supports; outside them a task is
+    `unsupported`, which is no failure. `interpretation`: the formula is known only second-hand.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    settings: dict[str, Any]
+    paper: str
+    source: str  # SHA-256 of the file that defines it
+    loss_units: bool = False
+    all_horizons: bool = False
+    optimizers: tuple[str, ...] = ("sgd", "adam")
+    max_parameters: int | None = None
+    interpretation: bool = False
+
+    def __call__(self, run: Trajectory) -> Tensor:
+        """The estimate of one call: (N, Q), or (H, N, Q) with `all_horizons`."""
+        return self.function(run, **self.settings)
+
+    def identity(self) -> str:
+        """Digest of source and settings: results of equal identity may be pooled."""
+        return json_digest({"name": self.name, "settings": self.settings, "source": self.source})
+
+    def unsupported(self, problem: Problem) -> str | None:
+        """Why this estimator does not apply to a problem, or None where it does."""
+        if problem.optimizer.name not in self.optimizers:
+            return f"{self.name} is for {', '.join(self.optimizers)}, the task trains with {problem.optimizer.name}"
+        if self.max_parameters and problem.model.parameters > self.max_parameters:
+            return f"{self.name} is for at most {self.max_parameters} parameters, the model has {problem.model.parameters}"
+        return None
+
+
+def estimator(
+    name: str,
+    *,
+    paper: str,
+    loss_units: bool = False,
+    all_horizons: bool = False,
+    optimizers: tuple[str, ...] = ("sgd", "adam"),
+    max_parameters: int | None = None,
+    interpretation: bool = False,
+    **settings: Any,
+) -> Callable[[Function], Function]:
+    """Declare a function ``(run: Trajectory, **settings) -> effect`` as the estimator `name`.
+
+    Stack several over one function for its variants. The other arguments are those of `Estimator`.
+    """
+
+    def declare(function: Function) -> Function:
+        source = digest(read(Path(function.__code__.co_filename)))
+        variant = Estimator(
+            name, function, settings, paper, source, loss_units, all_horizons, optimizers, max_parameters, interpretation
+        )
+        vars(function).setdefault("estimators", []).append(variant)
+        return function
+
+    return declare
+
+
+def declared(module: ModuleType) -> dict[str, Estimator]:
+    """The estimators that a module declares, by name."""
+    functions = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    return {variant.name: variant for function in functions for variant in getattr(function, "estimators", ())}
+
+
+@lru_cache(maxsize=1)
+def registered() -> dict[str, Estimator]:
+    """The estimators of the folders `baselines` and `estimators`, by name, in order of name."""
+    found: dict[str, Estimator] = {}
+    for folder in FOLDERS:
+        for entry in pkgutil.iter_modules(importlib.import_module(folder).__path__):
+            module = importlib.import_module(f"{folder}.{entry.name}")
+            for name, variant in declared(module).items():
+                if name in found:
+                    raise LoobenchError(f"estimator {name!r} is declared twice: rename the one in {folder}/{entry.name}.py")
+                found[name] = variant
+    return dict(sorted(found.items()))
+
+
+def resolve(names: Iterable[str]) -> list[Estimator]:
+    """The estimators meant by registered names or by paths ``file.py[:name]``; without any, all registered ones."""
+    found = [variant for name in names for variant in _meant(name)]
+    return found or list(registered().values())
+
+
+def _meant(name: str) -> list[Estimator]:
+    path, _, wanted = name.partition(":")
+    if not path.endswith(".py"):
+        if name not in registered():
+            raise unknown("estimator", name, registered())
+        return [registered()[name]]
+    variants = load(Path(path))
+    if wanted and wanted not in variants:
+        raise unknown(f"estimator in {path}", wanted, variants)
+    return [variants[wanted]] if wanted else list(variants.values())
+
+
+def load(path: Path) -> dict[str, Estimator]:
+    """The estimators that the file at `path` declares. Its code runs here: load only what you would run yourself.
+
+    Raises LoobenchError where it cannot be read or imported, declares none, imports what estimators must not see, or takes
+    the name of a registered one.
+    """
+    refuse_forbidden(path)
+    spec = importlib.util.spec_from_file_location(f"submitted_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    variants = declared(module)
+    if not variants:
+        raise LoobenchError(f"{path} declares no estimator: put @estimator(...) over a function (see CONTRIBUTING.md)")
+    if taken := variants.keys() & registered().keys():
+        raise LoobenchError(f"{path} declares {', '.join(sorted(taken))}, taken by a registered estimator: rename it")
+    return variants
+
+
+def refuse_forbidden(path: Path) -> None:
+    """Raise LoobenchError where a source file does not parse or imports a module of the harness other than ALLOWED."""
+    try:
+        tree = ast.parse(read(path), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise LoobenchError(f"{path} is not valid Python: {error}") from error
+    bad = sorted(name for name in imported(tree) if name.startswith("benchmark") and name not in _allowed())
+    if bad:
+        allowed = ", ".join(f"benchmark.{name}" for name in ALLOWED)
+        raise LoobenchError(f"{path} imports {', '.join(bad)}: of the harness an estimator may import only {allowed}")
+
+
+def _allowed() -> set[str]:
+    return {"benchmark", *(f"benchmark.{name}" for name in ALLOWED)}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Full names of the modules that a syntax tree imports; `from benchmark import x` counts as benchmark.x."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inside = node.module == "benchmark"
+            names |= {f"benchmark.{alias.name}" for alias in node.names} if inside else {node.module}
+    return names

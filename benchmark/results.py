@@ -1,0 +1,177 @@
+"""Result files: one for each task and estimator, checked on write and on read, written whole or not at all."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark import PROTOCOL
+from benchmark.errors import DamagedFile
+from benchmark.files import json_digest, read, write
+from benchmark.machine import Provenance
+from benchmark.records import Mismatch, decode
+from benchmark.registry import Estimator
+from benchmark.tasks import Task
+
+SCHEMA = 1
+FAILURES = ("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory")
+STATUSES = ("ok", "unsupported", *FAILURES)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one estimator did on one seed of a task; `seconds` and counts are for the last horizon's estimate."""
+
+    status: str
+    message: str
+    scores: dict[str, list[float | None]]  # metric -> H values, each the mean over queries
+    seconds: float
+    exact_seconds: float  # of exact leave-one-out, same machine and threads
+    relative_cost: float  # seconds / exact_seconds
+    gradients: int
+    hessian_products: int
+    exact_gradients: int
+    problem: str  # content digests
+    trajectory: str
+    truth: str
+    estimate: str
+    provenance: str  # key of Result.provenance
+
+    @property
+    def failed(self) -> bool:
+        return self.status in FAILURES
+
+
+@dataclass(frozen=True)
+class Described:
+    """The estimator of a result; `identity` is the digest of source and settings."""
+
+    name: str
+    settings: dict[str, Any]
+    paper: str
+    source: str
+    identity: str
+    loss_units: bool
+    interpretation: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """All seeds of one estimator on one task, on one class of device."""
+
+    schema: int
+    protocol: str
+    task: dict[str, Any]
+    task_digest: str
+    device: str
+    estimator: Described
+    cells: dict[str, Cell] = field(default_factory=dict)  # by seed
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Task name, with the device unless it is the usual CPU."""
+        return str(self.task["name"]) + ("" if self.device == "cpu" else f"-{self.device}")
+
+    def same_question(self, other: "Result") -> bool:
+        """Whether the two may hold seeds of one row: same task, device, estimator source and settings."""
+        return (self.task_digest, self.device, self.estimator) == (other.task_digest, other.device, other.estimator)
+
+    def with_cell(self, seed: int, cell: Cell, provenance: Provenance) -> "Result":
+        """The result with the cell of `seed` set, seeds in order, provenance no cell refers to left out."""
+        cells = dict(sorted({**self.cells, str(seed): cell}.items(), key=lambda item: int(item[0])))
+        known = {**self.provenance, cell.provenance: provenance}
+        used = {key: known[key] for key in sorted({cell.provenance for cell in cells.values()})}
+        return replace(self, cells=cells, provenance=used)
+
+
+def blank(task: Task, device: str, estimator: Estimator) -> Result:
+    """The result with no seed yet."""
+    described = Described(
+        estimator.name,
+        json.loads(json.dumps(estimator.settings)),
+        estimator.paper,
+        estimator.source,
+        estimator.identity(),
+        estimator.loss_units,
+        estimator.interpretation,
+    )
+    return Result(SCHEMA, PROTOCOL, task.record(), task.digest(), device, described)
+
+
+def path(result: Result, folder: Path) -> Path:
+    """results/<task>/<estimator>.json."""
+    return folder / result.name / f"{result.estimator.name}.json"
+
+
+def save(result: Result, folder: Path) -> Path:
+    """Write a result with its digest. Raises LoobenchError where it cannot be written, Mismatch where it is not valid."""
+    content = asdict(result)
+    check(content)
+    write(at := path(result, folder), dump({**content, "digest": json_digest(content)}).encode())
+    return at
+
+
+def load(at: Path) -> Result:
+    """Read and check a result. Raises DamagedFile where it was cut, edited, or is of another schema."""
+    advice = "restore it (`git checkout` if committed) or move it away, then repeat `loobench run`"
+    try:
+        content = json.loads(read(at), parse_constant=lambda name: name)
+        stated = content.pop("digest", None) if isinstance(content, dict) else None
+        result = check(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{at} is not a valid result: {error}; {advice}") from error
+    if stated != (found := json_digest(content)):
+        raise DamagedFile(f"{at} was edited: its digest says {stated}, its content has {found}; {advice}")
+    return result
+
+
+def load_all(folder: Path) -> list[Result]:
+    """All results under a folder, in order of path; each must lie where its content says."""
+    found = [(at, load(at)) for at in sorted(folder.glob("*/*.json"))]
+    for at, result in found:
+        if at != path(result, folder):
+            raise DamagedFile(
+                f"{at} holds the result of {result.name}/{result.estimator.name}: move it to {path(result, folder)}"
+            )
+    return [result for _, result in found]
+
+
+def check(content: Any) -> Result:
+    """`content` as a Result. Raises Mismatch that says where it is not one."""
+    if isinstance(content, dict) and content.get("schema") != SCHEMA:
+        raise Mismatch(f"expected schema {SCHEMA}, got {content.get('schema')!r}")
+    result: Result = decode(Result, content, "result")
+    horizons = result.task.get("horizons")
+    if not isinstance(horizons, list) or not isinstance(result.task.get("name"), str):
+        raise Mismatch("result.task: expected a task record with name and horizons")
+    for seed, cell in result.cells.items():
+        _check_cell(seed, cell, result, len(horizons))
+    return result
+
+
+def _check_cell(seed: str, cell: Cell, result: Result, horizons: int) -> None:
+    where = f"result.cells.{seed}"
+    if not (seed.isdigit() and str(int(seed)) == seed):
+        raise Mismatch(f"{where}: expected a seed number")
+    if cell.status not in STATUSES:
+        raise Mismatch(f"{where}.status: expected one of {', '.join(STATUSES)}, got {cell.status!r}")
+    if cell.provenance not in result.provenance:
+        raise Mismatch(f"{where}.provenance: expected a key of result.provenance, got {cell.provenance!r}")
+    if bool(cell.scores) != (cell.status == "ok"):
+        raise Mismatch(f"{where}: expected scores where the status is ok, and only there")
+    if bad := [name for name, values in cell.scores.items() if len(values) != horizons]:
+        raise Mismatch(f"{where}.scores: expected {horizons} horizons, got another number for {', '.join(bad)}")
+
+
+def dump(value: Any, depth: int = 3) -> str:
+    """JSON with one line for each entry of the first `depth` levels: readable, and small differences stay small."""
+    return _lines(value, depth, "") + "\n"
+
+
+def _lines(value: Any, depth: int, indent: str) -> str:
+    if not isinstance(value, dict) or not value or not depth:
+        return json.dumps(value, allow_nan=False)
+    deeper = indent + " "
+    entries = (f"{deeper}{json.dumps(key)}: {_lines(item, depth - 1, deeper)}" for key, item in value.items())
+    return "{\n" + ",\n".join(entries) + f"\n{indent}}}"

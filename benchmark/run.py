@@ -1,0 +1,187 @@
+"""From tasks and estimators to result files, cell by cell, so that whatever stops a run loses at most one of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from benchmark import machine, metrics, results, truth
+from benchmark.errors import DamagedFile
+from benchmark.evaluate import Failure, estimate
+from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
+from benchmark.problem import GroundTruth, Trajectory
+from benchmark.registry import Estimator
+from benchmark.results import Cell, Result
+from benchmark.tasks import Task
+
+
+class Bar(Protocol):
+    """What a progress bar must do."""
+
+    def update(self, n: int) -> object: ...
+    def close(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, where, and where to keep it."""
+
+    tasks: tuple[Task, ...]
+    estimators: tuple[Estimator, ...]
+    seeds: tuple[tuple[int, ...], ...]  # of each task
+    device: str
+    cache: Path
+    results: Path
+    command: str  # as recorded in provenance
+
+    def cells(self) -> Iterator[tuple[Task, int]]:
+        """Tasks and seeds, in order."""
+        return ((task, seed) for task, seeds in zip(self.tasks, self.seeds, strict=True) for seed in seeds)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell as it now stands in its result file; `fresh` where this run computed it."""
+
+    task: str
+    seed: int
+    estimator: str
+    cell: Cell
+    fresh: bool
+
+
+def execute(plan: Plan, bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome]:
+    """Run all cells of a plan that are not done yet, writing each as it is done. `bar(total, text, unit)` shows progress.
+
+    Raises LoobenchError before the first cell where the cache or results folder cannot be written or holds a damaged result.
+    """
+    probe(plan.cache)
+    probe(plan.results)
+    for task in plan.tasks:
+        for estimator in plan.estimators:
+            stored(task, plan.device, estimator, plan.results)
+    warm: set[str] = set()
+    cells = len(list(plan.cells())) * len(plan.estimators)
+    with machine.one_thread(), closing(bar(cells, "all", "cell")) as whole:
+        for task, seed in plan.cells():
+            for outcome in _seed(plan, task, seed, warm, bar):
+                whole.update(1)
+                yield outcome
+
+
+def probe(folder: Path) -> None:
+    """Raise LoobenchError where a folder cannot be written."""
+    write(at := folder / ".probe", b"")
+    at.unlink(missing_ok=True)
+
+
+def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Result:
+    """The result so far: from its file if that answers the same question, else blank. Raises DamagedFile."""
+    fresh = results.blank(task, device, estimator)
+    at = results.path(fresh, folder)
+    found = results.load(at) if at.exists() else fresh
+    return found if found.same_question(fresh) else fresh
+
+
+def estimate_path(digest: str, cache: Path) -> Path:
+    """Where a raw estimate (H, N, Q) is kept, named by its content."""
+    return cache / "estimates" / f"{digest}.safetensors"
+
+
+def kept(digest: str, cache: Path) -> Tensor | None:
+    """The raw estimate of that digest from the cache; None where it is not there, or not what its name says."""
+    at = estimate_path(digest, cache)
+    try:
+        tensor = read_tensors(at)[0]["effect"] if at.exists() else None
+    except (DamagedFile, KeyError):
+        return None
+    return tensor if tensor is not None and tensor_digest([tensor]) == digest else None
+
+
+def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome]:
+    todo = []
+    for estimator in plan.estimators:
+        cell = stored(task, plan.device, estimator, plan.results).cells.get(str(seed))
+        if cell and cell.status == "ok" and kept(cell.estimate, plan.cache) is not None:
+            yield Outcome(task.name, seed, estimator.name, cell, fresh=False)
+        else:
+            todo.append(estimator)
+    if not todo:
+        return
+    run = truth.reference(task, seed, plan.cache, plan.device)
+    with closing(bar(truth.visits(run.problem), f"truth {task.name} seed {seed}", "visit")) as visits:
+        exact = truth.cached_truth(task, seed, run, plan.cache, plan.device, progress=visits.update)
+    provenance = machine.provenance(plan.command, plan.device, task.dtype)
+    empty = empty_cell(run, exact, json_digest(provenance)[:12])
+    for estimator in todo:
+        if estimator.name not in warm:
+            warm_up(estimator, run, plan.device)
+            warm.add(estimator.name)
+        cell = answered(plan, run, exact, estimator, empty)
+        result = stored(task, plan.device, estimator, plan.results)
+        results.save(result.with_cell(seed, cell, provenance), plan.results)
+        yield Outcome(task.name, seed, estimator.name, cell, fresh=True)
+
+
+def empty_cell(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
+    """A cell before the estimator has answered: what does not depend on it."""
+    return Cell(
+        status="unsupported",
+        message="",
+        scores={},
+        seconds=0.0,
+        exact_seconds=round(exact.seconds, 6),
+        relative_cost=0.0,
+        gradients=0,
+        hessian_products=0,
+        exact_gradients=exact.gradients,
+        problem=run.problem.digest(),
+        trajectory=run.digest(),
+        truth=exact.digest(),
+        estimate="",
+        provenance=provenance,
+    )
+
+
+def answered(plan: Plan, run: Trajectory, exact: GroundTruth, estimator: Estimator, empty: Cell) -> Cell:
+    """The cell with the estimator's answer, its raw numbers kept in the cache first; or with its failure."""
+    try:
+        found = estimate(estimator, run, plan.device)
+    except Failure as failure:
+        return replace(empty, status=failure.status, message=str(failure))
+    digest = tensor_digest([found.effect])
+    write_tensors(estimate_path(digest, plan.cache), {"effect": found.effect})
+    return replace(
+        empty,
+        status="ok",
+        scores=metrics.scores(found.effect, exact.effect, units=estimator.loss_units),
+        seconds=round(found.seconds, 6),
+        relative_cost=round(found.seconds / exact.seconds, 6),
+        gradients=found.count.gradients,
+        hessian_products=found.count.hessian_products,
+        estimate=digest,
+    )
+
+
+def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
+    """One call on one step: the first use of a derivative costs seconds that are not the method's."""
+    with suppress(Failure):  # one step may be too few for it; the real call decides
+        estimate(estimator, run.until(1), device)
+
+
+def rescore(result: Result, cache: Path) -> tuple[Result, list[str]]:
+    """The result with metrics computed anew from kept estimates and truths; and the seeds for which one is missing."""
+    fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in result.cells.items() if cell.status == "ok"}
+    known = {seed: cell for seed, cell in fresh.items() if cell}
+    return replace(result, cells={**result.cells, **known}), [seed for seed, cell in fresh.items() if not cell]
+
+
+def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None:
+    found = kept(cell.estimate, cache)
+    exact = truth.kept(result.task_digest, int(seed), cache, result.device)
+    if found is None or exact is None or exact[0].digest() != cell.truth:
+        return None
+    return replace(cell, scores=metrics.scores(found, exact[0].effect, units=result.estimator.loss_units))

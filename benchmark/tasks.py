@@ -1,0 +1,218 @@
+"""Tasks and suites: what is trained on what, as frozen records named by their content."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark import PROTOCOL, data
+from benchmark.errors import LoobenchError, unknown
+from benchmark.features import features
+from benchmark.files import json_digest
+from benchmark.models import MODELS
+from benchmark.optimizers import Adam, Optimizer, Sgd
+from benchmark.problem import Problem, Samples
+from benchmark.streams import stream
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A family of problems, one per seed. Two tasks with equal fields, names aside, have the same digest."""
+
+    name: str
+    suite: str
+    dataset: str
+    subset: str
+    train: int  # N, sizes of the three splits
+    query: int
+    test: int
+    model: str
+    optimizer: Optimizer
+    weight_decay: float | None  # None: 1/(C N) with C by five-fold cross-validation of logistic regression
+    batch: int  # B
+    epochs: int
+    horizons: tuple[int, ...]  # epochs after which effects are read off
+    queries: str = "mean"  # or "each"
+    noise: str = "none"
+    counterfactual: str = "zero-weight"
+    dtype: str = "float64"
+
+    def record(self) -> dict[str, Any]:
+        """All fields as a JSON value, with the kind of optimiser and the digest of the data set."""
+        optimizer = {"kind": self.optimizer.name, **asdict(self)["optimizer"]}
+        return asdict(self) | {
+            "optimizer": optimizer,
+            "horizons": list(self.horizons),
+            "data": data.source(self.dataset).digest,
+        }
+
+    def digest(self) -> str:
+        """Content digest of all that decides a number, the protocol version included."""
+        return json_digest({**self.record(), "name": None, "suite": None, "protocol": PROTOCOL})
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks that are run and ranked together."""
+
+    name: str
+    about: str
+    tasks: tuple[Task, ...]
+    seeds: int  # by default seeds 0, 1, ..., seeds - 1
+
+
+def quick_tasks() -> Iterator[Task]:
+    """Small tasks on embedded data: two data sets x (logistic by SGD, MLP by SGD, MLP by Adam)."""
+    fits: dict[str, tuple[str, Optimizer, float]] = {
+        "logistic-sgd": ("logistic", Sgd(0.1), 0.01),
+        "mlp-sgd": ("mlp-8", Sgd(0.1), 0.001),
+        "mlp-adam": ("mlp-8", Adam(0.01), 0.001),
+    }
+    for dataset, queries, query in (("digits", "each", 20), ("breast_cancer", "mean", 100)):
+        for fit, (model, optimizer, decay) in fits.items():
+            yield Task(
+                name=f"quick-{dataset.replace('_', '-')}-{fit}",
+                suite="quick",
+                dataset=dataset,
+                subset="all",
+                train=100,
+                query=query,
+                test=100,
+                model=model,
+                optimizer=optimizer,
+                weight_decay=decay,
+                batch=10,
+                epochs=10,
+                horizons=(1, 5, 10),
+                queries=queries,
+            )
+
+
+def hara2019_tasks() -> Iterator[Task]:
+    """Section 7.1 of Hara, Nitanda and Maehara (2019, arXiv:1906.08473), hyper-parameters from the released code."""
+    sets = (("adult", "all", 0.1, 20), ("20news", "ibm-mac", 0.01, 10), ("mnist", "1-7", 0.1, 5))
+    for dataset, subset, rate, epochs in sets:
+        fits: tuple[tuple[str, str, Optimizer, float | None, int, int], ...] = (
+            ("logistic", "logistic", Sgd(rate, schedule="inverse-sqrt"), None, 5, epochs),
+            ("mlp", "mlp-8-8", Sgd(0.1), 0.001, 20, 10),
+        )
+        for fit, model, optimizer, decay, batch, length in fits:
+            yield Task(
+                name=f"hara2019-{dataset}-{fit}",
+                suite="hara2019",
+                dataset=dataset,
+                subset=subset,
+                train=200,
+                query=200,
+                test=200,
+                model=model,
+                optimizer=optimizer,
+                weight_decay=decay,
+                batch=batch,
+                epochs=length,
+                horizons=(1, (length + 1) // 2, length),
+            )
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("quick", "small tasks on embedded data, minutes on a laptop", tuple(quick_tasks()), 2),
+        Suite("hara2019", "SGD-IE's tasks: Adult, 20 Newsgroups, MNIST; convex and not", tuple(hara2019_tasks()), 10),
+    )
+}
+TASKS = {task.name: task for suite in SUITES.values() for task in suite.tasks}
+
+
+def suite(name: str) -> Suite:
+    """The suite called `name`. Raises LoobenchError for an unknown one."""
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    return SUITES[name]
+
+
+def task(name: str) -> Task:
+    """The task called `name`. Raises LoobenchError for an unknown one."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+def variant(task: Task, dtype: str) -> Task:
+    """The same task in another precision, with the precision in its name unless it is the usual float64."""
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return task if dtype == task.dtype else replace(task, dtype=dtype, name=f"{task.name}-{dtype}")
+
+
+# ---- from a task to a problem ------------------------------------------------------------------------------------
+def build(task: Task, seed: int, cache: Path, device: str = "cpu") -> Problem:
+    """The problem of `seed`: split, scaling, initial parameters and batch order, each from its own random stream."""
+    inputs, targets = features(task.dataset, task.subset, cache)
+    train, query, test = split(task, len(targets), seed)
+    scaled = scale(inputs, train, query, test)
+    model = MODELS[task.model].build(inputs.shape[1], len(np.unique(targets)))
+    decay = task.weight_decay
+    real = DTYPES[task.dtype]
+
+    def samples(values: np.ndarray, rows: np.ndarray) -> Samples:
+        kind = real if model.loss == "binary-cross-entropy" else torch.int64
+        return Samples(torch.from_numpy(values).to(device, real), torch.from_numpy(targets[rows]).to(device, kind))
+
+    return Problem(
+        model=model,
+        optimizer=task.optimizer,
+        train=samples(scaled[0], train),
+        query=samples(scaled[1], query),
+        test=samples(scaled[2], test),
+        initial=model.initial(stream("initial", seed)).to(device, real),
+        batches=batches(task.train, task.batch, task.epochs, stream("batches", seed)).to(device),
+        horizons=tuple(epoch * -(-task.train // task.batch) for epoch in task.horizons),
+        weight_decay=cross_validated(scaled[0], targets[train]) if decay is None else decay,
+        query_kind=task.queries,
+    )
+
+
+def split(task: Task, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Disjoint row numbers of the train, query and test samples. Raises LoobenchError where there are too few rows."""
+    sizes = (task.train, task.query, task.test)
+    if sum(sizes) > rows:
+        raise LoobenchError(f"task {task.name} needs {sum(sizes)} rows of {task.dataset} {task.subset}, got {rows}")
+    order = stream("split", seed).permutation(rows)
+    train, query, test, _ = np.split(order, np.cumsum(sizes))
+    return train, query, test
+
+
+def scale(inputs: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
+    """The rows standardised by mean and deviation of the first set of them; a constant feature keeps its scale."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(inputs[rows[0]])
+    return [scaler.transform(inputs[part]) for part in rows]
+
+
+def batches(samples: int, size: int, epochs: int, random: np.random.RandomState) -> Tensor:
+    """Batches (T, B) of `epochs` random permutations, each cut in order; the last of an epoch may be short, padded by -1."""
+    short = -samples % size
+    rows = [np.append(random.permutation(samples), [-1] * short).reshape(-1, size) for _ in range(epochs)]
+    return torch.from_numpy(np.concatenate(rows).astype(np.int64))
+
+
+def cross_validated(inputs: np.ndarray, targets: np.ndarray) -> float:
+    """Hara et al.'s weight decay 1/(C N): C of logistic regression without intercept by five-fold cross-validation."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegressionCV
+
+    search = LogisticRegressionCV(
+        Cs=10, cv=5, fit_intercept=False, l1_ratios=(0.0,), scoring="accuracy", use_legacy_attributes=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the published search stops at 100 iterations too
+        return float(1 / (search.fit(inputs, targets).C_ * len(targets)))

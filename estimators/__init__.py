@@ -1,0 +1,1 @@
+"""Methods that follow the trajectory, and all that outsiders send."""

@@ -1,0 +1,67 @@
+"""The small problems that the tests share: every model and optimiser, short batches, nothing downloaded."""
+
+import torch
+from torch import Tensor
+
+from benchmark.models import Mlp
+from benchmark.optimizers import Adam, Optimizer, Sgd
+from benchmark.problem import Problem, Samples
+from benchmark.streams import stream
+from benchmark.tasks import batches
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": Sgd(0.2),
+    "sgd-decaying": Sgd(0.2, schedule="inverse-sqrt"),
+    "momentum": Sgd(0.1, momentum=0.9),
+    "adam": Adam(0.05),
+    "adamw": Adam(0.05, decay=0.1),
+}
+MODELS = {
+    "logistic": Mlp((5, 1)),
+    "mlp": Mlp((5, 4, 1), "softplus"),
+    "classes": Mlp((5, 4, 3), "tanh", "cross-entropy"),
+    "regression": Mlp((5, 1), loss="squared-error"),
+}
+
+
+def problem(
+    model: Mlp = MODELS["mlp"],
+    optimizer: Optimizer = OPTIMIZERS["sgd"],
+    *,
+    train: int = 12,
+    query: int = 3,
+    batch: int = 5,
+    epochs: int = 3,
+    weight_decay: float = 0.01,
+    query_kind: str = "each",
+    seed: int = 0,
+) -> Problem:
+    """A random problem; 12 samples in batches of 5 leave a short batch of 2 in every epoch."""
+
+    def samples(count: int, name: str) -> Samples:
+        random = stream(f"test/{name}", seed)
+        inputs = torch.from_numpy(random.normal(size=(count, model.widths[0])))
+        return Samples(inputs, _targets(model, random.normal(size=count)))
+
+    steps = epochs * -(-train // batch)
+    return Problem(
+        model=model,
+        optimizer=optimizer,
+        train=samples(train, "train"),
+        query=samples(query, "query"),
+        test=samples(query, "test"),
+        initial=model.initial(stream("test/initial", seed)),
+        batches=batches(train, batch, epochs, stream("test/batches", seed)),
+        horizons=tuple(sorted({1, steps // 2, steps} - {0})),
+        weight_decay=weight_decay,
+        query_kind=query_kind,
+    )
+
+
+def _targets(model: Mlp, values: object) -> Tensor:
+    real = torch.as_tensor(values)
+    if model.loss == "squared-error":
+        return real
+    classes = max(2, model.widths[-1])
+    numbers = (real.sigmoid() * classes).long().clamp(max=classes - 1)
+    return numbers if model.loss == "cross-entropy" else numbers.double()

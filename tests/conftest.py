@@ -1,0 +1,74 @@
+"""What all tests share: one thread each, a private cache, and the Hub that serves the shared data on loopback."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def start_hub() -> Iterator[Callable[..., str]]:
+    """Start a Hub on loopback with the given faults; returns its address."""
+    script = SHARED / "hub" / "serve_hub.py"
+    if not script.exists():
+        pytest.skip("needs the shared data and Hub server beside the checkout")
+    servers = []
+
+    def start(*faults: str) -> str:
+        server = subprocess.Popen([sys.executable, script, *faults], stdout=subprocess.PIPE, text=True)
+        servers.append(server)
+        assert server.stdout
+        return server.stdout.readline().strip()
+
+    yield start
+    for server in servers:
+        server.terminate()
+        server.wait()
+        assert server.stdout
+        server.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def hub(start_hub: Callable[..., str]) -> str:
+    """A Hub without faults."""
+    return start_hub()
+
+
+@pytest.fixture
+def loobench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a person would, in an empty folder, with a Hub address that refuses connections by default."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        usual = {
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_HOME": str(tmp_path / "hf"),
+            "LOOBENCH_CACHE": str(tmp_path / "cache"),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "benchmark", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **usual, **environment},
+            timeout=300,
+            check=False,
+        )
+
+    return run

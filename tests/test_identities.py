@@ -1,0 +1,273 @@
+"""The twelve identities that hold exactly: whatever changes in the suite, these must not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import MODELS, OPTIMIZERS, problem
+from scipy import stats
+from torch import Tensor, nn
+
+from baselines.influence_function import if_direct
+from benchmark import calculus
+from benchmark.metrics import METRICS, scores
+from benchmark.models import LOSSES, Mlp
+from benchmark.optimizers import Optimizer, Sgd
+from benchmark.problem import Problem, Trajectory
+from benchmark.registry import registered
+from benchmark.train import leave_one_out, retrain, train
+from estimators.acc_sgd_ie import acc_sgd_ie, shifts
+from estimators.sgd_ie import sgd_ie
+
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+plain_and_momentum = pytest.mark.parametrize("optimizer", [OPTIMIZERS["sgd"], OPTIMIZERS["momentum"]], ids=["sgd", "momentum"])
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Assert a relative error of at most `tolerance` in the largest entry."""
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def torch_twin(optimizer: Optimizer, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    settings = {"lr": optimizer.rate(0)}
+    if isinstance(optimizer, Sgd):
+        return torch.optim.SGD(parameters, momentum=optimizer.momentum, **settings)
+    return torch.optim.AdamW(parameters, weight_decay=optimizer.decay, **settings)
+
+
+def newcomers_loop(given: Problem, left_out: int | None = None) -> Tensor:
+    """Final parameters as somebody would train who never saw this suite: modules, autograd, torch.optim."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(given.model.widths, given.model.widths[1:], strict=False):
+        layers += [
+            nn.Linear(inputs, outputs).double(),
+            {"softplus": nn.Softplus(beta=5), "tanh": nn.Tanh()}.get(given.model.activation, nn.ReLU()),
+        ]
+    network = nn.Sequential(*layers[:-1])
+    nn.utils.vector_to_parameters(given.initial.clone(), network.parameters())
+    optimizer = torch_twin(given.optimizer, list(network.parameters()))
+    loss = {
+        "binary-cross-entropy": lambda f, y: nn.functional.binary_cross_entropy_with_logits(f[:, 0], y, reduction="none"),
+        "cross-entropy": lambda f, y: nn.functional.cross_entropy(f, y, reduction="none"),
+        "squared-error": lambda f, y: (f[:, 0] - y) ** 2 / 2,
+    }[given.model.loss]
+    for t, row in enumerate(given.batches.tolist()):
+        batch = [i for i in row if i >= 0]
+        kept = [i for i in batch if i != left_out]
+        penalty = given.weight_decay / 2 * sum((p**2).sum() for p in network.parameters())
+        total = (loss(network(given.train.inputs[kept]), given.train.targets[kept]) + penalty).sum() / len(batch)
+        optimizer.zero_grad()
+        total.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = given.optimizer.rate(t)
+        optimizer.step()
+    return nn.utils.parameters_to_vector(network.parameters()).detach()
+
+
+# ---- 1, 2, 3: the optimisers and the fold --------------------------------------------------------------------------
+@every_optimizer
+def test_1_an_optimizer_equals_that_of_torch(optimizer: Optimizer) -> None:
+    gradients = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradients[:, 0] = 0  # a weight that never sees a gradient
+    theta = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64))
+    state = torch.zeros(optimizer.rows, 6, dtype=torch.float64)
+    state[0] = theta.detach()
+    twin = torch_twin(optimizer, [theta])
+    for t, gradient in enumerate(gradients):
+        twin.param_groups[0]["lr"] = optimizer.rate(t)
+        theta.grad = gradient.clone()
+        twin.step()
+        state = optimizer.step(state, gradient, t)
+    close(state[0], theta.detach(), 1e-13)
+
+
+@every_optimizer
+@every_model
+def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_newcomers_loop(model: Mlp, optimizer: Optimizer) -> None:
+    given = problem(model, optimizer)
+    keep = ~torch.eye(12, dtype=torch.bool)
+    at_once = retrain(given, keep, runs=5)[-1]
+    one_by_one = torch.cat([retrain(given, row[None])[-1] for row in keep])
+    loops = torch.stack([newcomers_loop(given, i) for i in range(12)])
+
+    close(at_once, one_by_one, 1e-13)
+    close(at_once, loops, 1e-12)
+
+
+@every_optimizer
+@every_model
+def test_3_keeping_every_sample_is_the_reference_run(model: Mlp, optimizer: Optimizer) -> None:
+    given = problem(model, optimizer)
+    run = train(given)
+    kept = retrain(given, torch.ones(3, 12, dtype=torch.bool))
+
+    for found, cut in zip(kept, run.at_horizons(), strict=True):
+        close(found, cut.final.expand(3, -1), 1e-14)
+    close(run.final, newcomers_loop(given), 1e-12)
+
+
+# ---- 4 to 8: the estimators ----------------------------------------------------------------------------------------
+@every_optimizer
+@pytest.mark.parametrize("model", [MODELS["logistic"], MODELS["mlp"], MODELS["classes"]], ids=["logistic", "mlp", "classes"])
+def test_4_sgd_ie_is_the_derivative_of_the_run_in_the_samples_weight(model: Mlp, optimizer: Optimizer) -> None:
+    given = problem(model, optimizer)
+    step = 1e-5
+    less, more = (
+        retrain(given, 1 + sign * step * torch.eye(12, dtype=torch.float64), read=given.query_losses)[-1] for sign in (-1, 1)
+    )
+
+    close(sgd_ie(train(given), curvature=True), (less - more) / (2 * step), 1e-6)
+
+
+def forward_sgd_ie(run: Trajectory, *, curvature: bool = True) -> Tensor:
+    """SGD-IE carried forward: ``d <- dPhi/ds d - 1/|B| dPhi/dw_i``, then read out."""
+    given = run.problem
+    carried = run.states.new_zeros(len(given.train), *run.states.shape[1:])
+    for t in range(given.steps):
+        weights = given.weights(t)
+        for i in range(len(given.train)):
+            removed = -weights * (given.batch(t) == i)
+            phi = lambda state, weights, t=t: given.step(t, state, weights, curvature=curvature)  # noqa: E731
+            carried[i] = calculus.push(phi, (run.states[t], weights), (carried[i], removed))[1]
+    return run.readout(carried[:, 0], exact=False)
+
+
+@every_optimizer
+@pytest.mark.parametrize("curvature", [True, False])
+def test_5_the_backward_sweep_equals_the_forward_sweep(optimizer: Optimizer, curvature: bool) -> None:
+    run = train(problem(optimizer=optimizer))
+
+    close(sgd_ie(run, curvature=curvature), forward_sgd_ie(run, curvature=curvature), 1e-10)
+
+
+@plain_and_momentum
+def test_6_acc_sgd_ie_is_exact_on_least_squares(optimizer: Optimizer) -> None:
+    given = problem(MODELS["regression"], optimizer, epochs=6)
+    run = train(given)
+    exact = retrain(given, ~torch.eye(12, dtype=torch.bool))
+
+    for shift, cut, without in zip(shifts(run), run.at_horizons(), exact, strict=True):
+        close(shift, without - cut.final, 1e-9)
+    close(acc_sgd_ie(run, exact=True), leave_one_out(run), 1e-9)
+    assert (acc_sgd_ie(run, exact=False)[-1] - sgd_ie(run, curvature=True)).abs().max() > 1e-3  # SGD-IE is not exact
+
+
+@plain_and_momentum
+def test_7_acc_equals_sgd_ie_when_each_sample_is_seen_once(optimizer: Optimizer) -> None:
+    run = train(problem(optimizer=optimizer, epochs=1))
+
+    close(acc_sgd_ie(run, exact=False)[-1], sgd_ie(run, curvature=True), 1e-10)
+
+
+def converged() -> Trajectory:
+    given = problem(MODELS["logistic"], Sgd(1.0), batch=12, epochs=4000, weight_decay=0.05)
+    return train(replace(given, horizons=(given.steps,)))
+
+
+def test_8_at_a_full_batch_optimum_sgd_ie_is_the_influence_function_and_acc_the_newton_step() -> None:
+    run = converged()
+    gradients = run.problem.gradients(run.final, run.problem.train)
+    sample = [replace(run.problem, train=run.problem.train[[i]]).hessian(run.final) for i in range(12)]
+    newton = torch.stack([torch.linalg.solve(sum(sample) - sample[i], gradients[i]) for i in range(12)])
+
+    assert gradients.mean(0).abs().max() < 1e-12
+    close(sgd_ie(run, curvature=True), if_direct(run, damping=0.0), 1e-9)
+    close(next(shifts(run)), newton, 1e-9)
+
+
+# ---- 9: solvers ----------------------------------------------------------------------------------------------------
+@every_model
+def test_9_the_direct_solver_equals_a_solve_with_the_hessian_of_autograd(model: Mlp) -> None:
+    run = train(problem(model))
+    given = run.problem
+
+    def mean_loss(theta: Tensor) -> Tensor:
+        losses = LOSSES[model.loss](model.outputs(theta, given.train.inputs), given.train.targets)
+        return losses.mean() + given.weight_decay / 2 * theta @ theta
+
+    hessian = torch.autograd.functional.hessian(mean_loss, run.final)
+    close(given.hessian(run.final), hessian, 1e-12)
+    damped = hessian + 0.1 * torch.eye(len(hessian), dtype=torch.float64)
+    expected = given.gradients(run.final, given.train) @ torch.linalg.solve(damped, run.query_gradients().T) / 12
+    close(if_direct(run, damping=0.1), expected, 1e-10)
+
+
+# ---- 10: symmetries of every estimator -----------------------------------------------------------------------------
+def answer(name: str, run: Trajectory) -> Tensor:
+    """The estimate at the last horizon."""
+    found = registered()[name](run)
+    return found[-1] if registered()[name].all_horizons else found
+
+
+def permuted(given: Problem, order: Tensor) -> Problem:
+    where = order.argsort()
+    return replace(given, train=given.train[order], batches=torch.where(given.batches < 0, -1, where[given.batches]))
+
+
+@pytest.mark.parametrize("name", sorted(set(registered()) - {"chance"}))
+@pytest.mark.parametrize("optimizer", [OPTIMIZERS["sgd"], OPTIMIZERS["adam"]], ids=["sgd", "adam"])
+def test_10_permuting_the_samples_permutes_the_rows(name: str, optimizer: Optimizer) -> None:
+    given = problem(optimizer=optimizer)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+
+    close(answer(name, train(permuted(given, order))), answer(name, train(given))[order], 1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(set(registered()) - {"chance"}))
+def test_10_duplicating_a_query_duplicates_a_column(name: str) -> None:
+    given = problem()
+    doubled = answer(name, train(replace(given, query=given.query[[0, 1, 2, 1]])))
+
+    close(doubled, answer(name, train(given))[:, [0, 1, 2, 1]], 1e-12)
+
+
+# ---- 11: metrics ---------------------------------------------------------------------------------------------------
+def test_11_the_truth_scored_against_itself_is_perfect() -> None:
+    truth = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for name, values in scores(truth, truth, units=True).items():
+        assert values == pytest.approx([METRICS[name].best] * 2, abs=1e-12), name
+
+
+def test_11_the_negated_truth_is_worst_but_for_jaccard_which_is_blind_to_sign() -> None:
+    truth = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for name, values in scores(-truth, truth, units=False).items():
+        expected = METRICS[name].best if name.startswith("jaccard") else METRICS[name].worst
+        assert values == pytest.approx([expected] * 2, abs=1e-12), name
+
+
+def test_11_metrics_agree_with_scipy_ties_included() -> None:
+    random = np.random.RandomState(3)
+    estimate, truth = random.randint(0, 6, 50) * 1.0, random.randint(0, 9, 50) * 1.0
+    found = scores(torch.tensor(estimate)[None, :, None], torch.tensor(truth)[None, :, None], units=True)
+
+    pairs = [
+        (a, b) for i, a in enumerate(zip(estimate, truth, strict=True)) for b in list(zip(estimate, truth, strict=True))[:i]
+    ]
+    signs = [(np.sign(a[0] - b[0]), np.sign(a[1] - b[1])) for a, b in pairs]
+    tau_b = sum(x * y for x, y in signs) / np.sqrt(sum(x != 0 for x, _ in signs) * sum(y != 0 for _, y in signs))
+    assert found["kendall"][0] == pytest.approx(tau_b, abs=1e-12)
+    assert found["kendall"][0] == pytest.approx(stats.kendalltau(estimate, truth).statistic, abs=1e-12)
+    ranks = [stats.rankdata(values) for values in (estimate, truth)]
+    assert found["spearman"][0] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-12)
+    assert found["pearson"][0] == pytest.approx(np.corrcoef(estimate, truth)[0, 1], abs=1e-12)
+    assert found["relative_rmse"][0] == pytest.approx(np.sqrt(np.mean((estimate - truth) ** 2)) / truth.std(), abs=1e-12)
+
+
+# ---- 12: the harness itself ----------------------------------------------------------------------------------------
+def test_12_full_batch_training_reproduces_the_closed_form_leave_one_out_of_ridge_regression() -> None:
+    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=2500, weight_decay=0.1)
+    given = replace(given, horizons=(given.steps,))
+    inputs = torch.cat([given.train.inputs, torch.ones(12, 1, dtype=torch.float64)], dim=1)
+
+    def fitted(keep: list[int]) -> Tensor:
+        x, y = inputs[keep], given.train.targets[keep]
+        return torch.linalg.solve(x.T @ x + 0.1 * len(keep) * torch.eye(6, dtype=torch.float64), x.T @ y)
+
+    whole = fitted(list(range(12)))
+    without = torch.stack([fitted([j for j in range(12) if j != i]) for i in range(12)])
+    expected = torch.stack([given.query_losses(theta) for theta in without]) - given.query_losses(whole)
+    close(train(given).final, whole, 1e-9)
+    close(leave_one_out(train(given))[0], expected, 1e-9)
