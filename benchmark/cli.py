@@ -10,6 +10,7 @@ from typing import Any
 from benchmark import __version__
 from benchmark.errors import LoobenchError
 
+MOST_SEEDS = 99
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 
 
@@ -144,8 +145,8 @@ def _seeds(text: str | None, usual: int) -> tuple[int, ...]:
     if not first.isdigit() or (dash and not last.isdigit()):
         raise LoobenchError(f"--seeds takes a number N or a range A-B, got {text!r}")
     seeds = range(int(first), int(last) + 1) if dash else range(int(first))
-    if not 0 < len(seeds) <= 99:
-        raise LoobenchError(f"--seeds takes 1 to 99 seeds, {text!r} means {len(seeds)}")
+    if not seeds or seeds[-1] >= MOST_SEEDS:
+        raise LoobenchError(f"--seeds takes 1 to {MOST_SEEDS} seeds, numbered from 0, got {text!r}")
     return tuple(seeds)
 
 
@@ -259,6 +260,8 @@ def truth_command(options: argparse.Namespace) -> int:
     from benchmark.run import probe
 
     task = tasks.variant(tasks.task(options.task), options.dtype)
+    if not 0 <= options.seed < MOST_SEEDS:
+        raise LoobenchError(f"--seed must be 0 to {MOST_SEEDS - 1}, got {options.seed}")
     device = machine.device(options.device)
     probe(options.cache)
     with machine.one_thread():

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -217,46 +217,68 @@ def embedded(wanted: Source) -> Splits:
 
 
 def download(wanted: Source) -> Splits:
-    """The rows of a data set from the Hub; a download that is not the pinned rows is repeated once, from scratch."""
+    """The rows of a data set from the Hub; a download that is not the pinned rows is repeated once, past all caches.
+
+    Raises DamagedFile where the Hub serves other rows, LoobenchError where it cannot be reached.
+    """
     try:
         return checked(_from_hub(wanted, fresh=False), wanted, "")
-    except DamagedFile:
+    except DamagedFile:  # perhaps a damaged copy in the Hub client's own cache, which it would serve for ever
         return checked(
             _from_hub(wanted, fresh=True), wanted, "the Hub serves other rows than the pinned ones; nothing was kept"
         )
 
 
 def _from_hub(wanted: Source, *, fresh: bool) -> Splits:
-    # A damaged copy in the Hub client's own cache would be served for ever: `fresh` downloads past it.
+    with tempfile.TemporaryDirectory() as folder:
+        served = _served(wanted, folder, fresh)
+        try:
+            return {split: _decode(served[split], wanted.columns) for split in wanted.rows}
+        except Exception as error:  # images and text are decoded here, by whatever libraries those formats need
+            raise _undecodable(wanted, error) from error
+
+
+def _served(wanted: Source, folder: str, fresh: bool) -> Any:
     import datasets
 
     mode = datasets.DownloadMode.FORCE_REDOWNLOAD if fresh else datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
-    with tempfile.TemporaryDirectory() as folder:
-        served = _patiently(wanted, lambda: datasets.load_dataset(wanted.origin, cache_dir=folder, download_mode=mode))
-        try:
-            return {split: _decode(served[split], wanted.columns) for split in wanted.rows}
-        except Exception as error:
-            raise DamagedFile(f"data set {wanted.name}: rows from the Hub cannot be decoded: {_brief(error)}") from error
+    try:
+        return _patiently(lambda: datasets.load_dataset(wanted.origin, cache_dir=folder, download_mode=mode))
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise _undecodable(wanted, error.__cause__ or error) from error
+    except Exception as error:  # the client raises whatever its transport raises
+        raise LoobenchError(
+            f"cannot download data set {wanted.name} ({wanted.origin}) from {_hub()}: {_brief(error)}; "
+            f"nothing was kept: check the connection, then run `loobench prepare {wanted.name}`"
+        ) from error
 
 
-def _patiently(wanted: Source, get: Any, tries: int = 3) -> Any:
-    for attempt in range(1, tries + 1):
+def _undecodable(wanted: Source, error: BaseException) -> DamagedFile:
+    return DamagedFile(
+        f"the rows of data set {wanted.name} ({wanted.origin}) from {_hub()} cannot be decoded: {_brief(error)}; "
+        f"nothing was kept: if it happens again, the Hub's copy is damaged"
+    )
+
+
+def _patiently(get: Callable[[], Any], tries: int = 3) -> Any:
+    """`get()`, again after a server's fault: the client itself repeats only lost connections."""
+    for attempt in range(1, tries):
         try:
             return get()
-        except Exception as error:  # the client raises whatever its transport and its decoders raise
-            if attempt < tries and getattr(getattr(error, "response", None), "status_code", 0) >= 500:
-                time.sleep(attempt)
-                continue
-            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-            raise LoobenchError(
-                f"cannot download data set {wanted.name} ({wanted.origin}) from {hub}: {_brief(error)}; "
-                f"nothing was kept: check the connection, then run `loobench prepare {wanted.name}`"
-            ) from error
-    raise AssertionError
+        except OSError as error:
+            if getattr(getattr(error, "response", None), "status_code", 0) < 500:
+                raise
+            time.sleep(attempt)
+    return get()
 
 
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no reason given'}"
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def _decode(rows: Any, columns: tuple[str, ...]) -> Table:

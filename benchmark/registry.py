@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from benchmark.files import digest, json_digest, read
 from benchmark.problem import Problem, Trajectory
 
 FOLDERS = ("baselines", "estimators")
-ALLOWED = ("calculus", "errors", "models", "optimizers", "problem", "registry", "solvers", "train")  # of benchmark.*
+ALLOWED = ("calculus", "errors", "models", "optimizers", "problem", "registry", "train")  # of benchmark.*
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
@@ -77,6 +78,10 @@ def estimator(
     """
 
     def declare(function: Function) -> Function:
+        try:
+            json.dumps(settings, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise LoobenchError(f"the settings of estimator {name!r}: settings must be JSON values: {error}") from error
         source = digest(read(Path(function.__code__.co_filename)))
         variant = Estimator(
             name, function, settings, paper, source, loss_units, all_horizons, optimizers, max_parameters, interpretation

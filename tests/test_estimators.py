@@ -1,0 +1,207 @@
+"""What an estimator may do, and what happens when it does not keep to it."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from cases import OPTIMIZERS, problem
+
+from benchmark import calculus
+from benchmark.errors import LoobenchError
+from benchmark.evaluate import Failure, estimate
+from benchmark.problem import tensors
+from benchmark.registry import Estimator, load, registered, resolve
+from benchmark.train import leave_one_out, train
+
+HEAD = """
+import torch
+from torch import Tensor
+from benchmark.problem import Trajectory
+from benchmark.registry import estimator
+"""
+GOOD = """
+@estimator("twice", paper="none", factor=2.0)
+def twice(run: Trajectory, *, factor: float) -> Tensor:
+    return factor * run.problem.gradients(run.final, run.problem.train) @ run.query_gradients().T
+"""
+
+
+def declare(folder: Path, body: str, head: str = HEAD) -> Path:
+    at = folder / "submission.py"
+    at.write_text(head + textwrap.dedent(body))
+    return at
+
+
+def one(folder: Path, line: str, **declared: object) -> Estimator:
+    """An estimator whose body is one line."""
+    settings = "".join(f", {name}={value!r}" for name, value in declared.items())
+    body = f'@estimator("mine", paper="none"{settings})\ndef mine(run):\n    {line}\n'
+    return load(declare(folder, body))["mine"]
+
+
+# ---- all registered ones -------------------------------------------------------------------------------------------
+NAMES = [
+    "chance",
+    "loss",
+    "grad-norm",
+    "grad-dot",
+    "grad-cos",
+    "if-direct",
+    "sgd-ie",
+    "sgd-ie-no-hessian",
+    "acc-sgd-ie",
+    "acc-sgd-ie-exact",
+    "exact-loo",
+]
+
+
+def test_the_promised_estimators_are_registered() -> None:
+    assert set(NAMES) <= set(registered())
+
+
+@pytest.mark.parametrize("name", registered())
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["each", "mean"])
+def test_an_estimator_gives_finite_effects_twice_the_same_and_leaves_its_input(name: str, optimizer: str, kind: str) -> None:
+    run = train(problem(optimizer=OPTIMIZERS[optimizer], query_kind=kind), seed=5)
+    first, second = (estimate(registered()[name], run) for _ in range(2))
+
+    assert first.effect.shape == (3, 12, 3 if kind == "each" else 1)
+    assert torch.equal(first.effect, second.effect)
+    assert registered()[name].paper
+
+
+@pytest.mark.parametrize("name", registered())
+def test_an_earlier_horizon_is_the_answer_of_a_run_that_ends_there(name: str) -> None:
+    run = train(problem())
+    whole = estimate(registered()[name], run).effect
+
+    for effect, cut in zip(whole, run.at_horizons(), strict=True):
+        assert torch.allclose(effect, estimate(registered()[name], cut).effect[0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["sgd-ie", "acc-sgd-ie", "acc-sgd-ie-exact"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_sample_never_visited_has_effect_0(name: str, optimizer: str) -> None:
+    given = problem(optimizer=OPTIMIZERS[optimizer])
+    given.batches[given.batches == 4] = -1
+    for effect in (estimate(registered()[name], train(given)).effect, leave_one_out(train(given))):
+        assert (effect[:, 4].abs() < 1e-15).all()
+        assert (effect[:, 5].abs() > 1e-9).all()
+
+
+def test_acc_with_exact_readout_beats_sgd_ie_on_a_smooth_model() -> None:
+    run = train(problem(epochs=6))
+    truth = leave_one_out(run)[-1]
+    error = {name: float((estimate(registered()[name], run).effect[-1] - truth).norm()) for name in NAMES if "ie" in name}
+
+    assert error["acc-sgd-ie-exact"] < error["acc-sgd-ie"] < error["sgd-ie"] < error["sgd-ie-no-hessian"]
+
+
+def test_costs_are_counted_as_the_docstrings_say() -> None:
+    run = train(problem(query_kind="mean"))  # E = 3, N = 12, Q = 1 of 3 samples, T = 9, P = 29
+
+    def counts(name: str) -> tuple[int, int]:
+        with calculus.counting() as count:
+            registered()[name](run)
+        return count.gradients, count.hessian_products
+
+    assert counts("chance") == counts("loss") == (0, 0)
+    assert counts("grad-dot") == (12 + 3, 0)
+    assert counts("sgd-ie") == (3 * 12 + 3, 3 * 12)
+    assert counts("sgd-ie-no-hessian") == (3 * 12 + 3, 0)
+    assert counts("exact-loo") == (3 * 12 * 12, 0)
+    assert counts("if-direct") == (12 + 12 + 3, 12 * 29)
+    batches = [5, 5, 2] * 3
+    assert counts("acc-sgd-ie-exact")[1] == sum(b * 12 + b * b for b in batches)
+
+
+# ---- broken ones ---------------------------------------------------------------------------------------------------
+BROKEN = {
+    "bad-shape": ("return run.final.new_zeros(3, 12)", r"mine must return \(N, Q\) = \(12, 3\), got \(3, 12\)"),
+    "bad-shape 2": ("return [1.0]", r"mine must return a tensor \(N, Q\) = \(12, 3\), got list"),
+    "non-finite": ("return run.final.new_full((12, 3), float('nan'))", "NaN or infinity in 108 of 108 places"),
+    "non-finite 2": ("e = torch.eye(12)[:, :3]; e[0, 0] = float('inf'); return e", "NaN or infinity in 3 of 108 places"),
+    "constant": ("e = torch.eye(12)[:, :3]; e[:, -1] = 7; return e", "one number for all samples at horizon 0, query 2"),
+    "crashed": ("raise RuntimeError('no luck')", "mine raised RuntimeError: no luck"),
+    "crashed 2": ("raise SystemExit(3)", "mine raised SystemExit: 3"),
+    "mutated-inputs": ("run.states.zero_(); return torch.eye(12)[:, :3]", "mine changed the run it was given"),
+    "mutated-inputs 2": ("run.problem.train.targets[0] += 1; return torch.eye(12)[:, :3]", "work on clones"),
+    "mutated-inputs 3": ("run.states.numpy()[-1] = 0; return torch.eye(12)[:, :3]", "work on clones"),
+    "out-of-memory": ("raise MemoryError('too much')", "mine ran out of memory: MemoryError: too much"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_estimator_is_a_typed_failure_and_the_run_is_untouched(kind: str, tmp_path: Path) -> None:
+    line, message = BROKEN[kind]
+    run = train(problem())
+    before = [tensor.clone() for tensor in tensors(run)]
+
+    with pytest.raises(Failure, match=message) as failure:
+        estimate(one(tmp_path, line), run)
+    assert failure.value.status == kind.split()[0]
+    assert all(map(torch.equal, tensors(run), before))
+
+
+def test_what_an_estimator_does_not_support_is_said_and_is_no_crash(tmp_path: Path) -> None:
+    adam, mlp = train(problem(optimizer=OPTIMIZERS["adam"])), train(problem())
+
+    with pytest.raises(Failure, match="mine is for sgd, the task trains with adam") as failure:
+        estimate(one(tmp_path, "return 1", optimizers=("sgd",)), adam)
+    assert failure.value.status == "unsupported"
+    with pytest.raises(Failure, match="at most 20 parameters, the model has 29"):
+        estimate(one(tmp_path, "return 1", max_parameters=20), mlp)
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+def test_a_file_outside_the_repository_is_loaded_with_its_settings(tmp_path: Path) -> None:
+    found = resolve([str(declare(tmp_path, GOOD)), "chance"])
+
+    assert [e.name for e in found] == ["twice", "chance"]
+    assert found[0].settings == {"factor": 2.0}
+    assert torch.equal(found[0](train(problem())), 2 * registered()["grad-dot"](train(problem())))
+
+
+def test_one_of_several_estimators_of_a_file_can_be_named(tmp_path: Path) -> None:
+    at = declare(tmp_path, GOOD + GOOD.replace("twice", "thrice"))
+
+    assert [e.name for e in resolve([f"{at}:thrice"])] == ["thrice"]
+    with pytest.raises(LoobenchError, match="did you mean twice"):
+        resolve([f"{at}:twise"])
+
+
+def test_source_and_settings_make_the_identity(tmp_path: Path) -> None:
+    first = load(declare(tmp_path, GOOD))["twice"].identity()
+    setting = load(declare(tmp_path, GOOD.replace("2.0", "3.0")))["twice"].identity()
+    source = load(declare(tmp_path, GOOD + "\n# a word\n"))["twice"].identity()
+
+    assert len({first, setting, source}) == 3
+    assert load(declare(tmp_path, GOOD))["twice"].identity() == first
+
+
+BAD_FILES = {
+    "is not valid Python": "def f(:\n",
+    "cannot be imported: ZeroDivisionError": "1 / 0\n",
+    "declares no estimator": "x = 1\n",
+    "taken by a registered estimator: rename it": HEAD + GOOD.replace('"twice"', '"sgd-ie"'),
+    "imports benchmark.truth": "from benchmark.truth import ground_truth\n",
+    "imports benchmark.metrics": "import benchmark.metrics as m\n",
+    "imports benchmark.results": "def f():\n    from benchmark import results\n",
+    "settings must be JSON values": HEAD + GOOD.replace("2.0", "torch.ones(2)"),
+}
+
+
+@pytest.mark.parametrize("message", BAD_FILES)
+def test_a_bad_file_is_an_error_that_names_it(message: str, tmp_path: Path) -> None:
+    with pytest.raises(LoobenchError, match=message) as error:
+        load(declare(tmp_path, BAD_FILES[message], head=""))
+    assert "submission.py" in str(error.value)
+
+
+def test_a_file_that_is_not_there_and_an_unknown_name_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(LoobenchError, match=r"cannot read .*nowhere.py: No such file"):
+        resolve([str(tmp_path / "nowhere.py")])
+    with pytest.raises(LoobenchError, match="unknown estimator 'sgdie': did you mean sgd-ie"):
+        resolve(["sgdie"])

@@ -1,0 +1,58 @@
+"""The export can be read without our code, as its page says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmark.cli import main
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "export.md"
+
+
+def reader(folder: Path) -> Path:
+    """The program in docs/export.md, word for word."""
+    found = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found
+    at = folder / "reader.py"
+    at.write_text(found[1])
+    return at
+
+
+@pytest.mark.parametrize("task", ["quick-digits-mlp-adam", "quick-breast-cancer-mlp-sgd", "quick-breast-cancer-logistic-sgd"])
+def test_the_documented_numpy_program_redoes_leave_one_out_runs(task: str, tmp_path: Path) -> None:
+    assert main(["truth", task, "--seed", "3", "--export", str(tmp_path / "out")]) == 0
+    program = reader(tmp_path)
+    for sample in ("0", "57"):
+        done = subprocess.run([sys.executable, program, tmp_path / "out", sample], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_documented_program_notices_a_wrong_truth(tmp_path: Path) -> None:
+    assert main(["truth", "quick-breast-cancer-logistic-sgd", "--export", str(tmp_path / "out")]) == 0
+    program = reader(tmp_path)
+    program.write_text(program.read_text().replace("batch != left_out) / len(batch)", "batch != left_out) / (len(batch) - 1)"))
+    done = subprocess.run([sys.executable, program, tmp_path / "out", "0"], capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0
+
+
+def test_an_export_into_a_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("in the way")
+
+    assert main(["truth", "quick-breast-cancer-logistic-sgd", "--export", str(tmp_path / "out")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_truth_prints_its_digest_and_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (_printed(capsys) for _ in range(2))
+
+    assert "digest" in first
+    assert first == second
+
+
+def _printed(capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["truth", "quick-breast-cancer-logistic-sgd"]) == 0
+    return capsys.readouterr().out

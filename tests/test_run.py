@@ -1,0 +1,268 @@
+"""The whole chain, as a person runs it: done once, resumed, interrupted, fed with nonsense."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_estimators import BROKEN, GOOD, declare
+
+from benchmark import machine, metrics, results, run, tasks, truth
+from benchmark.cli import main
+from benchmark.files import read_tensors, write_tensors
+
+TASK = "quick-breast-cancer-logistic-sgd"
+SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
+
+
+def load(name: str, task: str = TASK) -> results.Result:
+    return results.load(Path("results") / task / f"{name}.json")
+
+
+def scores(name: str) -> dict[str, object]:
+    return {seed: cell.scores for seed, cell in load(name).cells.items()}
+
+
+def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_path: Path) -> None:
+    assert main(SMALL) == 0
+    found = load("sgd-ie")
+
+    assert list(found.cells) == ["0", "1"]
+    for seed, cell in found.cells.items():
+        estimate = run.kept(cell.estimate, tmp_path / "cache")
+        exact = truth.kept(found.task_digest, int(seed), tmp_path / "cache", "cpu")
+        assert estimate is not None
+        assert exact
+        assert exact[0].digest() == cell.truth
+        assert metrics.scores(estimate, exact[0].effect, units=True) == cell.scores
+        assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
+        assert cell.exact_gradients == 10 * 100 * 100
+        assert cell.problem == tasks.build(tasks.task(TASK), int(seed), tmp_path / "cache").digest()
+    facts = found.provenance[found.cells["0"].provenance]
+    assert facts["threads"] == 1
+    assert facts["command"].startswith(f"loobench run --task {TASK}")
+    assert str(tmp_path) not in (Path("results") / TASK / "sgd-ie.json").read_text()
+
+
+def test_a_second_run_computes_nothing_and_a_lost_estimate_is_computed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SMALL) == 0
+    assert "4 cells computed, 0 were already there" in capsys.readouterr().out
+    before = scores("grad-dot")
+    assert main(SMALL) == 0
+    assert "0 cells computed, 4 were already there" in capsys.readouterr().out
+
+    run.estimate_path(load("grad-dot").cells["1"].estimate, tmp_path / "cache").unlink()
+    assert main(SMALL) == 0
+    assert "1 cells computed, 3 were already there" in capsys.readouterr().out
+    assert scores("grad-dot") == before
+
+
+def test_more_seeds_are_added_to_those_that_are_there() -> None:
+    assert main(SMALL) == 0
+    before = scores("sgd-ie")
+    assert main([*SMALL[:3], "--seeds", "1-2", "--estimator", "sgd-ie"]) == 0
+
+    assert list(load("sgd-ie").cells) == ["0", "1", "2"]
+    assert {seed: scores("sgd-ie")[seed] for seed in before} == before
+
+
+def test_the_truth_is_the_same_bit_for_bit_from_run_to_run(tmp_path: Path) -> None:
+    digests = []
+    for folder in ("a", "b"):
+        with machine.one_thread():
+            reference = truth.reference(tasks.task(TASK), 0, tmp_path / folder, "cpu")
+            digests.append(truth.cached_truth(tasks.task(TASK), 0, reference, tmp_path / folder, "cpu").digest())
+    assert digests[0] == digests[1]
+
+
+def test_a_damaged_truth_is_computed_again_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 0
+    before = scores("sgd-ie")
+    for at in (tmp_path / "cache" / "truth").iterdir():
+        tensors, facts = read_tensors(at)
+        write_tensors(at, {"effect": tensors["effect"] * 1.001}, facts)
+    assert main([*SMALL, "--estimator", "loss"]) == 0
+
+    assert "a kept truth is damaged" in capsys.readouterr().err
+    assert load("loss").cells["0"].truth == load("sgd-ie").cells["0"].truth
+    assert scores("sgd-ie") == before
+
+
+def test_float32_has_its_own_task_and_row() -> None:
+    assert main([*SMALL[:3], "--seeds", "1", "--estimator", "sgd-ie", "--dtype", "float32"]) == 0
+
+    found = load("sgd-ie", f"{TASK}-float32")
+    assert found.task["dtype"] == "float32"
+    assert found.cells["0"].scores["kendall"][-1] > 0.9
+
+
+def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 0
+    right = load("sgd-ie")
+    wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores})
+    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
+    assert main(["score"]) == 0
+    assert f"{TASK} sgd-ie: scores changed" in capsys.readouterr().out
+    assert load("sgd-ie") == right
+
+    run.estimate_path(right.cells["1"].estimate, tmp_path / "cache").unlink()
+    assert main(["score", "--estimator", "sgd-ie"]) == 1
+    assert "seeds 1: no estimate or truth in the cache" in capsys.readouterr().err
+    assert load("sgd-ie") == right
+
+
+def test_a_broken_estimator_is_shown_as_such_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def sized(line: str) -> str:  # for 100 samples and one query
+        return line.replace("12", "100").replace("[:, :3]", "[:, :1]").replace("100, 3)", "100, 1)")
+
+    bodies = "".join(
+        f'@estimator("bad-{i}", paper="none")\ndef bad_{i}(run):\n    {sized(line)}\n'
+        for i, (line, _) in enumerate(BROKEN.values())
+    )
+    at = declare(tmp_path, GOOD + bodies)
+    assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", str(at), "--estimator", "grad-dot"]) == 1
+
+    printed = capsys.readouterr()
+    for i, kind in enumerate(BROKEN):
+        cell = load(f"bad-{i}").cells["0"]
+        assert cell.status == kind.split()[0], cell.message
+        assert f"failed: {TASK} seed 0: {cell.status}: bad-{i}" in printed.err
+    assert load("twice").cells["0"].scores["kendall"] == load("grad-dot").cells["0"].scores["kendall"]
+    assert "mutated-inputs" in printed.out
+    assert main(["report"]) == 0
+    assert "out-of-memory" in Path("leaderboard.md").read_text()
+
+
+def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    at = declare(tmp_path, GOOD.replace("twice", "slow").replace("return", "import time; time.sleep(60); return"))
+    command = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--estimator", "grad-dot", "--estimator", str(at)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    while not list(Path("results").glob("*/grad-dot.json")) and started.poll() is None:
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    _, errors = started.communicate(timeout=30)
+
+    assert started.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert load("grad-dot").cells
+    at.write_text(at.read_text().replace("sleep(60)", "sleep(0)"))
+    assert main(command[3:]) == 0
+    assert list(load("slow").cells) == ["0", "1"]
+
+
+# ---- nonsense ------------------------------------------------------------------------------------------------------
+NONSENSE = {
+    "unknown task 'quick-breast-cancer-logistic': did you mean": ["run", "--task", "quick-breast-cancer-logistic"],
+    "unknown suite 'hara': did you mean hara2019": ["run", "--suite", "hara"],
+    "unknown suite 'xyzzy': known: hara2019, quick": ["run", "--suite", "xyzzy"],
+    "unknown estimator 'sgd-i': did you mean sgd-ie": ["run", "--estimator", "sgd-i"],
+    "unknown data set 'adlut': did you mean adult": ["prepare", "adlut"],
+    "unknown device 'gpu'": ["run", "--device", "gpu"],
+    "unknown dtype 'bfloat16'": ["run", "--dtype", "bfloat16"],
+    "--seeds takes a number N or a range A-B, got 'two'": ["run", "--seeds", "two"],
+    "--seeds takes 1 to 99 seeds, numbered from 0, got '0'": ["run", "--seeds", "0"],
+    "--seeds takes 1 to 99 seeds, numbered from 0, got '5-3'": ["run", "--seeds", "5-3"],
+    "--seeds takes 1 to 99 seeds, numbered from 0, got '100'": ["run", "--seeds", "100"],
+    "--seeds takes 1 to 99 seeds, numbered from 0, got '98-99'": ["run", "--seeds", "98-99"],
+    "nothing to prepare": ["prepare"],
+    "cannot read nowhere.py": ["run", "--estimator", "nowhere.py"],
+    "unknown task 'quick'": ["truth", "quick"],
+    "unknown suite 'slow'": ["score", "--suite", "slow"],
+    "--seed must be 0 to 98": ["truth", TASK, "--seed", "-1"],
+}
+
+
+@pytest.mark.parametrize("message", NONSENSE)
+def test_nonsense_is_an_error_of_one_line(message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(NONSENSE[message]) == 2
+
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.splitlines()) == 1
+    assert not Path("results").exists()
+
+
+def test_no_gpu_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert main(["run", "--device", "cuda"]) == 2
+    assert "torch sees no GPU here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--cache", "--results"])
+def test_a_folder_that_cannot_be_written_is_an_error_before_any_work(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    assert main([*SMALL, option, str(tmp_path / "file" / "folder")]) == 2
+    assert "error: cannot write" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "edited"])
+def test_a_damaged_result_stops_a_run_before_any_work_and_is_not_touched(
+    damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(SMALL) == 0
+    at = Path("results") / TASK / "sgd-ie.json"
+    content = at.read_text()
+    at.write_text(content[: len(content) // 2] if damage == "cut" else content.replace('"status": "ok"', '"status": "crashed"'))
+    broken = at.read_text()
+    capsys.readouterr()
+
+    for command in (SMALL, ["report"], ["score"]):
+        assert main(command) == 2
+        assert "sgd-ie.json" in capsys.readouterr().err
+    assert at.read_text() == broken
+
+
+def test_python_m_benchmark_is_the_command(loobench: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert "training-data influence" in loobench("--help").stdout.lower()
+    assert loobench("--version").stdout.startswith("loobench ")
+    assert loobench("dance").returncode == 2
+    for what, expected in {
+        "suites": "hara2019",
+        "estimators": "exact-loo",
+        "metrics": "tau-b",
+        "tasks": "quick-digits-mlp-adam",
+    }.items():
+        assert expected in loobench("list", what).stdout
+
+
+# ---- the real thing ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_published_task_on_real_data_end_to_end(hub: str, loobench: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Adult, logistic: Hara et al. report a Kendall tau of .93 (standard deviation .02) for SGD-IE."""
+    task = "hara2019-adult-logistic"
+    done = loobench(
+        "run", "--task", task, "--seeds", "2", "--estimator", "sgd-ie", "--estimator", "acc-sgd-ie-exact", HF_ENDPOINT=hub
+    )
+    assert done.returncode == 0, done.stderr
+
+    taus = {
+        name: [cell.scores["kendall"][-1] for cell in load(name, task).cells.values()]
+        for name in ("sgd-ie", "acc-sgd-ie-exact")
+    }
+    assert sum(taus["sgd-ie"]) / 2 == pytest.approx(0.93, abs=0.04)
+    assert min(taus["acc-sgd-ie-exact"]) > max(taus["sgd-ie"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_gives_the_numbers_of_the_cpu() -> None:
+    assert main([*SMALL, "--estimator", "acc-sgd-ie-exact", "--device", "cuda"]) == 0
+    assert main([*SMALL, "--estimator", "acc-sgd-ie-exact"]) == 0
+    for name in ("grad-dot", "sgd-ie", "acc-sgd-ie-exact"):
+        on_gpu, on_cpu = load(name, f"{TASK}-cuda"), load(name)
+        for seed, cell in on_cpu.cells.items():
+            assert on_gpu.cells[seed].scores["pearson"] == pytest.approx(cell.scores["pearson"], abs=1e-9)

@@ -1,0 +1,130 @@
+"""Tasks: hashed by content, built from separate random streams."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.errors import LoobenchError
+from benchmark.features import features
+from benchmark.optimizers import Adam, Sgd
+from benchmark.streams import stream
+from benchmark.tasks import SUITES, TASKS, Task, batches, build, cross_validated, task, variant
+
+QUICK = TASKS["quick-breast-cancer-mlp-sgd"]
+OTHER = {
+    "dataset": "digits",
+    "subset": "some",
+    "train": 99,
+    "query": 99,
+    "test": 99,
+    "model": "logistic",
+    "optimizer": Sgd(0.1, momentum=0.5),
+    "weight_decay": None,
+    "batch": 9,
+    "epochs": 9,
+    "horizons": (1, 10),
+    "queries": "each",
+    "noise": "labels",
+    "counterfactual": "renormalised",
+    "dtype": "float32",
+}
+
+
+def test_every_field_but_the_names_changes_the_digest() -> None:
+    changed = {name: replace(QUICK, **{name: value}).digest() for name, value in OTHER.items()}
+
+    assert {field.name for field in fields(Task)} - OTHER.keys() == {"name", "suite"}
+    assert len({QUICK.digest(), *changed.values()}) == len(OTHER) + 1
+    assert replace(QUICK, name="other", suite="other").digest() == QUICK.digest()
+
+
+def test_optimisers_of_equal_fields_and_different_kind_differ() -> None:
+    assert replace(QUICK, optimizer=Adam(0.1)).digest() != replace(QUICK, optimizer=Sgd(0.1)).digest()
+
+
+def test_no_two_tasks_are_the_same() -> None:
+    assert len({t.digest() for t in TASKS.values()}) == len(TASKS)
+
+
+def test_hara2019_is_the_published_protocol() -> None:
+    table = {t.name.removeprefix("hara2019-"): t for t in SUITES["hara2019"].tasks}
+    assert {name: (t.optimizer.lr, t.epochs, t.batch) for name, t in table.items()} == {
+        "mnist-logistic": (0.1, 5, 5),
+        "20news-logistic": (0.01, 10, 5),
+        "adult-logistic": (0.1, 20, 5),
+        **{f"{name}-mlp": (0.1, 10, 20) for name in ("mnist", "20news", "adult")},
+    }
+    for name, t in table.items():
+        logistic = name.endswith("logistic")
+        assert (t.train, t.query, t.test, t.queries) == (200, 200, 200, "mean")
+        assert t.optimizer.schedule == ("inverse-sqrt" if logistic else "constant")
+        assert t.weight_decay == (None if logistic else 0.001)
+        assert t.model == ("logistic" if logistic else "mlp-8-8")
+        assert {1, t.epochs} < set(t.horizons)
+    assert SUITES["hara2019"].seeds == 10
+
+
+def test_streams_are_separate_and_repeat() -> None:
+    draws = [stream(name, seed).uniform(size=4) for name in ("split", "initial", "batches") for seed in (0, 1)]
+
+    assert len({draw.tobytes() for draw in draws}) == 6
+    assert np.array_equal(stream("split", 1).uniform(size=4), draws[1])
+
+
+def test_a_seed_changes_split_initial_parameters_and_batch_order(tmp_path: Path) -> None:
+    one, same, other = (build(QUICK, seed, tmp_path) for seed in (0, 0, 1))
+
+    assert one.digest() == same.digest() != other.digest()
+    assert not torch.equal(one.batches, other.batches)
+    assert not torch.equal(one.initial, other.initial)
+    assert not torch.equal(one.train.inputs, other.train.inputs)
+
+
+def test_batches_hold_each_sample_once_an_epoch_and_the_last_may_be_short() -> None:
+    found = batches(23, 5, 3, stream("batches", 0))
+
+    assert found.shape == (15, 5)
+    for epoch in found.view(3, -1):
+        assert sorted(epoch.tolist()) == [-1, -1, *range(23)]
+    assert (found[4::5, -2:] == -1).all()
+    assert not torch.equal(found[:5], found[5:10])
+
+
+def test_inputs_are_standardised_by_the_training_samples_and_splits_are_disjoint(tmp_path: Path) -> None:
+    given = build(QUICK, 0, tmp_path)
+    rows = [tuple(row) for part in (given.train, given.query, given.test) for row in part.inputs.tolist()]
+
+    assert given.train.inputs.mean(0).abs().max() < 1e-12
+    assert given.train.inputs.std(0, correction=0) == pytest.approx(1)
+    assert given.query.inputs.mean(0).abs().max() > 1e-3
+    assert len(set(rows)) == 300
+
+
+def test_a_constant_feature_keeps_its_scale(tmp_path: Path) -> None:
+    given = build(TASKS["quick-digits-logistic-sgd"], 0, tmp_path)
+
+    assert (given.train.inputs.std(0) == 0).any()
+    assert given.query.inputs.isfinite().all()
+
+
+def test_the_weight_decay_of_logistic_tasks_is_one_over_c_n(tmp_path: Path) -> None:
+    inputs, targets = features("breast_cancer", "all", tmp_path)
+    inputs = (inputs[:200] - inputs[:200].mean(0)) / inputs[:200].std(0)
+
+    strength = 1 / (200 * cross_validated(inputs, targets[:200]))
+    assert np.isclose(strength, np.logspace(-4, 4, 10)).sum() == 1
+
+
+def test_a_task_that_needs_more_rows_than_there_are_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(LoobenchError, match="needs 700 rows of breast_cancer all, got 569"):
+        build(replace(QUICK, train=500), 0, tmp_path)
+
+
+def test_unknown_names_get_a_hint() -> None:
+    with pytest.raises(LoobenchError, match="unknown task 'hara2019-mnist-mpl': did you mean hara2019-mnist-mlp"):
+        task("hara2019-mnist-mpl")
+    with pytest.raises(LoobenchError, match="unknown dtype 'float16': did you mean float64 or float32"):
+        variant(QUICK, "float16")
