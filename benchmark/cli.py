@@ -103,9 +103,11 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 # ---- commands ----------------------------------------------------------------------------------------------------
 def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
-    from benchmark.run import execute
+    from benchmark.run import execute, replaced
 
     plan = _plan(options)
+    for path in replaced(plan):
+        print(f"note: {path} was made by another version of its estimator or task and starts afresh", file=sys.stderr)
     outcomes = list(execute(plan, _bar))
     _print_summary(plan, {outcome.task for outcome in outcomes})
     fresh = sum(outcome.fresh for outcome in outcomes)

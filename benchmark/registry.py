@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from benchmark.problem import Problem, Trajectory
 
 FOLDERS = ("baselines", "estimators")
 ALLOWED = ("calculus", "errors", "models", "optimizers", "problem", "registry", "train")  # of benchmark.*
+NAME = re.compile(r"[a-z0-9]+([-._][a-z0-9]+)*")  # it becomes a file name
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
@@ -78,6 +80,8 @@ def estimator(
     """
 
     def declare(function: Function) -> Function:
+        if not NAME.fullmatch(name):
+            raise LoobenchError(f"estimator name {name!r}: a name is small letters, digits and single - . _ between them")
         try:
             json.dumps(settings, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -114,8 +118,11 @@ def registered() -> dict[str, Estimator]:
 
 def resolve(names: Iterable[str]) -> list[Estimator]:
     """The estimators meant by registered names or by paths ``file.py[:name]``; without any, all registered ones."""
-    found = [variant for name in names for variant in _meant(name)]
-    return found or list(registered().values())
+    found: dict[str, Estimator] = {}
+    for variant in (variant for name in names for variant in _meant(name)):
+        if found.setdefault(variant.name, variant).identity() != variant.identity():
+            raise LoobenchError(f"two files declare the estimator {variant.name!r}: rename one of them")
+    return list((found or registered()).values())
 
 
 def _meant(name: str) -> list[Estimator]:

@@ -86,6 +86,13 @@ def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Resul
     return found if found.same_question(fresh) else fresh
 
 
+def replaced(plan: Plan) -> list[Path]:
+    """Result files that this plan will start afresh, because estimator or task have changed since they were written."""
+    blanks = (results.blank(task, plan.device, estimator) for task in plan.tasks for estimator in plan.estimators)
+    paths = ((blank, results.path(blank, plan.results)) for blank in blanks)
+    return [at for blank, at in paths if at.exists() and not results.load(at).same_question(blank)]
+
+
 def estimate_path(digest: str, cache: Path) -> Path:
     """Where a raw estimate (H, N, Q) is kept, named by its content."""
     return cache / "estimates" / f"{digest}.safetensors"

@@ -172,6 +172,15 @@ def test_one_of_several_estimators_of_a_file_can_be_named(tmp_path: Path) -> Non
         resolve([f"{at}:twise"])
 
 
+def test_an_estimator_named_twice_is_run_once_and_two_of_one_name_are_an_error(tmp_path: Path) -> None:
+    at = declare(tmp_path, GOOD)
+    (tmp_path / "other.py").write_text(HEAD + GOOD.replace("2.0", "3.0"))
+
+    assert [e.name for e in resolve([str(at), "chance", str(at), "chance"])] == ["twice", "chance"]
+    with pytest.raises(LoobenchError, match="two files declare the estimator 'twice'"):
+        resolve([str(at), str(tmp_path / "other.py")])
+
+
 def test_source_and_settings_make_the_identity(tmp_path: Path) -> None:
     first = load(declare(tmp_path, GOOD))["twice"].identity()
     setting = load(declare(tmp_path, GOOD.replace("2.0", "3.0")))["twice"].identity()
@@ -189,6 +198,8 @@ BAD_FILES = {
     "imports benchmark.truth": "from benchmark.truth import ground_truth\n",
     "imports benchmark.metrics": "import benchmark.metrics as m\n",
     "imports benchmark.results": "def f():\n    from benchmark import results\n",
+    "a name is small letters": HEAD + GOOD.replace('"twice"', '"../../twice"'),
+    "'Twice': a name": HEAD + GOOD.replace('"twice"', '"Twice"'),
     "settings must be JSON values": HEAD + GOOD.replace("2.0", "torch.ones(2)"),
 }
 

@@ -73,6 +73,20 @@ def test_more_seeds_are_added_to_those_that_are_there() -> None:
     assert {seed: scores("sgd-ie")[seed] for seed in before} == before
 
 
+def test_results_of_a_changed_estimator_start_afresh_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = declare(tmp_path, GOOD)
+    command = ["run", "--task", TASK, "--estimator", str(at), "--seeds"]
+    assert main([*command, "2"]) == 0
+    assert "starts afresh" not in capsys.readouterr().err
+    declare(tmp_path, GOOD.replace("2.0", "3.0"))
+    assert main([*command, "1"]) == 0
+
+    assert "twice.json was made by another version" in capsys.readouterr().err
+    assert list(load("twice").cells) == ["0"]
+
+
 def test_the_truth_is_the_same_bit_for_bit_from_run_to_run(tmp_path: Path) -> None:
     digests = []
     for folder in ("a", "b"):
