@@ -3,32 +3,32 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmark import __version__
 from benchmark.errors import LoobenchError
 
-MOST_SEEDS = 99
+MOST_SEEDS = 100
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 1 where an estimator failed or a check did, 2 for bad input, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
+    code: int = 0
     try:
-        code: int = options.command(options)
-        return code
+        with _patient_reader():
+            code = options.command(options)
     except LoobenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted: what was done is kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
     run = command("run", run_command, "train, retrain without each sample, run estimators, score them, write results")
     _add_choice(run)
-    run.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or seeds A to B, at most 99 (default: the suite's)")
+    run.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or seeds A to B, from 0 to 99 (default: the suite's)")
     run.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     run.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
     _add_cache(run)
@@ -93,7 +93,11 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
     usual = os.environ.get("LOOBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loobench"
-    command.add_argument("--cache", type=Path, default=Path(usual), help="data, truths, raw estimates (or LOOBENCH_CACHE)")
+    command.add_argument("--cache", type=_folder, default=str(usual), help="data, truths, raw estimates (or LOOBENCH_CACHE)")
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
@@ -103,48 +107,59 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 # ---- commands ----------------------------------------------------------------------------------------------------
 def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
-    from benchmark.run import execute, replaced
+    from benchmark.run import execute, set_aside
 
     plan = _plan(options)
-    for path in replaced(plan):
-        print(f"note: {path} was made by another version of its estimator or task and starts afresh", file=sys.stderr)
+    for path, aside in set_aside(plan):
+        print(f"note: {path} was made by another version and starts afresh; the old one is now {aside}", file=sys.stderr)
     outcomes = list(execute(plan, _bar))
-    _print_summary(plan, {outcome.task for outcome in outcomes})
-    fresh = sum(outcome.fresh for outcome in outcomes)
-    print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {options.results}")
     failures = [outcome for outcome in outcomes if outcome.cell.failed]
     for outcome in failures:
-        print(f"failed: {outcome.task} seed {outcome.seed}: {outcome.cell.status}: {outcome.cell.message}", file=sys.stderr)
+        print(f"failed: {outcome.result} seed {outcome.seed}: {outcome.cell.status}: {outcome.cell.message}", file=sys.stderr)
+    with _patient_reader():
+        _print_summary(plan.results, {(outcome.result, outcome.estimator) for outcome in outcomes})
+        fresh = sum(outcome.fresh for outcome in outcomes)
+        print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {options.results}")
     return FAILED if failures else 0
 
 
+@contextmanager
+def _patient_reader() -> Iterator[None]:
+    """Print inside the block; a reader that has seen enough, say `head`, is no error and hides none."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _plan(options: argparse.Namespace) -> Any:
-    from benchmark import machine, registry, tasks
+    from benchmark import machine, registry, suites, tasks
     from benchmark.run import Plan
 
-    chosen = _tasks(options) or list(tasks.suite("quick").tasks)
-    seeds = tuple(_seeds(options.seeds, tasks.suite(task.suite).seeds) for task in chosen)
+    chosen = _tasks(options) or list(suites.suite("quick").tasks)
+    seeds = tuple(_seeds(options.seeds, suites.suite(task.suite).seeds) for task in chosen)
     return Plan(
         tasks=tuple(tasks.variant(task, options.dtype) for task in chosen),
         estimators=tuple(registry.resolve(options.estimator)),
         seeds=seeds,
         device=machine.device(options.device),
-        cache=options.cache.expanduser().absolute(),
+        cache=options.cache,
         results=options.results,
         command=_told(options),
     )
 
 
 def _tasks(options: argparse.Namespace) -> list[Any]:
-    from benchmark import tasks
+    from benchmark import suites
 
-    chosen = [task for name in options.suite for task in tasks.suite(name).tasks]
-    return list(dict.fromkeys([*chosen, *(tasks.task(name) for name in options.task)]))
+    chosen = [task for name in options.suite for task in suites.suite(name).tasks]
+    return list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
 
 
 def _seeds(text: str | None, usual: int) -> tuple[int, ...]:
     first, dash, last = (text if text is not None else str(usual)).partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()):
+    if not first.isdecimal() or (dash and not last.isdecimal()):
         raise LoobenchError(f"--seeds takes a number N or a range A-B, got {text!r}")
     seeds = range(int(first), int(last) + 1) if dash else range(int(first))
     if not seeds or seeds[-1] >= MOST_SEEDS:
@@ -164,27 +179,25 @@ def _file_name(estimator: str) -> str:
     return estimator.rpartition("/")[2]
 
 
-def _print_summary(plan: Any, tasks: set[str]) -> None:
+def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
     from benchmark import report, results
 
-    found = [results.load(plan.results / name / f"{e.name}.json") for name in _names(plan, tasks) for e in plan.estimators]
+    found = [results.load(folder / task / f"{estimator}.json") for task, estimator in sorted(rows)]
     for suite, members in report.groups(found, report.suite_name):
         print(f"\nSuite {suite}: mean over seeds and 95 % interval, last horizon\n\n{report.table(members, style='simple')}")
 
 
-def _names(plan: Any, tasks: set[str]) -> list[str]:
-    return sorted(name if plan.device == "cpu" else f"{name}-{plan.device}" for name in tasks)
-
-
 def prepare_command(options: argparse.Namespace) -> int:
     """`loobench prepare`."""
-    from benchmark import data, tasks
+    from benchmark import data, suites
+    from benchmark.files import probe
 
-    names = [*options.datasets, *(task.dataset for name in options.suite for task in tasks.suite(name).tasks)]
+    names = [*options.datasets, *(task.dataset for name in options.suite for task in suites.suite(name).tasks)]
     if not names:
         raise LoobenchError("nothing to prepare: name data sets, or a suite by --suite; see `loobench list datasets`")
-    for name in dict.fromkeys(names):
+    for name in names:
         data.source(name)
+    probe(options.cache)
     for name in dict.fromkeys(names):
         data.load(name, options.cache)
         print(f"{name}: ready, content digest {data.source(name).digest}")
@@ -218,7 +231,7 @@ def _list_datasets(options: argparse.Namespace) -> tuple[list[str], list[list[st
 
 
 def _list_tasks(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
-    from benchmark.tasks import TASKS
+    from benchmark.suites import TASKS
 
     rows = [
         [t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs), t.queries, t.digest()[:12]] for t in TASKS.values()
@@ -227,7 +240,7 @@ def _list_tasks(_options: argparse.Namespace) -> tuple[list[str], list[list[str]
 
 
 def _list_suites(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
-    from benchmark.tasks import SUITES
+    from benchmark.suites import SUITES
 
     return ["suite", "tasks", "seeds", "about"], [[s.name, str(len(s.tasks)), str(s.seeds), s.about] for s in SUITES.values()]
 
@@ -258,10 +271,10 @@ def truth_command(options: argparse.Namespace) -> int:
     """`loobench truth`."""
     from contextlib import closing
 
-    from benchmark import machine, tasks, truth
-    from benchmark.run import probe
+    from benchmark import machine, suites, tasks, truth
+    from benchmark.files import probe
 
-    task = tasks.variant(tasks.task(options.task), options.dtype)
+    task = tasks.variant(suites.task(options.task), options.dtype)
     if not 0 <= options.seed < MOST_SEEDS:
         raise LoobenchError(f"--seed must be 0 to {MOST_SEEDS - 1}, got {options.seed}")
     device = machine.device(options.device)
@@ -287,21 +300,26 @@ def score_command(options: argparse.Namespace) -> int:
     from benchmark import results
     from benchmark.run import rescore
 
-    chosen = {task.name for task in _tasks(options)}
-    code = 0
-    for result in results.load_all(options.results):
-        if (chosen and result.task["name"] not in chosen) or (
-            options.estimator and result.estimator.name not in options.estimator
-        ):
-            continue
+    chosen = [result for result in results.load_all(options.results) if _chosen(result, options)]
+    if not chosen:
+        raise LoobenchError(f"no result in {options.results} has that suite, task and estimator; see what lies there")
+    incomplete = False
+    for result in chosen:
         fresh, missing = rescore(result, options.cache)
         results.save(fresh, options.results)
-        changed = fresh.cells != result.cells
-        print(f"{result.name} {result.estimator.name}: {'scores changed' if changed else 'scores as before'}")
+        print(f"{result.name} {result.estimator.name}: scores {'changed' if fresh != result else 'as before'}")
         if missing:
-            code = FAILED
+            incomplete = True
             print(f"  seeds {', '.join(missing)}: no estimate or truth in the cache; left as they are", file=sys.stderr)
-    return code
+    return FAILED if incomplete else 0
+
+
+def _chosen(result: Any, options: argparse.Namespace) -> bool:
+    """Whether the options of `loobench score` mean this result."""
+    task = result.task["suite"] in options.suite or result.name in options.task
+    return (task or not (options.suite or options.task)) and (
+        not options.estimator or result.estimator.name in options.estimator
+    )
 
 
 def report_command(options: argparse.Namespace) -> int:

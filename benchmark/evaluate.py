@@ -1,5 +1,6 @@
 """Call an estimator on a reference run, blind and timed, and judge the shape of what it returns."""
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from torch import Tensor
 from benchmark import calculus, machine
 from benchmark.problem import Trajectory, map_tensors, tensors
 from benchmark.registry import Estimator
+
+MOST = 1e100  # the square of a larger number would not be one
 
 
 class Failure(Exception):
@@ -38,14 +41,9 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
     calls = [_call(estimator, cut, device) for cut in cuts]
     if not all(map(torch.equal, tensors(given), tensors(run))):
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
-    expected = (len(run.problem.train), run.problem.queries)
-    horizons = len(run.problem.horizons)
-    answers = [
-        _of_shape(call.effect, (horizons, *expected) if estimator.all_horizons else expected, estimator) for call in calls
-    ]
-    effect = (answers[0] if estimator.all_horizons else torch.stack(answers)).detach().to("cpu", run.final.dtype)
+    effect = torch.cat([_of_shape(call.effect, cut, estimator) for call, cut in zip(calls, cuts, strict=True)])
     _judge(effect, estimator)
-    return Estimate(effect, calls[-1].seconds, calls[-1].count)
+    return Estimate(effect.to(run.final.dtype), calls[-1].seconds, calls[-1].count)
 
 
 def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
@@ -59,31 +57,42 @@ def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
 
 def _guarded(estimator: Estimator, run: Trajectory) -> Any:
     try:
-        return estimator(run)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise Failure("out-of-memory", f"{estimator.name} ran out of memory: {_brief(error)}") from error
+        with machine.undisturbed():
+            return estimator(run)
     except (Exception, SystemExit) as error:  # a stranger's code may raise anything; the run goes on
+        if _out_of_memory(error):
+            raise Failure("out-of-memory", f"{estimator.name} ran out of memory: {_brief(error)}") from error
         raise Failure("crashed", f"{estimator.name} raised {_brief(error)}") from error
 
 
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:300]
+    """Kind and message of an error, without the folders of this machine."""
+    return re.sub(r"(/[^\s/'\":,]+)+/", "", f"{type(error).__name__}: {error}")[:300]
 
 
-def _of_shape(effect: Any, expected: tuple[int, ...], estimator: Estimator) -> Tensor:
-    letters = "(H, N, Q)" if len(expected) == 3 else "(N, Q)"
-    if not isinstance(effect, Tensor):
-        raise Failure("bad-shape", f"{estimator.name} must return a tensor {letters} = {expected}, got {type(effect).__name__}")
+def _of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:
+    """The answer as (H, N, Q), or (1, N, Q) of one horizon, in float64 on the CPU."""
+    one = (len(run.problem.train), run.problem.queries)
+    expected = (len(run.problem.horizons), *one) if estimator.all_horizons else one
+    letters = "(H, N, Q)" if estimator.all_horizons else "(N, Q)"
+    if not isinstance(effect, Tensor) or effect.is_complex() or effect.layout != torch.strided or effect.is_meta:
+        kind = f"{effect.dtype} {effect.layout} tensor" if isinstance(effect, Tensor) else type(effect).__name__
+        raise Failure("bad-shape", f"{estimator.name} must return a dense real tensor {letters} = {expected}, got {kind}")
     if tuple(effect.shape) != expected:
         raise Failure("bad-shape", f"{estimator.name} must return {letters} = {expected}, got {tuple(effect.shape)}")
-    return effect
+    return effect.detach().to("cpu", torch.float64).reshape(-1, *one)
 
 
 def _judge(effect: Tensor, estimator: Estimator) -> None:
     """Raise Failure where an estimate (H, N, Q) cannot be ranked."""
-    if broken := int((~effect.isfinite()).sum()):
-        raise Failure("non-finite", f"{estimator.name} returned NaN or infinity in {broken} of {effect.numel()} places")
-    spread = effect.amax(1) - effect.amin(1)  # (H, Q)
-    if not spread.all():
-        h, q = (int(i) for i in (spread == 0).nonzero()[0])
+    if broken := int((~(effect.abs() < MOST)).sum()):
+        places = f"{broken} of {effect.numel()} places"
+        raise Failure("non-finite", f"{estimator.name} returned NaN, infinity or more than {MOST:.0e} in {places}")
+    flat = (effect == effect[:, :1]).all(dim=1)  # (H, Q)
+    if flat.any():
+        h, q = (int(i) for i in flat.nonzero()[0])
         raise Failure("constant", f"{estimator.name} returned one number for all samples at horizon {h}, query {q}")

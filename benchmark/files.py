@@ -1,11 +1,13 @@
 """Files that are whole or absent: written beside and renamed, read with a check; and content digests."""
 
+import fcntl
 import hashlib
 import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,21 @@ def _write_beside(path: Path, content: bytes) -> None:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+
+
+def probe(folder: Path) -> None:
+    """Raise LoobenchError where a folder cannot be written."""
+    write(at := folder / f".probe-{os.getpid()}", b"")
+    at.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for another process that holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read(path: Path) -> bytes:

@@ -13,10 +13,11 @@ import torch
 
 import benchmark
 from benchmark.errors import LoobenchError, unknown
-from benchmark.files import json_digest
+from benchmark.files import digest, json_digest
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
+NUMERIC = ("calculus", "features", "metrics", "models", "optimizers", "problem", "streams", "tasks", "train")
 Provenance = dict[str, str | int]
 
 
@@ -29,6 +30,25 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Undo what a stranger's code may do to torch's global settings inside the block."""
+    dtype, graded, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(graded)
+        torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def harness() -> str:
+    """Digest of the source that decides a number: what it computed before a change is not taken for what it computes now."""
+    folder = Path(benchmark.__file__).parent
+    return digest(*(part for name in NUMERIC for part in (name.encode(), (folder / f"{name}.py").read_bytes())))
 
 
 def device(name: str) -> str:
@@ -96,7 +116,7 @@ def _version(name: str) -> str:
 @lru_cache(maxsize=1)
 def commit() -> str:
     """The commit of the checkout that this code is in, with "+changes" where its sources differ from it; or "unknown"."""
-    folder = Path(benchmark.__file__).parent.parent
+    folder = Path(benchmark.__file__).resolve().parent.parent
     try:
         if Path(_git(folder, "rev-parse", "--show-toplevel")) != folder:  # installed inside somebody else's checkout
             return "unknown"

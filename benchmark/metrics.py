@@ -35,7 +35,8 @@ def relative_rmse(estimate: Values, truth: Values) -> float:
 
 def cosine(estimate: Values, truth: Values) -> float:
     """``<estimate, truth> / (|estimate| |truth|)``."""
-    return float(estimate @ truth / (np.linalg.norm(estimate) * np.linalg.norm(truth)))
+    one, other = (values / np.abs(values).max() for values in (estimate, truth))  # their squares must not vanish
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def sign_agreement(estimate: Values, truth: Values) -> float:
@@ -99,4 +100,5 @@ def scores(estimate: Tensor, truth: Tensor, *, units: bool) -> dict[str, list[fl
 def _mean(metric: Metric, estimate: Values, truth: Values) -> float | None:
     if not np.ptp(truth, axis=1).all():
         return None
-    return float(np.mean([metric.value(e, t) for e, t in zip(estimate, truth, strict=True)]))
+    found = float(np.mean([metric.value(e, t) for e, t in zip(estimate, truth, strict=True)]))
+    return found if np.isfinite(found) else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ from torch import Tensor
 class Optimizer(Protocol):
     """`step(state, gradient, t)` maps the state (S, P) and a gradient (P,) to the next state (S, P)."""
 
-    name: ClassVar[str]
+    @property
+    def name(self) -> str:
+        """sgd, momentum, adam or adamw."""
 
     @property
     def rows(self) -> int:
@@ -34,7 +36,10 @@ class Sgd:
     lr: float
     momentum: float = 0.0
     schedule: str = "constant"
-    name: ClassVar[str] = "sgd"
+
+    @property
+    def name(self) -> str:
+        return "momentum" if self.momentum else "sgd"
 
     @property
     def rows(self) -> int:
@@ -64,7 +69,10 @@ class Adam:
     eps: float = 1e-8
     decay: float = 0.0
     schedule: str = "constant"
-    name: ClassVar[str] = "adam"
+
+    @property
+    def name(self) -> str:
+        return "adamw" if self.decay else "adam"
 
     @property
     def rows(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark import calculus
-from benchmark.files import tensor_digest
+from benchmark.files import digest, tensor_digest
 from benchmark.models import Mlp
 from benchmark.optimizers import Optimizer
 
@@ -152,9 +152,10 @@ class Problem:
         return value, tangent
 
     def digest(self) -> str:
-        """Content digest of samples, initial parameters and batches."""
-        parts = [tensor for split in (self.train, self.query, self.test) for tensor in (split.inputs, split.targets)]
-        return tensor_digest([*parts, self.initial, self.batches])
+        """Content digest of every field."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: value for name, value in plain.items() if not isinstance(value, Tensor | Samples)}
+        return digest(tensor_digest(tensors(self)).encode(), repr(plain).encode())
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,6 @@ class Trajectory:
 
     problem: Problem
     states: Tensor  # (T + 1, S, P)
-    seed: int = 0  # of the estimator's own random stream; tells nothing of the data's
 
     def params(self, t: int) -> Tensor:
         """Parameters (P,) before step t; at t = T the final ones."""
@@ -198,8 +198,8 @@ class Trajectory:
         return losses - self.problem.query_losses(self.final)
 
     def random(self) -> torch.Generator:
-        """A fresh generator on the CPU for the estimator's own random numbers."""
-        return torch.Generator().manual_seed(self.seed)
+        """A fresh generator on the CPU for the estimator's own random numbers, keyed by the initial parameters."""
+        return torch.Generator().manual_seed(int(tensor_digest([self.problem.initial])[:15], 16))
 
     def digest(self) -> str:
         """Content digest of the states."""

@@ -6,8 +6,10 @@ from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from benchmark.errors import LoobenchError
 
-class Mismatch(ValueError):
+
+class Mismatch(LoobenchError, ValueError):
     """A JSON value does not have the type of its field; the message says where, what was expected and what came."""
 
 

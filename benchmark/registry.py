@@ -6,9 +6,10 @@ import importlib.util
 import json
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -20,8 +21,10 @@ from benchmark.files import digest, json_digest, read
 from benchmark.problem import Problem, Trajectory
 
 FOLDERS = ("baselines", "estimators")
+OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 ALLOWED = ("calculus", "errors", "models", "optimizers", "problem", "registry", "train")  # of benchmark.*
 NAME = re.compile(r"[a-z0-9]+([-._][a-z0-9]+)*")  # it becomes a file name
+Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
@@ -42,7 +45,7 @@ class Estimator:
     source: str  # SHA-256 of the file that defines it
     loss_units: bool = False
     all_horizons: bool = False
-    optimizers: tuple[str, ...] = ("sgd", "adam")
+    optimizers: tuple[str, ...] = OPTIMIZERS
     max_parameters: int | None = None
     interpretation: bool = False
 
@@ -69,7 +72,7 @@ def estimator(
     paper: str,
     loss_units: bool = False,
     all_horizons: bool = False,
-    optimizers: tuple[str, ...] = ("sgd", "adam"),
+    optimizers: tuple[str, ...] = OPTIMIZERS,
     max_parameters: int | None = None,
     interpretation: bool = False,
     **settings: Any,
@@ -78,15 +81,11 @@ def estimator(
 
     Stack several over one function for its variants. The other arguments are those of `Estimator`.
     """
+    _check_declaration(name, paper, settings)
+    # of the file that declares, not of the function's: another decorator's wrapper may come from another file
+    source = digest(read(Path(sys._getframe(1).f_code.co_filename)))
 
     def declare(function: Function) -> Function:
-        if not NAME.fullmatch(name):
-            raise LoobenchError(f"estimator name {name!r}: a name is small letters, digits and single - . _ between them")
-        try:
-            json.dumps(settings, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise LoobenchError(f"the settings of estimator {name!r}: settings must be JSON values: {error}") from error
-        source = digest(read(Path(function.__code__.co_filename)))
         variant = Estimator(
             name, function, settings, paper, source, loss_units, all_horizons, optimizers, max_parameters, interpretation
         )
@@ -96,10 +95,24 @@ def estimator(
     return declare
 
 
+def _check_declaration(name: str, paper: str, settings: dict[str, Any]) -> None:
+    if not NAME.fullmatch(name) or len(name) > 64:
+        raise LoobenchError(f"estimator name {name!r}: a name is up to 64 small letters and digits, single - . _ between them")
+    if not isinstance(paper, str) or not paper:
+        raise LoobenchError(f"estimator {name!r}: paper must say where the method is from, got {paper!r}")
+    try:
+        json.dumps(settings, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise LoobenchError(f"the settings of estimator {name!r}: settings must be JSON values: {error}") from error
+
+
 def declared(module: ModuleType) -> dict[str, Estimator]:
-    """The estimators that a module declares, by name."""
+    """The estimators that a module declares, by name. Raises LoobenchError where two have one name."""
     functions = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
-    return {variant.name: variant for function in functions for variant in getattr(function, "estimators", ())}
+    variants = [variant for function in functions for variant in getattr(function, "estimators", ())]
+    if twice := {v.name for v in variants if sum(v.name == other.name for other in variants) > 1}:
+        raise LoobenchError(f"{module.__file__} declares {', '.join(sorted(twice))} more than once: rename all but one")
+    return {variant.name: variant for variant in variants}
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +121,7 @@ def registered() -> dict[str, Estimator]:
     found: dict[str, Estimator] = {}
     for folder in FOLDERS:
         for entry in pkgutil.iter_modules(importlib.import_module(folder).__path__):
-            module = importlib.import_module(f"{folder}.{entry.name}")
+            module = _imported(f"{folder}/{entry.name}.py", partial(importlib.import_module, f"{folder}.{entry.name}"))
             for name, variant in declared(module).items():
                 if name in found:
                     raise LoobenchError(f"estimator {name!r} is declared twice: rename the one in {folder}/{entry.name}.py")
@@ -147,11 +160,8 @@ def load(path: Path) -> dict[str, Estimator]:
     spec = importlib.util.spec_from_file_location(f"submitted_{path.stem}", path)
     assert spec
     assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    _imported(path, partial(spec.loader.exec_module, module))
     variants = declared(module)
     if not variants:
         raise LoobenchError(f"{path} declares no estimator: put @estimator(...) over a function (see CONTRIBUTING.md)")
@@ -160,20 +170,29 @@ def load(path: Path) -> dict[str, Estimator]:
     return variants
 
 
+def _imported(path: Path | str, act: Callable[[], Result]) -> Result:
+    try:
+        return act()
+    except LoobenchError as error:
+        raise LoobenchError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
 def refuse_forbidden(path: Path) -> None:
     """Raise LoobenchError where a source file does not parse or imports a module of the harness other than ALLOWED."""
     try:
         tree = ast.parse(read(path), filename=str(path))
     except (SyntaxError, ValueError) as error:
         raise LoobenchError(f"{path} is not valid Python: {error}") from error
-    bad = sorted(name for name in imported(tree) if name.startswith("benchmark") and name not in _allowed())
+    bad = sorted(name for name in imported(tree) if name.split(".")[0] == "benchmark" and name not in _allowed())
     if bad:
         allowed = ", ".join(f"benchmark.{name}" for name in ALLOWED)
         raise LoobenchError(f"{path} imports {', '.join(bad)}: of the harness an estimator may import only {allowed}")
 
 
 def _allowed() -> set[str]:
-    return {"benchmark", *(f"benchmark.{name}" for name in ALLOWED)}
+    return {f"benchmark.{name}" for name in ALLOWED}  # not the bare package: all else hangs on it
 
 
 def imported(tree: ast.AST) -> set[str]:

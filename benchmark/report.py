@@ -80,9 +80,7 @@ def refuse_mixed(results: Iterable[Result]) -> None:
         digests = {result.task_digest: result.estimator.name for result in members}
         if len(digests) > 1:
             made = ", ".join(f"{name} for {digest[:12]}" for digest, name in sorted(digests.items()))
-            raise DamagedFile(
-                f"results of {task} answer different definitions of it ({made}): repeat `loobench run --task {task}`"
-            )
+            raise DamagedFile(f"results of {task} answer different definitions of it ({made}): repeat `loobench run` for it")
 
 
 def table(results: Sequence[Result], *, style: str = "github") -> str:

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import PROTOCOL
+from benchmark import PROTOCOL, machine
 from benchmark.errors import DamagedFile
 from benchmark.files import json_digest, read, write
 from benchmark.machine import Provenance
 from benchmark.records import Mismatch, decode
 from benchmark.registry import Estimator
-from benchmark.tasks import Task
+from benchmark.tasks import Task, record_digest
 
 SCHEMA = 1
 FAILURES = ("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory")
@@ -35,6 +35,7 @@ class Cell:
     trajectory: str
     truth: str
     estimate: str
+    weight_decay: float  # of the problem, which may have chosen it by cross-validation
     provenance: str  # key of Result.provenance
 
     @property
@@ -61,6 +62,7 @@ class Result:
 
     schema: int
     protocol: str
+    harness: str  # digest of the source that decides numbers
     task: dict[str, Any]
     task_digest: str
     device: str
@@ -74,8 +76,9 @@ class Result:
         return str(self.task["name"]) + ("" if self.device == "cpu" else f"-{self.device}")
 
     def same_question(self, other: "Result") -> bool:
-        """Whether the two may hold seeds of one row: same task, device, estimator source and settings."""
-        return (self.task_digest, self.device, self.estimator) == (other.task_digest, other.device, other.estimator)
+        """Whether the two may hold seeds of one row: same task, device, harness, estimator source and settings."""
+        mine, theirs = ((r.task_digest, r.device, r.harness, r.estimator) for r in (self, other))
+        return mine == theirs
 
     def with_cell(self, seed: int, cell: Cell, provenance: Provenance) -> "Result":
         """The result with the cell of `seed` set, seeds in order, provenance no cell refers to left out."""
@@ -96,7 +99,7 @@ def blank(task: Task, device: str, estimator: Estimator) -> Result:
         estimator.loss_units,
         estimator.interpretation,
     )
-    return Result(SCHEMA, PROTOCOL, task.record(), task.digest(), device, described)
+    return Result(SCHEMA, PROTOCOL, machine.harness(), task.record(), task.digest(), device, described)
 
 
 def path(result: Result, folder: Path) -> Path:
@@ -143,8 +146,10 @@ def check(content: Any) -> Result:
         raise Mismatch(f"expected schema {SCHEMA}, got {content.get('schema')!r}")
     result: Result = decode(Result, content, "result")
     horizons = result.task.get("horizons")
-    if not isinstance(horizons, list) or not isinstance(result.task.get("name"), str):
-        raise Mismatch("result.task: expected a task record with name and horizons")
+    if not isinstance(horizons, list) or not all(isinstance(result.task.get(key), str) for key in ("name", "suite", "dtype")):
+        raise Mismatch("result.task: expected a task record with name, suite, dtype and horizons")
+    if result.task_digest != (found := record_digest(result.task, result.protocol)):
+        raise Mismatch(f"result.task_digest: the task record has {found}, got {result.task_digest}")
     for seed, cell in result.cells.items():
         _check_cell(seed, cell, result, len(horizons))
     return result

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmark import machine, metrics, results, truth
 from benchmark.errors import DamagedFile
 from benchmark.evaluate import Failure, estimate
-from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
+from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Trajectory
 from benchmark.registry import Estimator
 from benchmark.results import Cell, Result
@@ -46,7 +46,7 @@ class Plan:
 class Outcome:
     """A cell as it now stands in its result file; `fresh` where this run computed it."""
 
-    task: str
+    result: str  # name of the result: of the task, and of the device unless it is the usual one
     seed: int
     estimator: str
     cell: Cell
@@ -62,7 +62,7 @@ def execute(plan: Plan, bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome
     probe(plan.results)
     for task in plan.tasks:
         for estimator in plan.estimators:
-            stored(task, plan.device, estimator, plan.results)
+            results.check(asdict(stored(task, plan.device, estimator, plan.results)))
     warm: set[str] = set()
     cells = len(list(plan.cells())) * len(plan.estimators)
     with machine.one_thread(), closing(bar(cells, "all", "cell")) as whole:
@@ -70,12 +70,6 @@ def execute(plan: Plan, bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome
             for outcome in _seed(plan, task, seed, warm, bar):
                 whole.update(1)
                 yield outcome
-
-
-def probe(folder: Path) -> None:
-    """Raise LoobenchError where a folder cannot be written."""
-    write(at := folder / ".probe", b"")
-    at.unlink(missing_ok=True)
 
 
 def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Result:
@@ -86,11 +80,22 @@ def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Resul
     return found if found.same_question(fresh) else fresh
 
 
-def replaced(plan: Plan) -> list[Path]:
-    """Result files that this plan will start afresh, because estimator or task have changed since they were written."""
-    blanks = (results.blank(task, plan.device, estimator) for task in plan.tasks for estimator in plan.estimators)
-    paths = ((blank, results.path(blank, plan.results)) for blank in blanks)
-    return [at for blank, at in paths if at.exists() and not results.load(at).same_question(blank)]
+def set_aside(plan: Plan) -> list[tuple[Path, Path]]:
+    """Move result files that answer another question than this plan's into the cache, because they start afresh.
+
+    Returns old and new place of each. Raises DamagedFile, and then has moved none.
+    """
+    blanks = [results.blank(task, plan.device, estimator) for task in plan.tasks for estimator in plan.estimators]
+    places = [(blank, at) for blank in blanks if (at := results.path(blank, plan.results)).exists()]
+    other = [(blank, at) for blank, at in places if not results.load(at).same_question(blank)]
+    return [(at, _aside(at, plan.cache / "superseded" / blank.name)) for blank, at in other]
+
+
+def _aside(at: Path, folder: Path) -> Path:
+    content = read(at)
+    write(aside := folder / f"{at.stem}-{digest(content)[:12]}.json", content)
+    at.unlink()
+    return aside
 
 
 def estimate_path(digest: str, cache: Path) -> Path:
@@ -111,13 +116,24 @@ def kept(digest: str, cache: Path) -> Tensor | None:
 def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome]:
     todo = []
     for estimator in plan.estimators:
-        cell = stored(task, plan.device, estimator, plan.results).cells.get(str(seed))
-        if cell and cell.status == "ok" and kept(cell.estimate, plan.cache) is not None:
-            yield Outcome(task.name, seed, estimator.name, cell, fresh=False)
+        result = stored(task, plan.device, estimator, plan.results)
+        cell = result.cells.get(str(seed))
+        if cell and _done(cell, plan.cache):
+            yield Outcome(result.name, seed, estimator.name, cell, fresh=False)
         else:
             todo.append(estimator)
-    if not todo:
-        return
+    if todo:
+        yield from _computed(plan, task, seed, todo, warm, bar)
+
+
+def _done(cell: Cell, cache: Path) -> bool:
+    """Whether a cell needs no further work: its raw numbers are in this cache, or there are none to be had."""
+    return cell.status == "unsupported" or (cell.status == "ok" and kept(cell.estimate, cache) is not None)
+
+
+def _computed(
+    plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: Callable[[int, str, str], Bar]
+) -> Iterator[Outcome]:
     run = truth.reference(task, seed, plan.cache, plan.device)
     with closing(bar(truth.visits(run.problem), f"truth {task.name} seed {seed}", "visit")) as visits:
         exact = truth.cached_truth(task, seed, run, plan.cache, plan.device, progress=visits.update)
@@ -128,9 +144,18 @@ def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: Callable[[int,
             warm_up(estimator, run, plan.device)
             warm.add(estimator.name)
         cell = answered(plan, run, exact, estimator, empty)
+        name = _keep(plan, task, seed, estimator, cell, provenance)
+        yield Outcome(name, seed, estimator.name, cell, fresh=True)
+
+
+def _keep(plan: Plan, task: Task, seed: int, estimator: Estimator, cell: Cell, provenance: machine.Provenance) -> str:
+    """Put a cell into its result file, unless it is a failure where a good one stands; returns the result's name."""
+    with locked(plan.cache / "locks" / f"{estimator.name}-{task.name}"):
         result = stored(task, plan.device, estimator, plan.results)
-        results.save(result.with_cell(seed, cell, provenance), plan.results)
-        yield Outcome(task.name, seed, estimator.name, cell, fresh=True)
+        before = result.cells.get(str(seed))
+        if not (cell.failed and before and before.status == "ok"):
+            results.save(result.with_cell(seed, cell, provenance), plan.results)
+    return result.name
 
 
 def empty_cell(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
@@ -149,6 +174,7 @@ def empty_cell(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
         trajectory=run.digest(),
         truth=exact.digest(),
         estimate="",
+        weight_decay=run.problem.weight_decay,
         provenance=provenance,
     )
 

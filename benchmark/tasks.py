@@ -1,7 +1,6 @@
-"""Tasks and suites: what is trained on what, as frozen records named by their content."""
+"""Tasks: what is trained on what, as frozen records named by their content; and from a task to a problem."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from benchmark.errors import LoobenchError, unknown
 from benchmark.features import features
 from benchmark.files import json_digest
 from benchmark.models import MODELS
-from benchmark.optimizers import Adam, Optimizer, Sgd
+from benchmark.optimizers import Optimizer
 from benchmark.problem import Problem, Samples
 from benchmark.streams import stream
 
@@ -55,94 +54,21 @@ class Task:
 
     def digest(self) -> str:
         """Content digest of all that decides a number, the protocol version included."""
-        return json_digest({**self.record(), "name": None, "suite": None, "protocol": PROTOCOL})
+        return record_digest(self.record(), PROTOCOL)
+
+    def __post_init__(self) -> None:
+        """Raise LoobenchError for a value that no code stands behind."""
+        known = {"queries": ("mean", "each"), "noise": ("none",), "counterfactual": ("zero-weight",)}
+        for field, values in {**known, "dtype": tuple(DTYPES), "model": tuple(MODELS)}.items():
+            if getattr(self, field) not in values:
+                raise unknown(f"{field} of task {self.name}", str(getattr(self, field)), values)
+        if list(self.horizons) != sorted({*self.horizons}) or not 1 <= self.horizons[0] <= self.horizons[-1] <= self.epochs:
+            raise LoobenchError(f"task {self.name}: horizons must rise from 1 to at most {self.epochs}, got {self.horizons}")
 
 
-@dataclass(frozen=True)
-class Suite:
-    """Tasks that are run and ranked together."""
-
-    name: str
-    about: str
-    tasks: tuple[Task, ...]
-    seeds: int  # by default seeds 0, 1, ..., seeds - 1
-
-
-def quick_tasks() -> Iterator[Task]:
-    """Small tasks on embedded data: two data sets x (logistic by SGD, MLP by SGD, MLP by Adam)."""
-    fits: dict[str, tuple[str, Optimizer, float]] = {
-        "logistic-sgd": ("logistic", Sgd(0.1), 0.01),
-        "mlp-sgd": ("mlp-8", Sgd(0.1), 0.001),
-        "mlp-adam": ("mlp-8", Adam(0.01), 0.001),
-    }
-    for dataset, queries, query in (("digits", "each", 20), ("breast_cancer", "mean", 100)):
-        for fit, (model, optimizer, decay) in fits.items():
-            yield Task(
-                name=f"quick-{dataset.replace('_', '-')}-{fit}",
-                suite="quick",
-                dataset=dataset,
-                subset="all",
-                train=100,
-                query=query,
-                test=100,
-                model=model,
-                optimizer=optimizer,
-                weight_decay=decay,
-                batch=10,
-                epochs=10,
-                horizons=(1, 5, 10),
-                queries=queries,
-            )
-
-
-def hara2019_tasks() -> Iterator[Task]:
-    """Section 7.1 of Hara, Nitanda and Maehara (2019, arXiv:1906.08473), hyper-parameters from the released code."""
-    sets = (("adult", "all", 0.1, 20), ("20news", "ibm-mac", 0.01, 10), ("mnist", "1-7", 0.1, 5))
-    for dataset, subset, rate, epochs in sets:
-        fits: tuple[tuple[str, str, Optimizer, float | None, int, int], ...] = (
-            ("logistic", "logistic", Sgd(rate, schedule="inverse-sqrt"), None, 5, epochs),
-            ("mlp", "mlp-8-8", Sgd(0.1), 0.001, 20, 10),
-        )
-        for fit, model, optimizer, decay, batch, length in fits:
-            yield Task(
-                name=f"hara2019-{dataset}-{fit}",
-                suite="hara2019",
-                dataset=dataset,
-                subset=subset,
-                train=200,
-                query=200,
-                test=200,
-                model=model,
-                optimizer=optimizer,
-                weight_decay=decay,
-                batch=batch,
-                epochs=length,
-                horizons=(1, (length + 1) // 2, length),
-            )
-
-
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite("quick", "small tasks on embedded data, minutes on a laptop", tuple(quick_tasks()), 2),
-        Suite("hara2019", "SGD-IE's tasks: Adult, 20 Newsgroups, MNIST; convex and not", tuple(hara2019_tasks()), 10),
-    )
-}
-TASKS = {task.name: task for suite in SUITES.values() for task in suite.tasks}
-
-
-def suite(name: str) -> Suite:
-    """The suite called `name`. Raises LoobenchError for an unknown one."""
-    if name not in SUITES:
-        raise unknown("suite", name, SUITES)
-    return SUITES[name]
-
-
-def task(name: str) -> Task:
-    """The task called `name`. Raises LoobenchError for an unknown one."""
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name]
+def record_digest(record: dict[str, Any], protocol: str) -> str:
+    """Digest of a task's record under a protocol version, names aside."""
+    return json_digest({**record, "name": None, "suite": None, "protocol": protocol})
 
 
 def variant(task: Task, dtype: str) -> Task:

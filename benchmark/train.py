@@ -12,14 +12,14 @@ RUNS = 64  # runs advanced at once; fixed, because the last bit of a truth depen
 Progress = Callable[[int], object]  # called with the number of sample visits just done
 
 
-def train(problem: Problem, *, seed: int = 0) -> Trajectory:
-    """The reference run, every sample kept. `seed` is handed on to estimators for their own randomness."""
+def train(problem: Problem) -> Trajectory:
+    """The reference run, every sample kept."""
     states = [problem.start()]
     for t in range(problem.steps):
         weights = problem.weights(t)
         calculus.count(gradients=len(weights))
         states.append(problem.step(t, states[-1], weights))
-    return Trajectory(problem, torch.stack(states), seed)
+    return Trajectory(problem, torch.stack(states))
 
 
 def retrain(

@@ -13,16 +13,15 @@ from benchmark import calculus, machine
 from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Problem, Trajectory
-from benchmark.streams import stream
 from benchmark.tasks import Task, build
-from benchmark.train import RUNS, Progress, leave_one_out, train
+from benchmark.train import Progress, leave_one_out, train
 
 SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
 
 
 def reference(task: Task, seed: int, cache: Path, device: str) -> Trajectory:
     """The reference run of a task and seed. Raises LoobenchError where training diverged."""
-    run = train(build(task, seed, cache, device), seed=int(stream("estimator", seed).randint(2**31)))
+    run = train(build(task, seed, cache, device))
     if not run.states.isfinite().all():
         raise LoobenchError(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
@@ -36,6 +35,10 @@ def ground_truth(run: Trajectory, device: str = "cpu", *, progress: Progress = l
         start = time.perf_counter()
         effect = leave_one_out(run, progress=progress).cpu()
         seconds = time.perf_counter() - start
+    if broken := int((~effect.isfinite()).any(dim=0).any(dim=1).sum()):
+        raise LoobenchError(
+            f"retraining diverged without {broken} of {effect.shape[1]} samples: there is no truth to score against"
+        )
     return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device))
 
 
@@ -46,7 +49,7 @@ def visits(problem: Problem) -> int:
 
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
     """Where a truth is kept, named by all that decides it."""
-    key = json_digest({"task": task_digest, "seed": seed, "device": device, "runs": RUNS})
+    key = json_digest({"task": task_digest, "seed": seed, "device": device, "harness": machine.harness()})
     return cache / "truth" / f"{key}.safetensors"
 
 
@@ -55,29 +58,38 @@ def cached_truth(
 ) -> GroundTruth:
     """The truth from the cache, if it is whole, of this very trajectory and timed on this machine; else computed and kept."""
     found = kept(task.digest(), seed, cache, device)
-    if found and found[1] == run.digest() and found[0].machine == machine.timed_on(device):
+    if found and found[1] == _of(run) and found[0].machine == machine.timed_on(device):
         return found[0]
     truth = ground_truth(run, device, progress=progress)
-    facts = {"seconds": truth.seconds, "gradients": truth.gradients, "machine": truth.machine}
-    identity = {"task": task.name, "seed": seed, "trajectory": run.digest(), "digest": truth.digest()}
-    write_tensors(path(task.digest(), seed, cache, device), {"effect": truth.effect}, facts | identity)
+    facts = {"seconds": truth.seconds, "gradients": truth.gradients, "machine": truth.machine, "of": _of(run)}
+    sealed = {**facts, "digest": _seal(truth, facts)}
+    write_tensors(path(task.digest(), seed, cache, device), {"effect": truth.effect}, sealed)
     return truth
 
 
 def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundTruth, str] | None:
-    """A truth in the cache and the digest of its trajectory; None where it is absent or, said aloud, damaged."""
+    """A truth in the cache and the digest of what it is of; None where it is absent or, said aloud, damaged."""
     at = path(task_digest, seed, cache, device)
     if not at.exists():
         return None
     try:
         tensors, facts = read_tensors(at)
         truth = GroundTruth(tensors["effect"], facts["seconds"], facts["gradients"], facts["machine"])
-        if truth.digest() != facts["digest"]:
-            raise DamagedFile(f"{at}: expected digest {facts['digest']}, got {truth.digest()}")
-        return truth, facts["trajectory"]
+        stated = facts.pop("digest")
+        if stated != (found := _seal(truth, facts)):
+            raise DamagedFile(f"{at}: expected digest {stated}, got {found}")
+        return truth, facts["of"]
     except (DamagedFile, KeyError) as error:
         print(f"warning: a kept truth is damaged and is computed anew: {error}", file=sys.stderr)
         return None
+
+
+def _of(run: Trajectory) -> str:
+    return json_digest([run.problem.digest(), run.digest()])
+
+
+def _seal(truth: GroundTruth, facts: dict[str, Any]) -> str:
+    return json_digest({**facts, "effect": truth.digest()})
 
 
 # ---- export, described in docs/export.md --------------------------------------------------------------------------

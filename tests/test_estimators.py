@@ -64,7 +64,7 @@ def test_the_promised_estimators_are_registered() -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["each", "mean"])
 def test_an_estimator_gives_finite_effects_twice_the_same_and_leaves_its_input(name: str, optimizer: str, kind: str) -> None:
-    run = train(problem(optimizer=OPTIMIZERS[optimizer], query_kind=kind), seed=5)
+    run = train(problem(optimizer=OPTIMIZERS[optimizer], query_kind=kind))
     first, second = (estimate(registered()[name], run) for _ in range(2))
 
     assert first.effect.shape == (3, 12, 3 if kind == "each" else 1)
@@ -120,15 +120,27 @@ def test_costs_are_counted_as_the_docstrings_say() -> None:
 # ---- broken ones ---------------------------------------------------------------------------------------------------
 BROKEN = {
     "bad-shape": ("return run.final.new_zeros(3, 12)", r"mine must return \(N, Q\) = \(12, 3\), got \(3, 12\)"),
-    "bad-shape 2": ("return [1.0]", r"mine must return a tensor \(N, Q\) = \(12, 3\), got list"),
-    "non-finite": ("return run.final.new_full((12, 3), float('nan'))", "NaN or infinity in 108 of 108 places"),
-    "non-finite 2": ("e = torch.eye(12)[:, :3]; e[0, 0] = float('inf'); return e", "NaN or infinity in 3 of 108 places"),
+    "bad-shape 2": ("return [1.0]", r"mine must return a dense real tensor \(N, Q\) = \(12, 3\), got list"),
+    "bad-shape 3": (
+        "return torch.eye(12)[:, :3].to_sparse()",
+        "must return a dense real tensor .* got torch.float32 torch.sparse_coo",
+    ),
+    "bad-shape 4": ("return torch.eye(12)[:, :3] * 1j", "got torch.complex64"),
+    "bad-shape 5": ("return torch.eye(12, device='meta')[:, :3]", "must return a dense real tensor"),
+    "non-finite": (
+        "return run.final.new_full((12, 3), float('nan'))",
+        "NaN, infinity or more than 1e\\+100 in 108 of 108 places",
+    ),
+    "non-finite 2": ("e = torch.eye(12)[:, :3]; e[0, 0] = float('inf'); return e", "in 3 of 108 places"),
+    "non-finite 3": ("return torch.eye(12, dtype=torch.float64)[:, :3] * 1e200", "in 9 of 108 places"),
     "constant": ("e = torch.eye(12)[:, :3]; e[:, -1] = 7; return e", "one number for all samples at horizon 0, query 2"),
     "crashed": ("raise RuntimeError('no luck')", "mine raised RuntimeError: no luck"),
     "crashed 2": ("raise SystemExit(3)", "mine raised SystemExit: 3"),
     "mutated-inputs": ("run.states.zero_(); return torch.eye(12)[:, :3]", "mine changed the run it was given"),
     "mutated-inputs 2": ("run.problem.train.targets[0] += 1; return torch.eye(12)[:, :3]", "work on clones"),
     "mutated-inputs 3": ("run.states.numpy()[-1] = 0; return torch.eye(12)[:, :3]", "work on clones"),
+    "crashed 3": ("open('/home/alice/secret/weights.pt')", "No such file or directory: 'weights.pt'"),
+    "out-of-memory 2": ("return torch.empty(10**15)", "mine ran out of memory: RuntimeError"),
     "out-of-memory": ("raise MemoryError('too much')", "mine ran out of memory: MemoryError: too much"),
 }
 
@@ -151,6 +163,9 @@ def test_what_an_estimator_does_not_support_is_said_and_is_no_crash(tmp_path: Pa
     with pytest.raises(Failure, match="mine is for sgd, the task trains with adam") as failure:
         estimate(one(tmp_path, "return 1", optimizers=("sgd",)), adam)
     assert failure.value.status == "unsupported"
+    momentum = train(problem(optimizer=OPTIMIZERS["momentum"]))
+    with pytest.raises(Failure, match="mine is for sgd, the task trains with momentum"):
+        estimate(one(tmp_path, "return 1", optimizers=("sgd",)), momentum)
     with pytest.raises(Failure, match="at most 20 parameters, the model has 29"):
         estimate(one(tmp_path, "return 1", max_parameters=20), mlp)
 
@@ -181,6 +196,39 @@ def test_an_estimator_named_twice_is_run_once_and_two_of_one_name_are_an_error(t
         resolve([str(at), str(tmp_path / "other.py")])
 
 
+def test_what_an_estimator_does_to_torch_is_undone(tmp_path: Path) -> None:
+    body = "torch.set_num_threads(2); torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); "
+    estimate(one(tmp_path, body + "return torch.arange(36.0).view(12, 3)"), train(problem()))
+
+    assert (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()) == (1, torch.float32, True)
+
+
+def test_an_estimators_randomness_is_its_own_and_repeats() -> None:
+    first, same, other = (train(problem(seed=seed)).random().initial_seed() for seed in (0, 0, 1))
+
+    assert first == same != other
+
+
+def test_the_cost_is_that_of_the_last_horizon() -> None:
+    run = train(problem(query_kind="mean"))
+
+    assert estimate(registered()["sgd-ie"], run).count == calculus.Count(3 * 12 + 3, 3 * 12)
+
+
+def test_the_source_is_that_of_the_declaring_file_also_under_another_decorator(tmp_path: Path) -> None:
+    body = GOOD.replace("def twice", "@torch.no_grad()\ndef twice")
+    first = load(declare(tmp_path, body))["twice"].identity()
+
+    assert load(declare(tmp_path, body.replace("return factor", "return -factor")))["twice"].identity() != first
+
+
+def test_a_file_with_dataclasses_and_late_annotations_loads(tmp_path: Path) -> None:
+    body = "from __future__ import annotations\nfrom dataclasses import dataclass\n" + HEAD
+    at = declare(tmp_path, "@dataclass\nclass Setting:\n    x: int\n" + GOOD, head=body)
+
+    assert list(load(at)) == ["twice"]
+
+
 def test_source_and_settings_make_the_identity(tmp_path: Path) -> None:
     first = load(declare(tmp_path, GOOD))["twice"].identity()
     setting = load(declare(tmp_path, GOOD.replace("2.0", "3.0")))["twice"].identity()
@@ -196,9 +244,13 @@ BAD_FILES = {
     "declares no estimator": "x = 1\n",
     "taken by a registered estimator: rename it": HEAD + GOOD.replace('"twice"', '"sgd-ie"'),
     "imports benchmark.truth": "from benchmark.truth import ground_truth\n",
+    "imports benchmark: of the harness": "import benchmark\n",
+    "cannot be imported: SystemExit": "raise SystemExit(0)\n",
     "imports benchmark.metrics": "import benchmark.metrics as m\n",
     "imports benchmark.results": "def f():\n    from benchmark import results\n",
-    "a name is small letters": HEAD + GOOD.replace('"twice"', '"../../twice"'),
+    "a name is up to 64 small letters": HEAD + GOOD.replace('"twice"', '"../../twice"'),
+    "more than once: rename": HEAD + GOOD + GOOD.replace("def twice", "def again"),
+    "paper must say where": HEAD + GOOD.replace('"none"', "None"),
     "'Twice': a name": HEAD + GOOD.replace('"twice"', '"Twice"'),
     "settings must be JSON values": HEAD + GOOD.replace("2.0", "torch.ones(2)"),
 }

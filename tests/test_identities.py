@@ -256,6 +256,31 @@ def test_11_metrics_agree_with_scipy_ties_included() -> None:
     assert found["relative_rmse"][0] == pytest.approx(np.sqrt(np.mean((estimate - truth) ** 2)) / truth.std(), abs=1e-12)
 
 
+def test_11_jaccard_and_cosine_of_a_hand_computed_case() -> None:
+    truth = np.arange(40.0)
+    estimate = truth.copy()
+    estimate[[0, 20]] = estimate[[20, 0]]  # the lowest and a middle one change places
+    found = {name: metric.value(estimate, truth) for name, metric in METRICS.items()}
+
+    # of {lowest k} and {highest k} united, one of 2 k is wrong: (2 k - 1) / (2 k + 1) with k = 2, 6, 10; at k = 14 both
+    # are in the sets' reach but for 20, which is in neither: again one is wrong
+    assert found["jaccard_10"] == pytest.approx(3 / 5)
+    assert found["jaccard_30"] == pytest.approx(11 / 13)
+    assert found["jaccard_50"] == pytest.approx(19 / 21)
+    assert found["jaccard_70"] == pytest.approx(27 / 29)
+    assert found["jaccard_10_10"] == pytest.approx(19 / 21)
+    assert found["cosine"] == pytest.approx((20540 - 400) / 20540)
+    assert METRICS["cosine"].value(estimate * 1e-300, truth) == pytest.approx(found["cosine"])
+
+
+def test_11_a_metric_that_is_not_defined_is_none() -> None:
+    estimate = torch.randn(1, 40, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    truth = estimate.clone()
+    truth[0, :, 1] = 0.25
+
+    assert all(values == [None] for values in scores(estimate, truth, units=True).values())
+
+
 # ---- 12: the harness itself ----------------------------------------------------------------------------------------
 def test_12_full_batch_training_reproduces_the_closed_form_leave_one_out_of_ridge_regression() -> None:
     given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=2500, weight_decay=0.1)

@@ -16,7 +16,7 @@ from benchmark.files import json_digest, read_tensors, write, write_tensors
 from benchmark.records import Mismatch
 from benchmark.registry import registered
 from benchmark.results import Cell, Result
-from benchmark.tasks import TASKS
+from benchmark.suites import TASKS
 
 CELL = Cell(
     status="ok",
@@ -32,6 +32,7 @@ CELL = Cell(
     trajectory="t",
     truth="u",
     estimate="e",
+    weight_decay=0.01,
     provenance="here",
 )
 
@@ -75,7 +76,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a cost": lambda c: c["cells"]["1"].update(relative_cost=0.01),
     "a seed": lambda c: c["cells"].pop("1"),
     "a setting": lambda c: c["estimator"]["settings"].update(curvature=False),
-    "the task": lambda c: c["task"].update(epochs=11),
+    "the harness": lambda c: c.update(harness="0"),
     "the commit": lambda c: c["provenance"]["here"].update(command="another"),
     "the digest": lambda c: c.update(digest="0" * 64),
     "no digest": lambda c: c.pop("digest"),
@@ -105,7 +106,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "scores": (lambda c: c["cells"]["0"].update(scores={}), "expected scores where the status is ok"),
     "seed": (lambda c: c["cells"].update({"01": c["cells"]["0"]}), "result.cells.01: expected a seed number"),
     "provenance": (lambda c: c["cells"]["0"].update(provenance="x"), "expected a key of result.provenance, got 'x'"),
-    "task": (lambda c: c["task"].pop("name"), "expected a task record"),
+    "task": (lambda c: c["task"].pop("suite"), "expected a task record"),
+    "another task": (lambda c: c["task"].update(epochs=11), "result.task_digest: the task record has"),
     "a list": (lambda c: c.update(cells=[]), "result.cells: expected dict"),
 }
 
@@ -153,6 +155,7 @@ def test_seeds_are_pooled_only_under_the_same_question() -> None:
     assert not one.same_question(other)
     assert not one.same_question(replace(one, device="cuda"))
     assert not one.same_question(replace(one, task_digest="changed"))
+    assert not one.same_question(replace(one, harness="changed"))
     assert replace(one, device="cuda").name == "quick-breast-cancer-mlp-sgd-cuda"
 
 

@@ -1,5 +1,6 @@
 """The whole chain, as a person runs it: done once, resumed, interrupted, fed with nonsense."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import pytest
 import torch
 from test_estimators import BROKEN, GOOD, declare
 
-from benchmark import machine, metrics, results, run, tasks, truth
+from benchmark import machine, metrics, results, run, suites, tasks, truth
 from benchmark.cli import main
+from benchmark.errors import LoobenchError
 from benchmark.files import read_tensors, write_tensors
+from benchmark.optimizers import Sgd
 
 TASK = "quick-breast-cancer-logistic-sgd"
 SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
@@ -42,7 +45,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
         assert metrics.scores(estimate, exact[0].effect, units=True) == cell.scores
         assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
         assert cell.exact_gradients == 10 * 100 * 100
-        assert cell.problem == tasks.build(tasks.task(TASK), int(seed), tmp_path / "cache").digest()
+        assert cell.problem == tasks.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()
     facts = found.provenance[found.cells["0"].provenance]
     assert facts["threads"] == 1
     assert facts["command"].startswith(f"loobench run --task {TASK}")
@@ -85,14 +88,77 @@ def test_results_of_a_changed_estimator_start_afresh_and_that_is_said(
 
     assert "twice.json was made by another version" in capsys.readouterr().err
     assert list(load("twice").cells) == ["0"]
+    (aside,) = (tmp_path / "cache" / "superseded").rglob("twice-*.json")
+    assert list(json.loads(aside.read_text())["cells"]) == ["0", "1"]
+
+
+def test_a_failure_does_not_replace_a_good_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fickle = GOOD.replace("return", "assert not __import__('os').path.exists('fail'), 'not today'; return")
+    command = ["run", "--task", TASK, "--estimator", str(declare(tmp_path, fickle)), "--seeds", "1"]
+    assert main(command) == 0
+    before = load("twice")
+    (tmp_path / "fail").touch()
+    assert main([*command, "--cache", str(tmp_path / "other")]) == 1
+
+    assert "not today" in capsys.readouterr().err
+    assert load("twice") == before
+
+
+def test_runs_at_the_same_time_lose_no_cell(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--estimator", "loss", "--seeds"]
+    both = [subprocess.Popen([*command, seeds], cwd=tmp_path, stdout=subprocess.DEVNULL) for seeds in ("0-9", "10-19")]
+
+    assert [started.wait() for started in both] == [0, 0]
+    assert len(load("loss").cells) == 20
+
+
+def test_a_truth_of_another_trajectory_problem_machine_or_harness_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, task = tmp_path / "cache", suites.task(TASK)
+    reference = truth.reference(task, 0, cache, "cpu")
+    first = truth.cached_truth(task, 0, reference, cache, "cpu")
+    assert truth.cached_truth(task, 0, reference, cache, "cpu").seconds == first.seconds  # taken from the cache
+
+    nudged = replace(reference, states=reference.states + 1e-12)
+    assert truth.cached_truth(task, 0, nudged, cache, "cpu").seconds != first.seconds
+    truth.cached_truth(task, 0, reference, cache, "cpu")
+    other = replace(reference, problem=replace(reference.problem, query=reference.problem.query[:50]))
+    assert truth.cached_truth(task, 0, other, cache, "cpu").digest() != first.digest()
+    second = truth.cached_truth(task, 0, reference, cache, "cpu")
+    monkeypatch.setattr(machine, "timed_on", lambda device: "another machine")
+    assert truth.cached_truth(task, 0, reference, cache, "cpu").seconds != second.seconds
+    monkeypatch.setattr(machine, "harness", lambda: "another harness")
+    assert truth.kept(task.digest(), 0, cache, "cpu") is None
+
+
+def test_a_run_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = replace(suites.task(TASK), optimizer=Sgd(1e200), name="quick-wild")
+    with pytest.raises(LoobenchError, match="training of quick-wild, seed 0, diverged"):
+        truth.reference(wild, 0, tmp_path, "cpu")
+
+    reference = truth.reference(suites.task(TASK), 0, tmp_path, "cpu")
+    monkeypatch.setattr(truth, "leave_one_out", lambda run, progress=None: torch.full((3, 100, 1), float("nan")))
+    with pytest.raises(LoobenchError, match="retraining diverged without 100 of 100 samples"):
+        truth.ground_truth(reference)
+
+
+def test_the_work_is_done_on_one_thread_and_the_setting_is_put_back() -> None:
+    torch.set_num_threads(2)
+    try:
+        with machine.one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_the_truth_is_the_same_bit_for_bit_from_run_to_run(tmp_path: Path) -> None:
     digests = []
     for folder in ("a", "b"):
         with machine.one_thread():
-            reference = truth.reference(tasks.task(TASK), 0, tmp_path / folder, "cpu")
-            digests.append(truth.cached_truth(tasks.task(TASK), 0, reference, tmp_path / folder, "cpu").digest())
+            reference = truth.reference(suites.task(TASK), 0, tmp_path / folder, "cpu")
+            digests.append(truth.cached_truth(suites.task(TASK), 0, reference, tmp_path / folder, "cpu").digest())
     assert digests[0] == digests[1]
 
 
@@ -182,15 +248,16 @@ NONSENSE = {
     "unknown device 'gpu'": ["run", "--device", "gpu"],
     "unknown dtype 'bfloat16'": ["run", "--dtype", "bfloat16"],
     "--seeds takes a number N or a range A-B, got 'two'": ["run", "--seeds", "two"],
-    "--seeds takes 1 to 99 seeds, numbered from 0, got '0'": ["run", "--seeds", "0"],
-    "--seeds takes 1 to 99 seeds, numbered from 0, got '5-3'": ["run", "--seeds", "5-3"],
-    "--seeds takes 1 to 99 seeds, numbered from 0, got '100'": ["run", "--seeds", "100"],
-    "--seeds takes 1 to 99 seeds, numbered from 0, got '98-99'": ["run", "--seeds", "98-99"],
+    "--seeds takes 1 to 100 seeds, numbered from 0, got '0'": ["run", "--seeds", "0"],
+    "--seeds takes 1 to 100 seeds, numbered from 0, got '5-3'": ["run", "--seeds", "5-3"],
+    "--seeds takes 1 to 100 seeds, numbered from 0, got '101'": ["run", "--seeds", "101"],
+    "--seeds takes 1 to 100 seeds, numbered from 0, got '99-100'": ["run", "--seeds", "99-100"],
+    "--seeds takes a number N or a range A-B, got '²'": ["run", "--seeds", "²"],
     "nothing to prepare": ["prepare"],
     "cannot read nowhere.py": ["run", "--estimator", "nowhere.py"],
     "unknown task 'quick'": ["truth", "quick"],
-    "unknown suite 'slow'": ["score", "--suite", "slow"],
-    "--seed must be 0 to 98": ["truth", TASK, "--seed", "-1"],
+    "no result in results has that suite, task and estimator": ["score", "--estimator", "nosuch"],
+    "--seed must be 0 to 99": ["truth", TASK, "--seed", "-1"],
 }
 
 

@@ -11,7 +11,8 @@ from benchmark.errors import LoobenchError
 from benchmark.features import features
 from benchmark.optimizers import Adam, Sgd
 from benchmark.streams import stream
-from benchmark.tasks import SUITES, TASKS, Task, batches, build, cross_validated, task, variant
+from benchmark.suites import SUITES, TASKS, task
+from benchmark.tasks import Task, batches, build, cross_validated, record_digest, variant
 
 QUICK = TASKS["quick-breast-cancer-mlp-sgd"]
 OTHER = {
@@ -24,11 +25,9 @@ OTHER = {
     "optimizer": Sgd(0.1, momentum=0.5),
     "weight_decay": None,
     "batch": 9,
-    "epochs": 9,
-    "horizons": (1, 10),
+    "epochs": 11,
+    "horizons": (1, 9),
     "queries": "each",
-    "noise": "labels",
-    "counterfactual": "renormalised",
     "dtype": "float32",
 }
 
@@ -36,8 +35,11 @@ OTHER = {
 def test_every_field_but_the_names_changes_the_digest() -> None:
     changed = {name: replace(QUICK, **{name: value}).digest() for name, value in OTHER.items()}
 
-    assert {field.name for field in fields(Task)} - OTHER.keys() == {"name", "suite"}
+    assert {field.name for field in fields(Task)} - OTHER.keys() == {"name", "suite", "noise", "counterfactual"}
     assert len({QUICK.digest(), *changed.values()}) == len(OTHER) + 1
+    for name in ("noise", "counterfactual", "data"):
+        assert record_digest({**QUICK.record(), name: "other"}, "1.0") != QUICK.digest()
+    assert record_digest(QUICK.record(), "1.1") != QUICK.digest()
     assert replace(QUICK, name="other", suite="other").digest() == QUICK.digest()
 
 
@@ -72,6 +74,27 @@ def test_streams_are_separate_and_repeat() -> None:
 
     assert len({draw.tobytes() for draw in draws}) == 6
     assert np.array_equal(stream("split", 1).uniform(size=4), draws[1])
+
+
+def test_a_problem_draws_each_thing_from_the_stream_of_its_name(tmp_path: Path) -> None:
+    given = build(QUICK, 7, tmp_path)
+    inputs, targets = features("breast_cancer", "all", tmp_path)
+    rows = stream("split", 7).permutation(569)[:300]
+    mean, deviation = inputs[rows[:100]].mean(0), inputs[rows[:100]].std(0)
+
+    assert np.allclose(given.test.inputs, (inputs[rows[200:]] - mean) / deviation, atol=1e-12)
+    assert given.query.targets.tolist() == targets[rows[100:200]].tolist()
+    assert torch.equal(given.initial, given.model.initial(stream("initial", 7)))
+    assert torch.equal(given.batches, batches(100, 10, 10, stream("batches", 7)))
+
+
+def test_a_value_that_no_code_stands_behind_is_an_error() -> None:
+    for field, value in {"queries": "banana", "noise": "labels", "counterfactual": "renormalised", "model": "mlp-9"}.items():
+        with pytest.raises(LoobenchError, match=f"unknown {field} of task {QUICK.name} '{value}'"):
+            replace(QUICK, **{field: value})
+    for horizons in ((0, 5), (5, 1), (1, 1), (1, 11)):
+        with pytest.raises(LoobenchError, match="horizons must rise from 1 to at most 10"):
+            replace(QUICK, horizons=horizons)
 
 
 def test_a_seed_changes_split_initial_parameters_and_batch_order(tmp_path: Path) -> None:
