@@ -17,7 +17,7 @@ from benchmark.files import digest, json_digest
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
-NUMERIC = ("calculus", "features", "metrics", "models", "optimizers", "problem", "streams", "tasks", "train")
+NUMERIC = ("calculus", "engine", "features", "metrics", "models", "optimizers", "problem", "streams", "tasks", "train")
 Provenance = dict[str, str | int]
 
 

@@ -38,6 +38,16 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared-error": squared_error,
 }
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "softplus": softplus}
+LOSS_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the loss in the outputs; (R, B, C), (B,)
+    "binary-cross-entropy": lambda outputs, targets: outputs.sigmoid() - targets[:, None],
+    "cross-entropy": lambda outputs, targets: outputs.softmax(-1) - torch.nn.functional.one_hot(targets, outputs.shape[-1]),
+    "squared-error": lambda outputs, targets: outputs - targets[:, None],
+}
+ACTIVATION_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # as functions of the activated value
+    "relu": lambda value: (value > 0).to(value.dtype),
+    "tanh": lambda value: 1 - value**2,
+    "softplus": lambda value: -torch.expm1(-5 * value),
+}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines.influence_function import if_direct
 from benchmark import calculus
+from benchmark.engine import Runs, gram_pays
 from benchmark.metrics import METRICS, scores
 from benchmark.models import LOSSES, Mlp
 from benchmark.optimizers import Optimizer, Sgd
@@ -97,6 +98,42 @@ def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_newcomers_loop(model: M
     close(at_once, loops, 1e-12)
 
 
+def by_the_verb(given: Problem, keep: Tensor) -> Tensor:
+    """The fold of `Problem.step` with the weights of `keep`, every run mapped over: what the engine must equal."""
+    states = given.start().expand(len(keep), -1, -1)
+    for t in range(given.steps):
+        weights = keep[:, given.batch(t)] * given.weights(t)
+        states = torch.func.vmap(lambda state, weights, t=t: given.step(t, state, weights))(states, weights)
+    return states[:, 0]
+
+
+FORMS = [(o, gram) for o in OPTIMIZERS.values() for gram in ((False, True) if o.name == "sgd" else (False,))]
+
+
+@every_model
+@pytest.mark.parametrize(("optimizer", "gram"), FORMS)
+def test_2_the_engine_equals_the_verb_for_masks_of_any_kind(model: Mlp, optimizer: Optimizer, gram: bool) -> None:
+    given = problem(model, optimizer, weight_decay=0.1)
+    draw = torch.Generator().manual_seed(0)
+    halves = torch.rand(9, 12, generator=draw, dtype=torch.float64) > 0.5
+    parts = torch.rand(4, 12, generator=draw, dtype=torch.float64)
+
+    for keep in (~torch.eye(12, dtype=torch.bool), halves, parts):
+        expected = by_the_verb(given, keep)
+        close(retrain(given, keep, gram=gram)[-1], expected, 1e-13)
+        losses = torch.func.vmap(given.query_losses)(expected)
+        close(retrain(given, keep, gram=gram, read=Runs.query_losses)[-1], losses, 1e-12)
+
+
+def test_2_the_gram_form_is_chosen_where_inputs_are_many_and_agrees_with_columns() -> None:
+    given = problem(Mlp((300, 6, 1)), Sgd(0.1, schedule="inverse-sqrt"), weight_decay=0.2, epochs=8)
+    keep = ~torch.eye(12, dtype=torch.bool)
+
+    assert gram_pays(given)
+    assert not gram_pays(problem())
+    close(retrain(given, keep), retrain(given, keep, gram=False), 1e-12)
+
+
 @every_optimizer
 @every_model
 def test_3_keeping_every_sample_is_the_reference_run(model: Mlp, optimizer: Optimizer) -> None:
@@ -116,7 +153,7 @@ def test_4_sgd_ie_is_the_derivative_of_the_run_in_the_samples_weight(model: Mlp,
     given = problem(model, optimizer)
     step = 1e-5
     less, more = (
-        retrain(given, 1 + sign * step * torch.eye(12, dtype=torch.float64), read=given.query_losses)[-1] for sign in (-1, 1)
+        retrain(given, 1 + sign * step * torch.eye(12, dtype=torch.float64), read=Runs.query_losses)[-1] for sign in (-1, 1)
     )
 
     close(sgd_ie(train(given), curvature=True), (less - more) / (2 * step), 1e-6)
