@@ -25,9 +25,9 @@ class Totals:
     """Sum of the batch's sample weights in each run: kept as 1, which it mostly is in a leave-one-out, and the exceptions."""
 
     def __init__(self, weights: Tensor) -> None:
-        totals = weights.sum(1)  # (R,)
-        self.odd = ((totals - 1).abs() > 1e-12).nonzero().squeeze(1)
-        self.surplus = totals[self.odd] - 1
+        self.each = weights.sum(1)  # (R,)
+        self.odd = ((self.each - 1).abs() > 100 * torch.finfo(weights.dtype).eps).nonzero().squeeze(1)
+        self.surplus = self.each[self.odd] - 1
 
     def add(self, out: Tensor, value: Tensor, alpha: float) -> None:
         """``out += alpha total_r value`` for run r. (..., R, h) twice"""
@@ -36,10 +36,14 @@ class Totals:
             if len(self.odd):
                 out[..., self.odd, :] += alpha * self.surplus[:, None] * value[..., self.odd, :]
 
-    def shrink_odd(self, value: Tensor, alpha: float) -> None:
-        """Scale the odd runs so that multiplying all by ``1 - alpha`` multiplies run r by ``1 - alpha total_r``."""
+    def shrink(self, value: Tensor, alpha: float) -> float:
+        """``value *= 1 - alpha total_r`` for run r, but for a common factor, which is returned. (..., R, h)"""
+        if alpha > 0.5:  # 1 - alpha may be 0, and cannot be divided by
+            value.mul_(1 - alpha * self.each[:, None])
+            return 1.0
         if alpha and len(self.odd):
             value[..., self.odd, :] *= (1 - alpha * (1 + self.surplus[:, None])) / (1 - alpha)
+        return 1 - alpha
 
 
 class Updater(Protocol):
@@ -60,8 +64,7 @@ class SgdUpdater:
 
     def update(self, t: int, product: Product, totals: Totals) -> None:
         rate = self.optimizer.rate(t)
-        totals.shrink_odd(self.by_run(self.value), rate * self.decay)
-        product(self.value, 1 - rate * self.decay, -rate)
+        product(self.value, totals.shrink(self.by_run(self.value), rate * self.decay), -rate)
 
 
 class MomentumUpdater:
@@ -185,8 +188,7 @@ class Gram:
     def backward(self, t: int, rows: Tensor, slope: Tensor, totals: Totals) -> None:
         """Move by the gradient of outputs whose slope is (B, R h)."""
         rate = self.problem.optimizer.rate(t)
-        totals.shrink_odd(self.scale, rate * self.problem.weight_decay)
-        self.scale.mul_(1 - rate * self.problem.weight_decay)
+        self.scale.mul_(totals.shrink(self.scale, rate * self.problem.weight_decay))
         self.span.index_add_(0, rows, slope / self.scales(), alpha=-rate)
         total = slope.sum(0, keepdim=True)
         self.bias.update(t, lambda out, beta, alpha: out.mul_(beta).add_(total, alpha=alpha), totals)

@@ -125,6 +125,13 @@ def test_2_the_engine_equals_the_verb_for_masks_of_any_kind(model: Mlp, optimize
         close(retrain(given, keep, gram=gram, read=Runs.query_losses)[-1], losses, 1e-12)
 
 
+def test_2_the_engine_stands_an_l2_step_that_takes_all_of_a_weight() -> None:
+    given = problem(MODELS["regression"], Sgd(0.5), weight_decay=2.0)
+    keep = ~torch.eye(12, dtype=torch.bool)
+
+    close(retrain(given, keep)[-1], by_the_verb(given, keep), 1e-13)
+
+
 def test_2_the_gram_form_is_chosen_where_inputs_are_many_and_agrees_with_columns() -> None:
     given = problem(Mlp((300, 6, 1)), Sgd(0.1, schedule="inverse-sqrt"), weight_decay=0.2, epochs=8)
     keep = ~torch.eye(12, dtype=torch.bool)
