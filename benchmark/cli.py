@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,51 +36,59 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("loobench", description="Training-data influence against exact leave-one-out retraining.")
     top.add_argument("--version", action="version", version=f"loobench {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    for name, (function, add_options, text) in COMMANDS.items():
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
-        return added
-
-    run = command("run", run_command, "train, retrain without each sample, run estimators, score them, write results")
-    _add_choice(run)
-    run.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or seeds A to B, from 0 to 99 (default: the suite's)")
-    run.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    run.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
-    _add_cache(run)
-    _add_results(run)
-
-    prepare = command("prepare", prepare_command, "download data sets ahead")
-    prepare.add_argument("datasets", nargs="*", metavar="NAME", help="data sets; see `loobench list datasets`")
-    prepare.add_argument("--suite", action="append", default=[], help="those of a suite's tasks")
-    _add_cache(prepare)
-
-    listing = command("list", list_command, "show what there is")
-    listing.add_argument("what", choices=("datasets", "tasks", "suites", "estimators", "metrics"))
-    _add_cache(listing)
-
-    truth = command("truth", truth_command, "compute the exact leave-one-out effects of one task and seed, and export them")
-    truth.add_argument("task", metavar="TASK")
-    truth.add_argument("--seed", type=int, default=0)
-    truth.add_argument(
-        "--export", type=Path, metavar="DIR", help="write problem, trajectory, truth and task.json (docs/export.md)"
-    )
-    truth.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    truth.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
-    _add_cache(truth)
-
-    score = command("score", score_command, "compute the scores of existing results anew from kept estimates and truths")
-    _add_choice(score)
-    _add_cache(score)
-    _add_results(score)
-
-    report = command("report", report_command, "write the leaderboard from the results")
-    report.add_argument(
-        "--check", action="store_true", help="write nothing; fail where the leaderboard is not what results give"
-    )
-    report.add_argument("--board", type=Path, default=Path("leaderboard.md"), help="default: %(default)s")
-    _add_results(report)
+        add_options(added)
     return top
+
+
+def _run_options(command: argparse.ArgumentParser) -> None:
+    _add_choice(command)
+    command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B, from 0 to 99 (default: the suite's)")
+    _add_device(command)
+    _add_cache(command)
+    _add_results(command)
+
+
+def _prepare_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("datasets", nargs="*", metavar="NAME", help="data sets; see `loobench list datasets`")
+    command.add_argument("--suite", action="append", default=[], help="those of a suite's tasks")
+    _add_cache(command)
+
+
+def _list_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("what", choices=("datasets", "tasks", "suites", "estimators", "metrics"))
+    _add_cache(command)
+
+
+def _truth_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("task", metavar="TASK")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--export", type=Path, metavar="DIR", help="write problem, trajectory, truth, task.json (docs/export.md)"
+    )
+    _add_device(command)
+    _add_cache(command)
+
+
+def _score_options(command: argparse.ArgumentParser) -> None:
+    _add_choice(command)
+    _add_cache(command)
+    _add_results(command)
+
+
+def _report_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--check", action="store_true", help="write nothing; fail where the board is not what the results give"
+    )
+    command.add_argument("--board", type=Path, default=Path("leaderboard.md"), help="default: %(default)s")
+    _add_results(command)
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    command.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
@@ -269,8 +277,6 @@ LISTINGS = {
 
 def truth_command(options: argparse.Namespace) -> int:
     """`loobench truth`."""
-    from contextlib import closing
-
     from benchmark import machine, suites, tasks, truth
     from benchmark.files import probe
 
@@ -280,15 +286,12 @@ def truth_command(options: argparse.Namespace) -> int:
     device = machine.device(options.device)
     probe(options.cache)
     with machine.one_thread():
-        run = truth.reference(task, options.seed, options.cache, device)
-        with closing(_bar(truth.visits(run.problem), f"truth {task.name} seed {options.seed}", "visit")) as visits:
-            exact = truth.cached_truth(task, options.seed, run, options.cache, device, progress=visits.update)
+        run, exact = truth.answer(task, options.seed, options.cache, device, _bar)
     print(f"{task.name}, seed {options.seed}: exact leave-one-out of {len(run.problem.train)} samples in {exact.seconds:.2f} s")
     print(f"effect (H, N, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
     for epoch, effect in zip(task.horizons, exact.effect, strict=True):
-        print(
-            f"  epoch {epoch}: standard deviation {effect.std():.3e}, lowest {effect.min():+.3e}, highest {effect.max():+.3e}"
-        )
+        spread = f"standard deviation {effect.std():.3e}, lowest {effect.min():+.3e}, highest {effect.max():+.3e}"
+        print(f"  epoch {epoch}: {spread}")
     if options.export:
         for path in truth.export(task, options.seed, run, exact, options.export):
             print(f"wrote {path}")
@@ -342,3 +345,13 @@ def _bar(total: int, text: str, unit: str) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc=text, unit=unit, unit_scale=total > 9999, disable=None, leave=False)
+
+
+COMMANDS = {
+    "run": (run_command, _run_options, "train, retrain without each sample, run estimators, score them, write results"),
+    "prepare": (prepare_command, _prepare_options, "download data sets ahead"),
+    "list": (list_command, _list_options, "show what there is"),
+    "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
+    "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
+    "report": (report_command, _report_options, "write the leaderboard from the results"),
+}

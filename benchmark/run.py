@@ -1,10 +1,9 @@
 """From tasks and estimators to result files, cell by cell, so that whatever stops a run loses at most one of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
@@ -16,13 +15,7 @@ from benchmark.problem import GroundTruth, Trajectory
 from benchmark.registry import Estimator
 from benchmark.results import Cell, Result
 from benchmark.tasks import Task
-
-
-class Bar(Protocol):
-    """What a progress bar must do."""
-
-    def update(self, n: int) -> object: ...
-    def close(self) -> object: ...
+from benchmark.truth import MakeBar
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Outcome:
     fresh: bool
 
 
-def execute(plan: Plan, bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome]:
+def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome]:
     """Run all cells of a plan that are not done yet, writing each as it is done. `bar(total, text, unit)` shows progress.
 
     Raises LoobenchError before the first cell where the cache or results folder cannot be written or holds a damaged result.
@@ -113,7 +106,7 @@ def kept(digest: str, cache: Path) -> Tensor | None:
     return tensor if tensor is not None and tensor_digest([tensor]) == digest else None
 
 
-def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: Callable[[int, str, str], Bar]) -> Iterator[Outcome]:
+def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
     todo = []
     for estimator in plan.estimators:
         result = stored(task, plan.device, estimator, plan.results)
@@ -131,12 +124,8 @@ def _done(cell: Cell, cache: Path) -> bool:
     return cell.status == "unsupported" or (cell.status == "ok" and kept(cell.estimate, cache) is not None)
 
 
-def _computed(
-    plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: Callable[[int, str, str], Bar]
-) -> Iterator[Outcome]:
-    run = truth.reference(task, seed, plan.cache, plan.device)
-    with closing(bar(truth.visits(run.problem), f"truth {task.name} seed {seed}", "visit")) as visits:
-        exact = truth.cached_truth(task, seed, run, plan.cache, plan.device, progress=visits.update)
+def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
+    run, exact = truth.answer(task, seed, plan.cache, plan.device, bar)
     provenance = machine.provenance(plan.command, plan.device, task.dtype)
     empty = empty_cell(run, exact, json_digest(provenance)[:12])
     for estimator in todo:

@@ -3,9 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,6 +18,24 @@ from benchmark.tasks import Task, build
 from benchmark.train import Progress, leave_one_out, train
 
 SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
+
+
+class Bar(Protocol):
+    """What a progress bar must do."""
+
+    def update(self, n: int) -> object: ...
+    def close(self) -> object: ...
+
+
+MakeBar = Callable[[int, str, str], Bar]  # from total, text and unit
+
+
+def answer(task: Task, seed: int, cache: Path, device: str, bar: MakeBar) -> tuple[Trajectory, GroundTruth]:
+    """The reference run of a task and seed, and the truth about it, with a progress bar."""
+    run = reference(task, seed, cache, device)
+    visits = int((run.problem.batches >= 0).sum()) * len(run.problem.train)
+    with closing(bar(visits, f"truth {task.name} seed {seed}", "visit")) as shown:
+        return run, cached_truth(task, seed, run, cache, device, progress=shown.update)
 
 
 def reference(task: Task, seed: int, cache: Path, device: str) -> Trajectory:
@@ -40,11 +59,6 @@ def ground_truth(run: Trajectory, device: str = "cpu", *, progress: Progress = l
             f"retraining diverged without {broken} of {effect.shape[1]} samples: there is no truth to score against"
         )
     return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device))
-
-
-def visits(problem: Problem) -> int:
-    """How many sample visits the truth takes: the total of what `progress` is told."""
-    return int((problem.batches >= 0).sum()) * len(problem.train)
 
 
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
