@@ -1,9 +1,10 @@
 """Many runs of one MLP at once, in place, at the speed of the machine's matrix products.
 
-Three ideas. The runs share their inputs, so that all first layers are one product ``x (B, d) @ W (d, R h)``. Parameters,
-moments and gradients are separate tensors written in place, so that no step allocates what has the size of the state. And
-where inputs are many and samples few, the first layer under SGD with L2 never leaves ``W = s W_0 + X^T A``: it is trained as
-``A (N, R h)`` and the number s, through the Gram matrix ``X X^T``.
+Four ideas. The runs share their inputs, so that all first layers are one product ``x (B, d) @ W (d, R h)``. Parameters,
+moments and gradients are separate tensors written in place, so that no step allocates what has the size of the state. Under
+plain SGD the first layer is ``W_r = s_r V_r`` with a number s_r for each run, which takes the L2 term, so that a step passes
+over V once. And where inputs are many and samples few, V never leaves ``W_0 + X^T A``: it is trained as ``A (N, R h)`` through
+the Gram matrix ``X X^T``.
 """
 
 from collections.abc import Callable
@@ -21,38 +22,13 @@ Product = Callable[[Tensor, float, float], object]  # product(out, beta, alpha):
 ByRun = Callable[[Tensor], Tensor]  # a parameter tensor seen as (..., R, h)
 
 
-class Totals:
-    """Sum of the batch's sample weights in each run: kept as 1, which it mostly is in a leave-one-out, and the exceptions."""
-
-    def __init__(self, weights: Tensor) -> None:
-        self.each = weights.sum(1)  # (R,)
-        self.odd = ((self.each - 1).abs() > 100 * torch.finfo(weights.dtype).eps).nonzero().squeeze(1)
-        self.surplus = self.each[self.odd] - 1
-
-    def add(self, out: Tensor, value: Tensor, alpha: float) -> None:
-        """``out += alpha total_r value`` for run r. (..., R, h) twice"""
-        if alpha:
-            out.add_(value, alpha=alpha)
-            if len(self.odd):
-                out[..., self.odd, :] += alpha * self.surplus[:, None] * value[..., self.odd, :]
-
-    def shrink(self, value: Tensor, alpha: float) -> float:
-        """``value *= 1 - alpha total_r`` for run r, but for a common factor, which is returned. (..., R, h)"""
-        if alpha > 0.5:  # 1 - alpha may be 0, and cannot be divided by
-            value.mul_(1 - alpha * self.each[:, None])
-            return 1.0
-        if alpha and len(self.odd):
-            value[..., self.odd, :] *= (1 - alpha * (1 + self.surplus[:, None])) / (1 - alpha)
-        return 1 - alpha
-
-
 class Updater(Protocol):
     """One parameter tensor of R runs under one optimiser: moves it by a gradient that comes as a product."""
 
     value: Tensor
 
-    def update(self, t: int, product: Product, totals: Totals) -> None:
-        """One step, the L2 term included."""
+    def update(self, t: int, product: Product, totals: Tensor) -> None:
+        """One step, the L2 term included; `totals` (R,) is the sum of the batch's sample weights in each run."""
 
 
 class SgdUpdater:
@@ -62,9 +38,11 @@ class SgdUpdater:
         self.optimizer, self.decay, self.by_run = optimizer, decay, by_run
         (self.value,) = rows
 
-    def update(self, t: int, product: Product, totals: Totals) -> None:
+    def update(self, t: int, product: Product, totals: Tensor) -> None:
         rate = self.optimizer.rate(t)
-        product(self.value, totals.shrink(self.by_run(self.value), rate * self.decay), -rate)
+        if self.decay:
+            self.by_run(self.value).mul_((1 - rate * self.decay * totals)[:, None])
+        product(self.value, 1.0, -rate)
 
 
 class MomentumUpdater:
@@ -74,9 +52,10 @@ class MomentumUpdater:
         self.optimizer, self.decay, self.by_run = optimizer, decay, by_run
         self.value, self.velocity = rows
 
-    def update(self, t: int, product: Product, totals: Totals) -> None:
+    def update(self, t: int, product: Product, totals: Tensor) -> None:
         product(self.velocity, self.optimizer.momentum, 1.0)
-        totals.add(self.by_run(self.velocity), self.by_run(self.value), self.decay)
+        if self.decay:
+            self.by_run(self.velocity).addcmul_(self.by_run(self.value), (self.decay * totals)[:, None])
         self.value.add_(self.velocity, alpha=-self.optimizer.rate(t))
 
 
@@ -88,14 +67,16 @@ class AdamUpdater:
         self.value, self.first, self.second = rows
         self.buffer = torch.zeros_like(self.value)
 
-    def update(self, t: int, product: Product, totals: Totals) -> None:
+    def update(self, t: int, product: Product, totals: Tensor) -> None:
         o, buffer = self.optimizer, self.buffer
         product(buffer, 0.0, 1.0)
-        totals.add(self.by_run(buffer), self.by_run(self.value), self.decay)
+        if self.decay:
+            self.by_run(buffer).addcmul_(self.by_run(self.value), (self.decay * totals)[:, None])
         self.first.mul_(o.beta1).add_(buffer, alpha=1 - o.beta1)
         self.second.mul_(o.beta2).addcmul_(buffer, buffer, value=1 - o.beta2)
         torch.div(self.second, 1 - o.beta2 ** (t + 1), out=buffer).sqrt_().add_(o.eps)
-        self.value.mul_(1 - o.rate(t) * o.decay)
+        if o.decay:
+            self.value.mul_(1 - o.rate(t) * o.decay)
         self.value.addcdiv_(self.first, buffer, value=-o.rate(t) / (1 - o.beta1 ** (t + 1)))
 
 
@@ -121,7 +102,7 @@ class Dense:
         """(R, B, in) -> (R, B, out)"""
         return torch.baddbmm(self.bias.value, inputs, self.weight.value)
 
-    def backward(self, t: int, inputs: Tensor, slope: Tensor, totals: Totals) -> Tensor:
+    def backward(self, t: int, inputs: Tensor, slope: Tensor, totals: Tensor) -> Tensor:
         """Move by the gradient of outputs whose slope is (R, B, out); returns the slope (R, B, in) of the inputs before it."""
         before = slope @ self.weight.value.transpose(1, 2)
         turned = inputs.transpose(1, 2)
@@ -131,89 +112,149 @@ class Dense:
         return before
 
 
-class Columns:
-    """The first layer of R runs, side by side: weight (d, R h), so that the shared input meets all runs in one product."""
+class First:
+    """The first layer of R runs side by side, h columns each; `form` holds its weight (d, R h)."""
 
-    def __init__(self, problem: Problem, weights: list[Tensor], biases: list[Tensor], runs: int) -> None:
-        self.problem, self.runs = problem, runs
-        by_run: ByRun = lambda value: value.view(len(value), runs, -1)  # noqa: E731
-        self.weight = updater(problem, [w.T.repeat(1, runs) for w in weights], by_run)
-        self.bias = updater(problem, [b.repeat(1, runs) for b in biases], by_run)
+    def __init__(self, problem: Problem, weights: list[Tensor], biases: list[Tensor], runs: int, gram: bool) -> None:
+        self.inputs = problem.train.inputs
+        kinds = (Gram, Scaled) if problem.optimizer.name == "sgd" else (Gram, Columns)
+        self.form: Form = kinds[not gram](problem, [w.T for w in weights], runs)
+        self.bias = updater(problem, [b.repeat(1, runs) for b in biases], lambda value: value.view(1, runs, -1))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Outputs (B, R h) for the training samples `rows`."""
-        return torch.addmm(self.bias.value, self.problem.train.inputs[rows], self.weight.value)
-
-    def backward(self, t: int, rows: Tensor, slope: Tensor, totals: Totals) -> None:
-        """Move by the gradient of outputs whose slope is (B, R h)."""
-        turned = self.problem.train.inputs[rows].T
-        self.weight.update(t, lambda out, beta, alpha: out.addmm_(turned, slope, beta=beta, alpha=alpha), totals)
-        total = slope.sum(0, keepdim=True)
-        self.bias.update(t, lambda out, beta, alpha: out.mul_(beta).add_(total, alpha=alpha), totals)
+        return self.form.products(self.inputs[rows], rows).add_(self.bias.value)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Outputs (K, R h) for any inputs (K, d)."""
-        return torch.addmm(self.bias.value, inputs, self.weight.value)
+        return self.form.products(inputs, None).add_(self.bias.value)
+
+    def backward(self, t: int, rows: Tensor, slope: Tensor, totals: Tensor) -> None:
+        """Move by the gradient of outputs whose slope is (B, R h)."""
+        self.form.update(t, rows, slope, totals)
+        total = slope.sum(0, keepdim=True)
+        self.bias.update(t, lambda out, beta, alpha: out.mul_(beta).add_(total, alpha=alpha), totals)
+
+
+class Form(Protocol):
+    """A way to hold the first weights (d, R h) of R runs."""
+
+    def products(self, inputs: Tensor, rows: Tensor | None, /) -> Tensor:
+        """``inputs @ W``, (K, d) -> (K, R h); `rows` says which training samples they are, if they are any."""
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, totals: Tensor, /) -> None:
+        """One step with the gradient ``inputs[rows].T @ slope``, the L2 term included."""
 
     def weights(self) -> Tensor:
         """(d, R h)"""
+
+
+class Columns:
+    """The weight as it is, for any optimiser."""
+
+    def __init__(self, problem: Problem, rows: list[Tensor], runs: int) -> None:
+        self.inputs = problem.train.inputs
+        self.weight = updater(problem, [row.repeat(1, runs) for row in rows], lambda value: value.view(len(value), runs, -1))
+
+    def products(self, inputs: Tensor, _rows: Tensor | None) -> Tensor:
+        return inputs @ self.weight.value
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, totals: Tensor) -> None:
+        turned = self.inputs[rows].T
+        self.weight.update(t, lambda out, beta, alpha: out.addmm_(turned, slope, beta=beta, alpha=alpha), totals)
+
+    def weights(self) -> Tensor:
         return self.weight.value
 
 
-class Gram:
-    """The first layer of R runs under plain SGD as ``W_r = s_r (W_0 + X^T A_r)``: exact, and N columns instead of d.
+class Scaled:
+    """Plain SGD: ``W_r = s_r V_r``, where s_r shrinks by the L2 term and V moves by the gradient over s_r."""
 
-    Both parts of W shrink by the same factor at every step, so that s carries the L2 term, and a step touches only the rows of
-    A that are in its batch.
-    """
-
-    def __init__(self, problem: Problem, weights: list[Tensor], biases: list[Tensor], runs: int) -> None:
+    def __init__(self, problem: Problem, rows: list[Tensor], runs: int) -> None:
         self.problem, self.runs = problem, runs
-        self.start = weights[0].T.contiguous()  # (d, h)
-        inputs = problem.train.inputs
-        self.gram, self.at_start = inputs @ inputs.T, inputs @ self.start  # (N, N), (N, h)
-        self.span = self.start.new_zeros(len(inputs), runs * self.start.shape[1])
-        self.scale = self.start.new_ones(runs, 1)
-        self.bias = updater(problem, [b.repeat(1, runs) for b in biases], lambda value: value.view(1, runs, -1))
+        self.value = rows[0].repeat(1, runs)
+        self.scale = self.value.new_ones(runs)
+
+    def products(self, inputs: Tensor, _rows: Tensor | None) -> Tensor:
+        return (inputs @ self.value).mul_(self.scales())
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, totals: Tensor) -> None:
+        rate = self.problem.optimizer.rate(t)
+        self.shrink(1 - rate * self.problem.weight_decay * totals)
+        self.value.addmm_(self.problem.train.inputs[rows].T, slope / self.scales(), alpha=-rate)
+
+    def shrink(self, factors: Tensor) -> None:
+        """Multiply the weights of run r by ``factors[r]``; a scale that gets small is put into the value."""
+        self.scale.mul_(factors)
+        if float(self.scale.abs().min()) < 1e-3:
+            self.value.mul_(self.scales())
+            self.scale.fill_(1.0)
 
     def scales(self) -> Tensor:
         """S of each column, (R h,)."""
-        return self.scale.expand(-1, self.start.shape[1]).reshape(-1)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Outputs (B, R h) for the training samples `rows`."""
-        spanned = torch.addmm(self.at_start[rows].repeat(1, self.runs), self.gram[rows], self.span)
-        return spanned.mul_(self.scales()).add_(self.bias.value)
-
-    def backward(self, t: int, rows: Tensor, slope: Tensor, totals: Totals) -> None:
-        """Move by the gradient of outputs whose slope is (B, R h)."""
-        rate = self.problem.optimizer.rate(t)
-        self.scale.mul_(totals.shrink(self.scale, rate * self.problem.weight_decay))
-        self.span.index_add_(0, rows, slope / self.scales(), alpha=-rate)
-        total = slope.sum(0, keepdim=True)
-        self.bias.update(t, lambda out, beta, alpha: out.mul_(beta).add_(total, alpha=alpha), totals)
-
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """Outputs (K, R h) for any inputs (K, d)."""
-        spanned = torch.addmm((inputs @ self.start).repeat(1, self.runs), inputs @ self.problem.train.inputs.T, self.span)
-        return spanned.mul_(self.scales()).add_(self.bias.value)
+        return self.scale.repeat_interleave(self.value.shape[1] // self.runs)
 
     def weights(self) -> Tensor:
-        """(d, R h)"""
-        whole = torch.addmm(self.start.repeat(1, self.runs), self.problem.train.inputs.T, self.span)
-        return whole.mul_(self.scales())
+        return self.value * self.scales()
+
+
+class Gram:
+    """SGD with L2 and momentum m, in the span of the inputs: ``W_r = s_r W_0 + X^T A_r``, its velocity ``q_r W_0 + X^T V_r``.
+
+    Exact, because a gradient is ``X^T`` times something and the L2 term is a multiple of W: N rows instead of d.
+    """
+
+    def __init__(self, problem: Problem, rows: list[Tensor], runs: int) -> None:
+        self.problem, self.runs = problem, runs
+        self.start = rows[0].contiguous()  # (d, h); the velocity is 0 at the start
+        inputs = problem.train.inputs
+        self.gram, self.at_start = inputs @ inputs.T, inputs @ self.start  # (N, N), (N, h)
+        self.span = self.start.new_zeros(len(inputs), runs * self.start.shape[1])
+        self.velocity = torch.zeros_like(self.span)
+        self.scale, self.push = self.start.new_ones(runs), self.start.new_zeros(runs)
+
+    def products(self, inputs: Tensor, rows: Tensor | None) -> Tensor:
+        start = inputs @ self.start if rows is None else self.at_start[rows]
+        gram = inputs @ self.problem.train.inputs.T if rows is None else self.gram[rows]
+        return torch.addmm(self.of_start(start), gram, self.span)
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, totals: Tensor) -> None:
+        optimizer, decays = self.problem.optimizer, self.problem.weight_decay * totals
+        assert isinstance(optimizer, Sgd)
+        by_run = (len(self.span), self.runs, -1)
+        self.velocity.mul_(optimizer.momentum).index_add_(0, rows, slope)
+        self.velocity.view(by_run).addcmul_(self.span.view(by_run), decays[:, None])
+        self.push.mul_(optimizer.momentum).addcmul_(self.scale, decays)
+        self.span.add_(self.velocity, alpha=-optimizer.rate(t))
+        self.scale.add_(self.push, alpha=-optimizer.rate(t))
+
+    def of_start(self, values: Tensor) -> Tensor:
+        """(K, h) values of W_0 times the s of each run, (K, R h)."""
+        return (self.scale[:, None] * values[:, None]).view(len(values), -1)
+
+    def weights(self) -> Tensor:
+        return torch.addmm(self.of_start(self.start), self.problem.train.inputs.T, self.span)
+
+
+def gram_applies(problem: Problem) -> bool:
+    """Whether the first layer stays in the span of the inputs: under SGD, with momentum or not, from rest."""
+    return isinstance(problem.optimizer, Sgd)
+
+
+def may_start_late(problem: Problem, gram: bool | None) -> bool:
+    """Whether runs may begin from a later state of the reference run: not if its velocity would leave the Gram form's span."""
+    return problem.optimizer.name != "momentum" or not (gram_pays(problem) if gram is None else gram)
 
 
 def gram_pays(problem: Problem) -> bool:
-    """Whether the Gram form applies (plain SGD, an L2 step that leaves most of a weight) and is cheaper."""
-    applies = problem.optimizer.name == "sgd" and problem.optimizer.rate(0) * problem.weight_decay < 0.1
-    return applies and 2 * problem.train.inputs.shape[1] > 3 * len(problem.train)
+    """Whether the Gram form applies and is cheaper."""
+    return gram_applies(problem) and problem.train.inputs.shape[1] > 2 * len(problem.train)
 
 
 def at_once(problem: Problem, gram: bool | None = None) -> int:
-    """How many runs to train side by side: as many as keep the first layer's 4 MB in cache, from 16 to 256."""
+    """How many runs to train side by side: as many as keep their first layers within 4 MB of cache, from 32 to 256."""
     inside = len(problem.train) if (gram_pays(problem) if gram is None else gram) else problem.train.inputs.shape[1]
-    return min(256, max(16, 2**22 // (8 * inside * problem.model.widths[1])))
+    return min(256, max(32, 2**22 // (8 * inside * problem.model.widths[1])))
 
 
 class Runs:
@@ -223,8 +264,7 @@ class Runs:
         self.problem, self.runs, self.model = problem, runs, problem.model
         parts = list(zip(*map(self.model.layers, state), strict=True))  # of each layer: (weight, bias) in each row of the state
         layers = [([weight for weight, _ in part], [bias for _, bias in part]) for part in parts]
-        spans = gram_pays(problem) if gram is None else gram
-        self.first = (Gram if spans else Columns)(problem, *layers[0], runs)
+        self.first = First(problem, *layers[0], runs, gram_pays(problem) if gram is None else gram)
         self.later = [Dense(problem, *layer, runs) for layer in layers[1:]]
 
     def step(self, t: int, weights: Tensor) -> None:
@@ -232,7 +272,7 @@ class Runs:
         problem, rows = self.problem, self.problem.batch(t)
         values = self._forward(self.first.forward(rows))
         slope = LOSS_SLOPES[self.model.loss](values[-1], problem.train.targets[rows]) * weights[:, :, None]
-        totals = Totals(weights)
+        totals = weights.sum(1)
         for layer, value in zip(self.later[::-1], values[-2::-1], strict=True):
             slope = layer.backward(t, value, slope, totals) * ACTIVATION_SLOPES[self.model.activation](value)
         self.first.backward(t, rows, slope.transpose(0, 1).reshape(len(rows), -1), totals)
@@ -258,7 +298,7 @@ class Runs:
 
     def parameters(self) -> Tensor:
         """Flat parameters (R, P)."""
-        weight = self.first.weights()
+        weight = self.first.form.weights()
         parts = [weight.view(len(weight), self.runs, -1).permute(1, 2, 0), self.first.bias.value.view(self.runs, -1)]
         for layer in self.later:
             parts += [layer.weight.value.transpose(1, 2), layer.bias.value]
