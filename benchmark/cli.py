@@ -78,6 +78,12 @@ def _score_options(command: argparse.ArgumentParser) -> None:
     _add_results(command)
 
 
+def _speed_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--task", action="append", default=[], help="measure only this task; may be repeated")
+    command.add_argument("--out", type=Path, default=Path("speed.json"), help="file of all figures (default: %(default)s)")
+    _add_cache(command)
+
+
 def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--check", action="store_true", help="write nothing; fail where the board is not what the results give"
@@ -325,6 +331,26 @@ def _chosen(result: Any, options: argparse.Namespace) -> bool:
     )
 
 
+def speed_command(options: argparse.Namespace) -> int:
+    """`loobench speed`."""
+    import json
+
+    from tabulate import tabulate
+
+    from benchmark import files, speed, suites
+
+    found = speed.report(
+        [suites.task(name) for name in options.task], options.cache, lambda case: print(f"measuring {case}", file=sys.stderr)
+    )
+    files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
+    print(tabulate(map(speed.line, found["cases"]), speed.HEADERS, disable_numparse=True))
+    print(f"\nmatrix-product peak {found['peak_gflops']:.1f} GFLOP/s, one thread, float64; process peak memory ", end="")
+    print(f"{found['peak_memory_bytes'] / 2**30:.1f} GiB; all figures in {options.out}")
+    for name, exponent in found["growth"].items():
+        print(f"time grows with {name} to the power {exponent:.2f}")
+    return 0
+
+
 def report_command(options: argparse.Namespace) -> int:
     """`loobench report`."""
     from benchmark import files, report, results
@@ -353,5 +379,6 @@ COMMANDS = {
     "list": (list_command, _list_options, "show what there is"),
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
+    "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
     "report": (report_command, _report_options, "write the leaderboard from the results"),
 }

@@ -22,11 +22,11 @@ LAYERS = (  # a module imports only from layers before its own
     {"features", "registry"},
     {"tasks"},
     {"suites", "truth", "metrics", "results", "evaluate"},
-    {"run", "report"},
+    {"run", "report", "speed"},
     {"cli"},
     {"__main__"},
 )
-HIDDEN = {"truth", "metrics", "results", "evaluate", "run", "report", "cli", "tasks", "suites", "data", "features"}
+HIDDEN = {"truth", "metrics", "results", "evaluate", "run", "report", "speed", "cli", "tasks", "suites", "data", "features"}
 
 
 def inside(path: Path, package: str = "benchmark") -> set[str]:
