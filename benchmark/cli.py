@@ -121,15 +121,17 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 # ---- commands ----------------------------------------------------------------------------------------------------
 def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
-    from benchmark.run import execute, set_aside
+    from benchmark.run import Outcome, Trouble, execute, set_aside
 
     plan = _plan(options)
     for path, aside in set_aside(plan):
         print(f"note: {path} was made by another version and starts afresh; the old one is now {aside}", file=sys.stderr)
-    outcomes = list(execute(plan, _bar))
-    failures = [outcome for outcome in outcomes if outcome.cell.failed]
-    for outcome in failures:
-        print(f"failed: {outcome.result} seed {outcome.seed}: {outcome.cell.status}: {outcome.cell.message}", file=sys.stderr)
+    found = list(execute(plan, _bar))
+    outcomes = [outcome for outcome in found if isinstance(outcome, Outcome)]
+    failures = [f"{o.result} seed {o.seed}: {o.cell.status}: {o.cell.message}" for o in outcomes if o.cell.failed]
+    failures += [f"{t.result} seed {t.seed}: {t.message}" for t in found if isinstance(t, Trouble)]
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
     with _patient_reader():
         _print_summary(plan.results, {(outcome.result, outcome.estimator) for outcome in outcomes})
         fresh = sum(outcome.fresh for outcome in outcomes)
@@ -293,14 +295,14 @@ def truth_command(options: argparse.Namespace) -> int:
     probe(options.cache)
     with machine.one_thread():
         run, exact = truth.answer(task, options.seed, options.cache, device, _bar)
+        written = truth.export(task, options.seed, run, exact, options.export) if options.export else []
     print(f"{task.name}, seed {options.seed}: exact leave-one-out of {len(run.problem.train)} samples in {exact.seconds:.2f} s")
     print(f"effect (H, N, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
     for epoch, effect in zip(task.horizons, exact.effect, strict=True):
         spread = f"standard deviation {effect.std():.3e}, lowest {effect.min():+.3e}, highest {effect.max():+.3e}"
         print(f"  epoch {epoch}: {spread}")
-    if options.export:
-        for path in truth.export(task, options.seed, run, exact, options.export):
-            print(f"wrote {path}")
+    for path in written:
+        print(f"wrote {path}")
     return 0
 
 
@@ -314,9 +316,8 @@ def score_command(options: argparse.Namespace) -> int:
         raise LoobenchError(f"no result in {options.results} has that suite, task and estimator; see what lies there")
     incomplete = False
     for result in chosen:
-        fresh, missing = rescore(result, options.cache)
-        results.save(fresh, options.results)
-        print(f"{result.name} {result.estimator.name}: scores {'changed' if fresh != result else 'as before'}")
+        changed, missing = rescore(results.path(result, options.results), options.cache)
+        print(f"{result.name} {result.estimator.name}: scores {'changed' if changed else 'as before'}")
         if missing:
             incomplete = True
             print(f"  seeds {', '.join(missing)}: no estimate or truth in the cache; left as they are", file=sys.stderr)
@@ -339,6 +340,7 @@ def speed_command(options: argparse.Namespace) -> int:
 
     from benchmark import files, speed, suites
 
+    files.probe(options.out.absolute().parent)
     found = speed.report(
         [suites.task(name) for name in options.task], options.cache, lambda case: print(f"measuring {case}", file=sys.stderr)
     )

@@ -12,6 +12,10 @@ class DamagedFile(LoobenchError):
     """A file of ours does not hold what its own digest or format says."""
 
 
+class Diverged(LoobenchError):
+    """A training run left the finite numbers: there is nothing to estimate or to score against."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:
     """The error for a `name` that is not among the `known` ones, with the closest of them."""
     names = sorted(known)

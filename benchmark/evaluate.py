@@ -36,6 +36,18 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
     """What the estimator says of a run, of which it gets a copy. Raises Failure where it breaks a rule."""
     if reason := estimator.unsupported(run.problem):
         raise Failure("unsupported", reason)
+    try:
+        with machine.undisturbed():
+            return _answer(estimator, run, device)
+    except (Failure, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a stranger's code may raise anything; the run goes on
+        if _out_of_memory(error):
+            raise Failure("out-of-memory", f"{estimator.name} ran out of memory: {_brief(error)}") from error
+        raise Failure("crashed", f"{estimator.name} raised {_brief(error)}") from error
+
+
+def _answer(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
     given = map_tensors(run, torch.clone)
     cuts = [given] if estimator.all_horizons else list(given.at_horizons())
     calls = [_call(estimator, cut, device) for cut in cuts]
@@ -43,48 +55,47 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
     effect = torch.cat([_of_shape(call.effect, cut, estimator) for call, cut in zip(calls, cuts, strict=True)])
     _judge(effect, estimator)
-    return Estimate(effect.to(run.final.dtype), calls[-1].seconds, calls[-1].count)
+    return Estimate(effect, calls[-1].seconds, calls[-1].count)
 
 
 def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
     with calculus.counting() as count:
         machine.synchronize(device)
         start = time.perf_counter()
-        effect = _guarded(estimator, run)
+        effect = estimator(run)
         machine.synchronize(device)
         return Estimate(effect, time.perf_counter() - start, count)
 
 
-def _guarded(estimator: Estimator, run: Trajectory) -> Any:
-    try:
-        with machine.undisturbed():
-            return estimator(run)
-    except (Exception, SystemExit) as error:  # a stranger's code may raise anything; the run goes on
-        if _out_of_memory(error):
-            raise Failure("out-of-memory", f"{estimator.name} ran out of memory: {_brief(error)}") from error
-        raise Failure("crashed", f"{estimator.name} raised {_brief(error)}") from error
-
-
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in _brief(error)
 
 
 def _brief(error: BaseException) -> str:
     """Kind and message of an error, without the folders of this machine."""
-    return re.sub(r"(/[^\s/'\":,]+)+/", "", f"{type(error).__name__}: {error}")[:300]
+    try:
+        text = str(error)
+    except Exception:
+        text = "its message cannot be read"
+    return re.sub(r"(/[^\s/'\":,]+)+/", "", f"{type(error).__name__}: {text}")[:300]
 
 
 def _of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:
-    """The answer as (H, N, Q), or (1, N, Q) of one horizon, in float64 on the CPU."""
+    """The answer as (H, N, Q), or (1, N, Q) of one horizon, on the CPU in the task's precision."""
     one = (len(run.problem.train), run.problem.queries)
     expected = (len(run.problem.horizons), *one) if estimator.all_horizons else one
     letters = "(H, N, Q)" if estimator.all_horizons else "(N, Q)"
-    if not isinstance(effect, Tensor) or effect.is_complex() or effect.layout != torch.strided or effect.is_meta:
+    if not isinstance(effect, Tensor) or not _dense_and_real(effect):
         kind = f"{effect.dtype} {effect.layout} tensor" if isinstance(effect, Tensor) else type(effect).__name__
         raise Failure("bad-shape", f"{estimator.name} must return a dense real tensor {letters} = {expected}, got {kind}")
     if tuple(effect.shape) != expected:
         raise Failure("bad-shape", f"{estimator.name} must return {letters} = {expected}, got {tuple(effect.shape)}")
-    return effect.detach().to("cpu", torch.float64).reshape(-1, *one)
+    return effect.detach().to("cpu", run.final.dtype).reshape(-1, *one)
+
+
+def _dense_and_real(effect: Tensor) -> bool:
+    usual = effect.layout == torch.strided and not (effect.is_nested or effect.is_meta or effect.is_quantized)
+    return usual and not effect.is_complex()
 
 
 def _judge(effect: Tensor, estimator: Estimator) -> None:

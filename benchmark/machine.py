@@ -17,7 +17,7 @@ from benchmark.files import digest, json_digest
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
-NUMERIC = ("calculus", "engine", "features", "metrics", "models", "optimizers", "problem", "streams", "tasks", "train")
+NUMERIC = ("calculus", "engine", "features", "models", "optimizers", "problem", "streams", "tasks", "train")
 Provenance = dict[str, str | int]
 
 
@@ -36,17 +36,23 @@ def one_thread() -> Iterator[None]:
 def undisturbed() -> Iterator[None]:
     """Undo what a stranger's code may do to torch's global settings inside the block."""
     dtype, graded, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
+    device = torch.get_default_device()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(graded)
         torch.set_num_threads(threads)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 @lru_cache(maxsize=1)
 def harness() -> str:
-    """Digest of the source that decides a number: what it computed before a change is not taken for what it computes now."""
+    """Digest of the source that decides truths and estimates: what it computed before a change is not what it computes now.
+
+    Scores are left out: they are computed anew whenever they are looked at.
+    """
     folder = Path(benchmark.__file__).parent
     return digest(*(part for name in NUMERIC for part in (name.encode(), (folder / f"{name}.py").read_bytes())))
 

@@ -196,11 +196,12 @@ def _allowed() -> set[str]:
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Full names of the modules that a syntax tree imports; `from benchmark import x` counts as benchmark.x."""
+    """Full names of the modules that a syntax tree imports or binds; `from benchmark import x` counts as benchmark.x."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
+            names |= {alias.name.partition(".")[0] for alias in node.names if not alias.asname}  # what the statement binds
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             inside = node.module == "benchmark"
             names |= {f"benchmark.{alias.name}" for alias in node.names} if inside else {node.module}

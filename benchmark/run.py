@@ -1,6 +1,6 @@
 """From tasks and estimators to result files, cell by cell, so that whatever stops a run loses at most one of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmark import machine, metrics, results, truth
-from benchmark.errors import DamagedFile
+from benchmark.errors import DamagedFile, Diverged
 from benchmark.evaluate import Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Trajectory
@@ -46,13 +46,20 @@ class Outcome:
     fresh: bool
 
 
-def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class Trouble:
+    """A task and seed for which there is no truth, and why."""
+
+    result: str
+    seed: int
+    message: str
+
+
+def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
     """Run all cells of a plan that are not done yet, writing each as it is done. `bar(total, text, unit)` shows progress.
 
-    Raises LoobenchError before the first cell where the cache or results folder cannot be written or holds a damaged result.
+    Raises LoobenchError before the first cell where a result is damaged, and where data cannot be had.
     """
-    probe(plan.cache)
-    probe(plan.results)
     for task in plan.tasks:
         for estimator in plan.estimators:
             results.check(asdict(stored(task, plan.device, estimator, plan.results)))
@@ -60,9 +67,12 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome]:
     cells = len(list(plan.cells())) * len(plan.estimators)
     with machine.one_thread(), closing(bar(cells, "all", "cell")) as whole:
         for task, seed in plan.cells():
-            for outcome in _seed(plan, task, seed, warm, bar):
-                whole.update(1)
-                yield outcome
+            try:
+                for outcome in _seed(plan, task, seed, warm, bar):
+                    whole.update(1)
+                    yield outcome
+            except Diverged as error:
+                yield Trouble(task.name, seed, str(error))
 
 
 def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Result:
@@ -76,8 +86,11 @@ def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Resul
 def set_aside(plan: Plan) -> list[tuple[Path, Path]]:
     """Move result files that answer another question than this plan's into the cache, because they start afresh.
 
-    Returns old and new place of each. Raises DamagedFile, and then has moved none.
+    Returns old and new place of each. Raises LoobenchError where a folder cannot be written or a result is damaged, and then
+    has moved none.
     """
+    probe(plan.cache)
+    probe(plan.results)
     blanks = [results.blank(task, plan.device, estimator) for task in plan.tasks for estimator in plan.estimators]
     places = [(blank, at) for blank in blanks if (at := results.path(blank, plan.results)).exists()]
     other = [(blank, at) for blank, at in places if not results.load(at).same_question(blank)]
@@ -112,6 +125,8 @@ def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> It
         result = stored(task, plan.device, estimator, plan.results)
         cell = result.cells.get(str(seed))
         if cell and _done(cell, plan.cache):
+            rescore(results.path(result, plan.results), plan.cache, seeds=(str(seed),))
+            cell = stored(task, plan.device, estimator, plan.results).cells[str(seed)]
             yield Outcome(result.name, seed, estimator.name, cell, fresh=False)
         else:
             todo.append(estimator)
@@ -139,7 +154,7 @@ def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: se
 
 def _keep(plan: Plan, task: Task, seed: int, estimator: Estimator, cell: Cell, provenance: machine.Provenance) -> str:
     """Put a cell into its result file, unless it is a failure where a good one stands; returns the result's name."""
-    with locked(plan.cache / "locks" / f"{estimator.name}-{task.name}"):
+    with locked(lock(plan.cache, results.path(results.blank(task, plan.device, estimator), plan.results))):
         result = stored(task, plan.device, estimator, plan.results)
         before = result.cells.get(str(seed))
         if not (cell.failed and before and before.status == "ok"):
@@ -194,11 +209,24 @@ def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
         estimate(estimator, run.until(1), device)
 
 
-def rescore(result: Result, cache: Path) -> tuple[Result, list[str]]:
-    """The result with metrics computed anew from kept estimates and truths; and the seeds for which one is missing."""
-    fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in result.cells.items() if cell.status == "ok"}
-    known = {seed: cell for seed, cell in fresh.items() if cell}
-    return replace(result, cells={**result.cells, **known}), [seed for seed, cell in fresh.items() if not cell]
+def lock(cache: Path, at: Path) -> Path:
+    """The lock file for a result file: what reads, changes and writes it holds the lock."""
+    return cache / "locks" / f"{at.parent.name}-{at.name}"
+
+
+def rescore(at: Path, cache: Path, seeds: Iterable[str] | None = None) -> tuple[bool, list[str]]:
+    """Compute the metrics of a result file, or of some of its seeds, anew from kept estimates and truths.
+
+    Returns whether anything changed, and the seeds for which an estimate or truth is missing; these are left as they are.
+    """
+    with locked(lock(cache, at)):
+        result = results.load(at)
+        chosen = result.cells if seeds is None else {seed: result.cells[seed] for seed in seeds}
+        fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in chosen.items() if cell.status == "ok"}
+        changed = {seed: cell for seed, cell in fresh.items() if cell and cell != result.cells[seed]}
+        if changed:
+            results.save(replace(result, cells={**result.cells, **changed}), at.parent.parent)
+    return bool(changed), [seed for seed, cell in fresh.items() if not cell]
 
 
 def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None:

@@ -186,7 +186,7 @@ def cases(tasks: Sequence[Task], cache: Path) -> Iterator[tuple[str, Problem]]:
 
 
 def growth() -> dict[str, float]:
-    """Exponent e of ``time ~ size^e`` for each size of a problem alone, fitted to four doublings from a common base."""
+    """Exponent e of ``time ~ size^e`` for each size of a problem alone, fitted to three doublings of a common base."""
     return {name: _exponent(name) for name in GROWTH_BASE}
 
 

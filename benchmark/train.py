@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmark import calculus
 from benchmark.engine import Runs, at_once, may_start_late
+from benchmark.errors import LoobenchError
 from benchmark.problem import Problem, Trajectory
 
 Progress = Callable[[int], object]  # called with the number of sample visits just done
@@ -37,19 +38,22 @@ def retrain(
     A sample not kept has weight 0 in every batch and the batch keeps its 1/|B|; a number other than 0 and 1 in `keep` is that
     part of a sample's weight. `read` takes what is wanted from some runs at each horizon: `Runs.parameters` (R, P) or
     `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it.
-    `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem alone. `gram`
-    switches the Gram form of the first layer on or off, by default on where it is cheaper. `progress` is told of sample visits
-    done, shared ones included.
+    At most `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem and on
+    R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `progress` is told
+    of sample visits done, shared ones included. Raises LoobenchError for no runs.
     """
+    if not len(keep):
+        raise LoobenchError("retrain needs at least one run, got none")
+    keep = keep.to(problem.initial)
     late = states is not None and may_start_late(problem, gram)
     starts = departures(problem, keep) if late else torch.zeros(len(keep), dtype=torch.int64)
     order = starts.argsort(stable=True)
     parts = max(1, -(-len(keep) // (runs or at_once(problem, gram))))
     found = []
-    for rows in order.to(keep.device).tensor_split(parts):
+    for rows in order.tensor_split(parts):
         start = int(starts[rows].min())
         begun = Runs(problem, problem.start() if states is None else states[start], len(rows), gram=gram)
-        found.append(_fold(problem, keep[rows], start, begun, read, progress))
+        found.append(_fold(problem, keep[rows.to(keep.device)], start, begun, read, progress))
     return torch.cat(found, dim=1)[:, order.argsort()]
 
 
@@ -57,7 +61,7 @@ def departures(problem: Problem, keep: Tensor) -> Tensor:
     """The step (R,) before which each run is the reference run, at most the last one before the first horizon."""
     first = torch.full((len(problem.train),), problem.steps)
     for t in reversed(range(problem.steps)):
-        first[problem.batch(t)] = t
+        first[problem.batch(t).cpu()] = t
     visits = torch.where(keep.cpu() != 1, first, problem.steps).amin(1)
     return visits.clamp(max=problem.horizons[0] - 1)
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmark import calculus, machine
-from benchmark.errors import DamagedFile, LoobenchError
+from benchmark.errors import DamagedFile, Diverged
 from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.tasks import Task, build
@@ -39,10 +39,10 @@ def answer(task: Task, seed: int, cache: Path, device: str, bar: MakeBar) -> tup
 
 
 def reference(task: Task, seed: int, cache: Path, device: str) -> Trajectory:
-    """The reference run of a task and seed. Raises LoobenchError where training diverged."""
+    """The reference run of a task and seed. Raises Diverged."""
     run = train(build(task, seed, cache, device))
     if not run.states.isfinite().all():
-        raise LoobenchError(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
+        raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
 
 
@@ -55,9 +55,7 @@ def ground_truth(run: Trajectory, device: str = "cpu", *, progress: Progress = l
         effect = leave_one_out(run, progress=progress).cpu()
         seconds = time.perf_counter() - start
     if broken := int((~effect.isfinite()).any(dim=0).any(dim=1).sum()):
-        raise LoobenchError(
-            f"retraining diverged without {broken} of {effect.shape[1]} samples: there is no truth to score against"
-        )
+        raise Diverged(f"retraining diverged without {broken} of {effect.shape[1]} samples: there is no truth to score against")
     return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device))
 
 

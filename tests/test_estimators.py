@@ -10,7 +10,7 @@ from cases import OPTIMIZERS, problem
 from benchmark import calculus
 from benchmark.errors import LoobenchError
 from benchmark.evaluate import Failure, estimate
-from benchmark.problem import tensors
+from benchmark.problem import map_tensors, tensors
 from benchmark.registry import Estimator, load, registered, resolve
 from benchmark.train import leave_one_out, train
 
@@ -139,6 +139,12 @@ BROKEN = {
     "mutated-inputs": ("run.states.zero_(); return torch.eye(12)[:, :3]", "mine changed the run it was given"),
     "mutated-inputs 2": ("run.problem.train.targets[0] += 1; return torch.eye(12)[:, :3]", "work on clones"),
     "mutated-inputs 3": ("run.states.numpy()[-1] = 0; return torch.eye(12)[:, :3]", "work on clones"),
+    "bad-shape 6": ("return torch.nested.nested_tensor([torch.ones(3)])", "must return a dense real tensor"),
+    "crashed 4": ("raise BaseException('anything')", "mine raised BaseException: anything"),
+    "crashed 5": (
+        "raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()",
+        "mine raised E: its message cannot be read",
+    ),
     "crashed 3": ("open('/home/alice/secret/weights.pt')", "No such file or directory: 'weights.pt'"),
     "out-of-memory 2": ("return torch.empty(10**15)", "mine ran out of memory: RuntimeError"),
     "out-of-memory": ("raise MemoryError('too much')", "mine ran out of memory: MemoryError: too much"),
@@ -196,6 +202,14 @@ def test_an_estimator_named_twice_is_run_once_and_two_of_one_name_are_an_error(t
         resolve([str(at), str(tmp_path / "other.py")])
 
 
+@pytest.mark.parametrize(("factor", "status"), [(1e60, "non-finite"), (1e-60, "constant")])
+def test_an_answer_is_judged_in_the_precision_of_the_task(factor: float, status: str, tmp_path: Path) -> None:
+    single = map_tensors(train(problem()), lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+    with pytest.raises(Failure) as failure:
+        estimate(one(tmp_path, f"return torch.eye(12, dtype=torch.float64)[:, :3] * {factor}"), single)
+    assert failure.value.status == status
+
+
 def test_what_an_estimator_does_to_torch_is_undone(tmp_path: Path) -> None:
     body = "torch.set_num_threads(2); torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); "
     estimate(one(tmp_path, body + "return torch.arange(36.0).view(12, 3)"), train(problem()))
@@ -245,6 +259,7 @@ BAD_FILES = {
     "taken by a registered estimator: rename it": HEAD + GOOD.replace('"twice"', '"sgd-ie"'),
     "imports benchmark.truth": "from benchmark.truth import ground_truth\n",
     "imports benchmark: of the harness": "import benchmark\n",
+    "imports benchmark: of": "import benchmark.problem\n",
     "cannot be imported: SystemExit": "raise SystemExit(0)\n",
     "imports benchmark.metrics": "import benchmark.metrics as m\n",
     "imports benchmark.results": "def f():\n    from benchmark import results\n",

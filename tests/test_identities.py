@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from baselines.influence_function import if_direct
 from benchmark import calculus
 from benchmark.engine import Runs, gram_pays
+from benchmark.errors import LoobenchError
 from benchmark.metrics import METRICS, scores
 from benchmark.models import LOSSES, Mlp
 from benchmark.optimizers import Optimizer, Sgd
@@ -96,6 +97,16 @@ def test_2_the_engine_stands_an_l2_step_that_takes_all_of_a_weight() -> None:
     keep = ~torch.eye(12, dtype=torch.bool)
 
     close(retrain(given, keep)[-1], mapped(given, keep), 1e-13)
+
+
+def test_2_masks_of_another_type_will_do_and_none_at_all_will_not() -> None:
+    given = problem()
+    keep = ~torch.eye(12, dtype=torch.bool)
+
+    assert torch.equal(retrain(given, keep.int()), retrain(given, keep))
+    assert torch.equal(retrain(given, keep.float()), retrain(given, keep))
+    with pytest.raises(LoobenchError, match="at least one run"):
+        retrain(given, keep[:0])
 
 
 def test_2_a_run_starts_where_it_leaves_the_reference_run() -> None:

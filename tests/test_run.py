@@ -15,9 +15,10 @@ from test_estimators import BROKEN, GOOD, declare
 
 from benchmark import machine, metrics, results, run, suites, tasks, truth
 from benchmark.cli import main
-from benchmark.errors import LoobenchError
+from benchmark.errors import Diverged, LoobenchError
 from benchmark.files import read_tensors, write_tensors
 from benchmark.optimizers import Sgd
+from benchmark.problem import Trajectory
 
 TASK = "quick-breast-cancer-logistic-sgd"
 SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
@@ -141,6 +142,33 @@ def test_a_run_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(truth, "leave_one_out", lambda run, progress=None: torch.full((3, 100, 1), float("nan")))
     with pytest.raises(LoobenchError, match="retraining diverged without 100 of 100 samples"):
         truth.ground_truth(reference)
+
+
+def test_a_seed_that_diverges_fails_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = truth.reference
+
+    def diverging(task: tasks.Task, seed: int, cache: Path, device: str) -> Trajectory:
+        if seed == 0:
+            raise Diverged("too fast")
+        return usual(task, seed, cache, device)
+
+    monkeypatch.setattr(truth, "reference", diverging)
+    assert main(SMALL) == 1
+    assert f"failed: {TASK} seed 0: too fast" in capsys.readouterr().err
+    assert list(load("sgd-ie").cells) == ["1"]
+
+
+def test_a_run_over_done_cells_brings_their_scores_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 0
+    right = load("sgd-ie")
+    wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores})
+    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
+    assert main(SMALL) == 0
+
+    assert "0 cells computed" in capsys.readouterr().out.splitlines()[-1]
+    assert load("sgd-ie") == right
 
 
 def test_the_work_is_done_on_one_thread_and_the_setting_is_put_back() -> None:
