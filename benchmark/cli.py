@@ -316,8 +316,8 @@ def score_command(options: argparse.Namespace) -> int:
         raise LoobenchError(f"no result in {options.results} has that suite, task and estimator; see what lies there")
     incomplete = False
     for result in chosen:
-        changed, missing = rescore(results.path(result, options.results), options.cache)
-        print(f"{result.name} {result.estimator.name}: scores {'changed' if changed else 'as before'}")
+        updated, missing = rescore(results.path(result, options.results), options.cache)
+        print(f"{result.name} {result.estimator.name}: scores {'as before' if updated == result else 'changed'}")
         if missing:
             incomplete = True
             print(f"  seeds {', '.join(missing)}: no estimate or truth in the cache; left as they are", file=sys.stderr)

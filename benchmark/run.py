@@ -125,9 +125,8 @@ def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> It
         result = stored(task, plan.device, estimator, plan.results)
         cell = result.cells.get(str(seed))
         if cell and _done(cell, plan.cache):
-            rescore(results.path(result, plan.results), plan.cache, seeds=(str(seed),))
-            cell = stored(task, plan.device, estimator, plan.results).cells[str(seed)]
-            yield Outcome(result.name, seed, estimator.name, cell, fresh=False)
+            result, _ = rescore(results.path(result, plan.results), plan.cache, seeds=(str(seed),))
+            yield Outcome(result.name, seed, estimator.name, result.cells[str(seed)], fresh=False)
         else:
             todo.append(estimator)
     if todo:
@@ -214,19 +213,20 @@ def lock(cache: Path, at: Path) -> Path:
     return cache / "locks" / f"{at.parent.name}-{at.name}"
 
 
-def rescore(at: Path, cache: Path, seeds: Iterable[str] | None = None) -> tuple[bool, list[str]]:
+def rescore(at: Path, cache: Path, seeds: Iterable[str] | None = None) -> tuple[Result, list[str]]:
     """Compute the metrics of a result file, or of some of its seeds, anew from kept estimates and truths.
 
-    Returns whether anything changed, and the seeds for which an estimate or truth is missing; these are left as they are.
+    Returns the result as its file now has it, and the seeds for which an estimate or truth is missing, left as they are.
     """
     with locked(lock(cache, at)):
         result = results.load(at)
         chosen = result.cells if seeds is None else {seed: result.cells[seed] for seed in seeds}
         fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in chosen.items() if cell.status == "ok"}
-        changed = {seed: cell for seed, cell in fresh.items() if cell and cell != result.cells[seed]}
-        if changed:
-            results.save(replace(result, cells={**result.cells, **changed}), at.parent.parent)
-    return bool(changed), [seed for seed, cell in fresh.items() if not cell]
+        known = {seed: cell for seed, cell in fresh.items() if cell}
+        updated = replace(result, cells={**result.cells, **known})
+        if updated != result:
+            results.save(updated, at.parent.parent)
+    return updated, [seed for seed, cell in fresh.items() if not cell]
 
 
 def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None:
