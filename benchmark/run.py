@@ -122,10 +122,7 @@ def kept(digest: str, cache: Path) -> Tensor | None:
 def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
     todo = []
     for estimator in plan.estimators:
-        result = stored(task, plan.device, estimator, plan.results)
-        cell = result.cells.get(str(seed))
-        if cell and _done(cell, plan.cache):
-            result, _ = rescore(results.path(result, plan.results), plan.cache, seeds=(str(seed),))
+        if result := _finished(plan, task, seed, estimator):
             yield Outcome(result.name, seed, estimator.name, result.cells[str(seed)], fresh=False)
         else:
             todo.append(estimator)
@@ -133,9 +130,14 @@ def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> It
         yield from _computed(plan, task, seed, todo, warm, bar)
 
 
-def _done(cell: Cell, cache: Path) -> bool:
-    """Whether a cell needs no further work: its raw numbers are in this cache, or there are none to be had."""
-    return cell.status == "unsupported" or (cell.status == "ok" and kept(cell.estimate, cache) is not None)
+def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator) -> Result | None:
+    """The result where its cell of `seed` needs no further work: unsupported, or scored from what is in this cache."""
+    result = stored(task, plan.device, estimator, plan.results)
+    cell = result.cells.get(str(seed))
+    if not cell or cell.failed:
+        return None
+    result, missing = rescore(results.path(result, plan.results), plan.cache, seeds=(str(seed),))
+    return None if missing else result
 
 
 def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:

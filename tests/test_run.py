@@ -68,6 +68,19 @@ def test_a_second_run_computes_nothing_and_a_lost_estimate_is_computed_again(
     assert scores("grad-dot") == before
 
 
+def test_a_fresh_cache_has_every_cell_computed_also_where_two_tasks_have_one_estimate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks_of_one_start = ["--task", "quick-breast-cancer-mlp-sgd", "--task", "quick-breast-cancer-mlp-adam"]
+    command = ["run", *tasks_of_one_start, "--seeds", "1", "--estimator", "chance"]
+    assert main(command) == 0
+    first, second = (load("chance", name).cells["0"].estimate for name in tasks_of_one_start[1::2])
+    assert first == second  # chance draws from the initial parameters, which the two tasks share
+    assert main([*command, "--cache", str(tmp_path / "other")]) == 0
+
+    assert "2 cells computed, 0 were already there" in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_more_seeds_are_added_to_those_that_are_there() -> None:
     assert main(SMALL) == 0
     before = scores("sgd-ie")
