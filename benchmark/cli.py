@@ -95,6 +95,16 @@ def _report_options(command: argparse.ArgumentParser) -> None:
 def _add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--dtype", default="float64", help="float64 or float32 (default: %(default)s)")
+    _add_means(command)
+
+
+def _add_means(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--memory", metavar="SIZE", help="most that retraining may take, as in 500M or 2G (default: half of the free)"
+    )
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="chunks of runs retrained side by side (default: one per core)"
+    )
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
@@ -163,7 +173,30 @@ def _plan(options: argparse.Namespace) -> Any:
         cache=options.cache,
         results=options.results,
         command=_told(options),
+        means=_means(options, options.device),
     )
+
+
+def _means(options: argparse.Namespace, device: str) -> Any:
+    """The memory and threads that retraining may use. Raises LoobenchError for what is no size or no number of threads."""
+    from benchmark import machine
+    from benchmark.chunks import Means
+
+    threads = machine.cores() if options.threads is None else options.threads
+    if threads < 1:
+        raise LoobenchError(f"--threads must be 1 or more, got {threads}")
+    memory = machine.free_memory(device) // 2 if options.memory is None else _bytes(options.memory)
+    return Means(memory, threads if device == "cpu" else 1)
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    number, unit = text.upper().removesuffix("IB").removesuffix("B"), 1
+    if number and number[-1] in units:
+        number, unit = number[:-1], units[number[-1]]
+    if not number.replace(".", "", 1).isdecimal() or not float(number):
+        raise LoobenchError(f"--memory takes a size like 500M or 2G, got {text!r}")
+    return int(float(number) * unit)
 
 
 def _tasks(options: argparse.Namespace) -> list[Any]:
@@ -294,13 +327,18 @@ def truth_command(options: argparse.Namespace) -> int:
     device = machine.device(options.device)
     probe(options.cache)
     with machine.one_thread():
-        run, exact = truth.answer(task, options.seed, options.cache, device, _bar)
+        run, exact = truth.answer(task, options.seed, options.cache, device, _bar, _means(options, device))
         written = truth.export(task, options.seed, run, exact, options.export) if options.export else []
-    print(f"{task.name}, seed {options.seed}: exact leave-one-out of {len(run.problem.train)} samples in {exact.seconds:.2f} s")
-    print(f"effect (H, N, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
+    asked, everyone = len(run.problem.left_out), len(run.problem.train)
+    print(f"{task.name}, seed {options.seed}: {asked} of {everyone} left out, in {exact.seconds:.2f} s of one thread or GPU")
+    print(f"effect (H, K, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
     for epoch, effect in zip(task.horizons, exact.effect, strict=True):
         spread = f"standard deviation {effect.std():.3e}, lowest {effect.min():+.3e}, highest {effect.max():+.3e}"
         print(f"  epoch {epoch}: {spread}")
+    if exact.noise:
+        n = exact.noise
+        floors = f"retrained {n.repeat:.1e}, in float64 {n.float64:.1e}"
+        print(f"noise of {n.samples} samples over the standard deviation of the effects: {floors}")
     for path in written:
         print(f"wrote {path}")
     return 0

@@ -25,7 +25,7 @@ class Failure(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Effects (H, N, Q) as estimated; time and counts are those of the last horizon's estimate."""
+    """Effects (H, K, Q) as estimated; time and counts are those of the last horizon's estimate."""
 
     effect: Tensor
     seconds: float
@@ -81,16 +81,23 @@ def _brief(error: BaseException) -> str:
 
 
 def _of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:
-    """The answer as (H, N, Q), or (1, N, Q) of one horizon, on the CPU in the task's precision."""
-    one = (len(run.problem.train), run.problem.queries)
-    expected = (len(run.problem.horizons), *one) if estimator.all_horizons else one
-    letters = "(H, N, Q)" if estimator.all_horizons else "(N, Q)"
+    """The answer as (H, K, Q), or (1, K, Q) of one horizon, on the CPU in the task's precision.
+
+    Where K of N samples are left out, rows for all N will do: the harness takes those asked.
+    """
+    problem = run.problem
+    horizons = (len(problem.horizons),) if estimator.all_horizons else ()
+    shapes = [(*horizons, rows, problem.queries) for rows in (len(problem.left_out), len(problem.train))]
+    letters = "(H, K, Q)" if estimator.all_horizons else "(K, Q)"
+    expected = " or of all N ".join(map(str, dict.fromkeys(shapes)))
     if not isinstance(effect, Tensor) or not _dense_and_real(effect):
         kind = f"{effect.dtype} {effect.layout} tensor" if isinstance(effect, Tensor) else type(effect).__name__
         raise Failure("bad-shape", f"{estimator.name} must return a dense real tensor {letters} = {expected}, got {kind}")
-    if tuple(effect.shape) != expected:
+    if tuple(effect.shape) not in shapes:
         raise Failure("bad-shape", f"{estimator.name} must return {letters} = {expected}, got {tuple(effect.shape)}")
-    return effect.detach().to("cpu", run.final.dtype).reshape(-1, *one)
+    rows = effect.detach().reshape(-1, *effect.shape[-2:])
+    asked = rows if rows.shape[1] == len(problem.left_out) else rows[:, problem.left_out]
+    return asked.to("cpu", run.final.dtype)
 
 
 def _dense_and_real(effect: Tensor) -> bool:
@@ -99,7 +106,7 @@ def _dense_and_real(effect: Tensor) -> bool:
 
 
 def _judge(effect: Tensor, estimator: Estimator) -> None:
-    """Raise Failure where an estimate (H, N, Q) cannot be ranked."""
+    """Raise Failure where an estimate (H, K, Q) cannot be ranked."""
     if broken := int((~(effect.abs() < MOST)).sum()):
         places = f"{broken} of {effect.numel()} places"
         raise Failure("non-finite", f"{estimator.name} returned NaN, infinity or more than {MOST:.0e} in {places}")

@@ -17,7 +17,10 @@ from benchmark.files import digest, json_digest
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
-NUMERIC = ("calculus", "engine", "features", "models", "optimizers", "problem", "streams", "tasks", "train")
+NUMERIC = (  # the modules that decide truths and estimates
+    *("calculus", "chunks", "convolution", "dense", "engine", "features", "models", "optimizers"),
+    *("problem", "streams", "tasks", "train", "updaters"),
+)
 Provenance = dict[str, str | int]
 
 
@@ -66,6 +69,38 @@ def device(name: str) -> str:
             "device cuda was asked for, but torch sees no GPU here: leave --device out, or install a CUDA build"
         )
     return name
+
+
+def free_memory(device: str) -> int:
+    """Bytes of memory that are free: of the GPU, or of this machine within what its control group may have."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    found = [_available(), *(_number(limit) - _number(used) for limit, used in CGROUPS if limit.exists() and used.exists())]
+    return max(0, min(found))
+
+
+CGROUPS = [
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+]
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+
+
+def _number(path: Path) -> int:
+    text = path.read_text().strip()
+    return int(text) if text.isdecimal() else 2**62  # "max": no limit
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def synchronize(device: str) -> None:

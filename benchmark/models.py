@@ -1,13 +1,16 @@
 """Models as pure functions of one flat parameter vector: parameters in, per-sample losses out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from benchmark.errors import LoobenchError
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -32,6 +35,12 @@ def softplus(values: Tensor) -> Tensor:
     return torch.logaddexp(values.new_zeros(()), 5 * values) / 5
 
 
+def where_positive(slope: Tensor, values: Tensor) -> Tensor:
+    """The slope where a value is positive, else 0."""
+    found: Tensor = torch.ops.aten.threshold_backward(slope, values, 0)
+    return found
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary-cross-entropy": binary_cross_entropy,
     "cross-entropy": cross_entropy,
@@ -43,46 +52,206 @@ LOSS_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the loss in
     "cross-entropy": lambda outputs, targets: outputs.softmax(-1) - torch.nn.functional.one_hot(targets, outputs.shape[-1]),
     "squared-error": lambda outputs, targets: outputs - targets[:, None],
 }
-ACTIVATION_SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # as functions of the activated value
-    "relu": lambda value: (value > 0).to(value.dtype),
-    "tanh": lambda value: 1 - value**2,
-    "softplus": lambda value: -torch.expm1(-5 * value),
+ACTIVATION_PULLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # slope of the activated value -> slope before it
+    "relu": where_positive,
+    "tanh": torch.ops.aten.tanh_backward,
+    "softplus": lambda slope, value: slope * -torch.expm1(-5 * value),
 }
+NORM_EPS = 1e-5
+
+Shape = tuple[int, ...]
+Image = tuple[int, int, int]  # channels, height, width
+
+
+class Layer(Protocol):
+    """One step from values (B, ...) to values (B, features): a pure function of its parameters."""
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Shapes of its parameters, in the order of the flat vector."""
+
+    @property
+    def features(self) -> int:
+        """Values that come out for one sample."""
+
+    def apply(self, values: Tensor, *parameters: Tensor) -> Tensor:
+        """(B, features before) -> (B, features)"""
+
+    def initial(self, random: np.random.RandomState) -> list[np.ndarray]:
+        """Initial parameters, one array for each shape."""
 
 
 @dataclass(frozen=True)
-class Mlp:
-    """Fully connected layers with biases; without a hidden one it is a linear model.
+class Dense:
+    """``x W^T + b`` with weight (outputs, inputs) and bias (outputs,)."""
 
-    The flat vector (P,) holds weight (out, in) and bias (out,) of each layer, from the input on, row by row.
-    """
-
-    widths: tuple[int, ...]  # inputs, hidden ones, outputs
-    activation: str = "relu"
-    loss: str = "binary-cross-entropy"
+    inputs: int
+    outputs: int
 
     @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Shapes of weight and bias of each layer, in the order of the flat vector."""
-        return [shape for inputs, outputs in pairwise(self.widths) for shape in ((outputs, inputs), (outputs,))]
+    def shapes(self) -> tuple[Shape, ...]:
+        return (self.outputs, self.inputs), (self.outputs,)
+
+    @property
+    def features(self) -> int:
+        return self.outputs
+
+    def apply(self, values: Tensor, *parameters: Tensor) -> Tensor:
+        weight, bias = parameters
+        return values @ weight.T + bias
+
+    def initial(self, random: np.random.RandomState) -> list[np.ndarray]:
+        return _uniform(self.shapes, self.inputs, random)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """Cross-correlation with square kernels, stride 1: weight (filters, channels, kernel, kernel) and bias (filters,)."""
+
+    image: Image
+    filters: int
+    kernel: int
+    padding: int = 0
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return (self.filters, self.image[0], self.kernel, self.kernel), (self.filters,)
+
+    @property
+    def padded(self) -> Image:
+        """The image with its border of zeros."""
+        channels, height, width = self.image
+        return channels, height + 2 * self.padding, width + 2 * self.padding
+
+    @property
+    def out(self) -> Image:
+        """The image that comes out."""
+        _, height, width = self.padded
+        return self.filters, height - self.kernel + 1, width - self.kernel + 1
+
+    @property
+    def features(self) -> int:
+        return prod(self.out)
+
+    def apply(self, values: Tensor, *parameters: Tensor) -> Tensor:
+        weight, bias = parameters
+        return nn.functional.conv2d(values.reshape(-1, *self.image), weight, bias, padding=self.padding).flatten(1)
+
+    def initial(self, random: np.random.RandomState) -> list[np.ndarray]:
+        return _uniform(self.shapes, self.image[0] * self.kernel**2, random)
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """``gamma (x - mean) / sqrt(var + 1e-5) + beta`` over the channels and pixels of a group; gamma, beta (channels,)."""
+
+    image: Image
+    groups: int
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return (self.image[0],), (self.image[0],)
+
+    @property
+    def features(self) -> int:
+        return prod(self.image)
+
+    def apply(self, values: Tensor, *parameters: Tensor) -> Tensor:
+        gamma, beta = parameters
+        return nn.functional.group_norm(values.reshape(-1, *self.image), self.groups, gamma, beta, NORM_EPS).flatten(1)
+
+    def initial(self, random: np.random.RandomState) -> list[np.ndarray]:  # noqa: ARG002
+        return [np.ones(self.image[0]), np.zeros(self.image[0])]
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of each 2 x 2 pixels; of equal ones the first, row by row, has the slope."""
+
+    image: Image
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return ()
+
+    @property
+    def out(self) -> Image:
+        """The image that comes out."""
+        channels, height, width = self.image
+        return channels, height // 2, width // 2
+
+    @property
+    def features(self) -> int:
+        return prod(self.out)
+
+    def apply(self, values: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG002
+        return nn.functional.max_pool2d(values.reshape(-1, *self.image), 2).flatten(1)
+
+    def initial(self, random: np.random.RandomState) -> list[np.ndarray]:  # noqa: ARG002
+        return []
+
+
+@dataclass(frozen=True)
+class Activation:
+    """relu, tanh or softplus of every value."""
+
+    function: str
+    features: int
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return ()
+
+    def apply(self, values: Tensor, *parameters: Tensor) -> Tensor:  # noqa: ARG002
+        return ACTIVATIONS[self.function](values)
+
+    def initial(self, random: np.random.RandomState) -> list[np.ndarray]:  # noqa: ARG002
+        return []
+
+
+def _uniform(shapes: Sequence[Shape], fan_in: int, random: np.random.RandomState) -> list[np.ndarray]:
+    """Parameters uniform in ``+-1/sqrt(fan_in)``, as `torch.nn.Linear` and `torch.nn.Conv2d` have them."""
+    return [random.uniform(-(fan_in**-0.5), fan_in**-0.5, shape) for shape in shapes]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers one after another, and a loss of their outputs (B, C).
+
+    The flat vector (P,) holds the parameters of each layer, from the input on, each row by row.
+    """
+
+    layers: tuple[Layer, ...]
+    loss: str
+
+    @property
+    def inputs(self) -> int:
+        """Features d of a sample."""
+        first = self.layers[0]
+        return first.inputs if isinstance(first, Dense) else prod(first.image) if isinstance(first, Conv) else first.features
+
+    @property
+    def classes(self) -> int:
+        """Outputs C."""
+        return self.layers[-1].features
 
     @property
     def parameters(self) -> int:
         """P."""
-        return sum(map(prod, self.shapes))
+        return sum(prod(shape) for layer in self.layers for shape in layer.shapes)
 
-    def layers(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weight and bias of each layer as parts of the flat vector `theta` (P,)."""
-        parts = torch.split(theta, [prod(shape) for shape in self.shapes])  # one split: its backward writes the vector once
-        tensors = [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        return zip(tensors[::2], tensors[1::2], strict=True)
+    def parts(self, theta: Tensor) -> list[list[Tensor]]:
+        """The parameters of each layer as parts of the flat vector `theta` (P,)."""
+        shapes = [shape for layer in self.layers for shape in layer.shapes]
+        parts = torch.split(theta, list(map(prod, shapes)))  # one split: its backward writes the vector once
+        shaped = iter([part.view(shape) for part, shape in zip(parts, shapes, strict=True)])
+        return [[next(shaped) for _ in layer.shapes] for layer in self.layers]
 
     def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:
         """Network outputs. (P,), (B, d) -> (B, C)"""
         values = inputs
-        for depth, (weight, bias) in enumerate(self.layers(theta)):
-            values = values if depth == 0 else ACTIVATIONS[self.activation](values)
-            values = values @ weight.T + bias
+        for layer, parameters in zip(self.layers, self.parts(theta), strict=True):
+            values = layer.apply(values, *parameters)
         return values
 
     def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -90,27 +259,85 @@ class Mlp:
         return LOSSES[self.loss](self.outputs(theta, inputs), targets)
 
     def initial(self, random: np.random.RandomState) -> Tensor:
-        """Initial parameters (P,), each uniform in ``+-1/sqrt(inputs of its layer)``, as `torch.nn.Linear` has them."""
-        bounds = [inputs**-0.5 for inputs in self.widths[:-1] for _ in ("weight", "bias")]
-        parts = [random.uniform(-b, b, prod(shape)) for b, shape in zip(bounds, self.shapes, strict=True)]
-        return torch.from_numpy(np.concatenate(parts))
+        """Initial parameters (P,)."""
+        return torch.from_numpy(np.concatenate([part.ravel() for layer in self.layers for part in layer.initial(random)]))
+
+
+def mlp(widths: Sequence[int], activation: str = "relu", loss: str = "binary-cross-entropy") -> Network:
+    """Fully connected layers of widths d, ..., C with biases; without a hidden one it is a linear model."""
+    layers: list[Layer] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [Dense(inputs, outputs), Activation(activation, outputs)]
+    return Network(tuple(layers[:-1]), loss)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a task calls a model: hidden widths and activation; inputs and outputs come with the data."""
+class Block:
+    """Convolution, normalisation in so many groups (0: none), 2 x 2 maximum, activation."""
+
+    filters: int
+    kernel: int
+    padding: int = 0
+    groups: int = 0
+
+    def layers(self, image: Image, activation: str) -> list[Layer]:
+        """The layers for one size of image. Raises LoobenchError where a maximum would leave out a row."""
+        conv = Conv(image, self.filters, self.kernel, self.padding)
+        if conv.out[1] % 2 or conv.out[2] % 2 or min(conv.out) < 1:
+            raise LoobenchError(f"2 x 2 maxima need an even image, got {conv.out} after {conv}: change kernel or padding")
+        norm: list[Layer] = [GroupNorm(conv.out, self.groups)] if self.groups else []
+        pool = MaxPool(conv.out)
+        return [conv, *norm, pool, Activation(activation, pool.features)]
+
+
+def cnn(image: Image, blocks: Sequence[Block], classes: int, activation: str = "relu") -> Network:
+    """Convolutional blocks, and a dense layer with one output per class."""
+    layers: list[Layer] = []
+    at = image
+    for block in blocks:
+        layers += block.layers(at, activation)
+        at = next(layer.out for layer in reversed(layers) if isinstance(layer, MaxPool))
+    return Network((*layers, Dense(prod(at), classes)), "cross-entropy")
+
+
+class Recipe(Protocol):
+    """What a task calls a model: inputs and outputs come with the data."""
+
+    def build(self, inputs: int, classes: int) -> Network:
+        """The classifier of `inputs` features. Raises LoobenchError where it does not fit them."""
+
+
+@dataclass(frozen=True)
+class MlpRecipe:
+    """Hidden widths; one logit for two classes, else one per class."""
 
     hidden: tuple[int, ...]
     activation: str = "relu"
 
-    def build(self, inputs: int, classes: int) -> Mlp:
-        """The classifier of `inputs` features: one logit for two classes, else one per class."""
+    def build(self, inputs: int, classes: int) -> Network:
+        """The classifier of `inputs` features."""
         outputs, loss = (1, "binary-cross-entropy") if classes == 2 else (classes, "cross-entropy")
-        return Mlp((inputs, *self.hidden, outputs), self.activation, loss)
+        return mlp((inputs, *self.hidden, outputs), self.activation, loss)
 
 
-MODELS = {
-    "logistic": Recipe(()),
-    "mlp-8": Recipe((8,)),
-    "mlp-8-8": Recipe((8, 8)),
+@dataclass(frozen=True)
+class CnnRecipe:
+    """Blocks over images of one size; one output per class."""
+
+    image: Image
+    blocks: tuple[Block, ...]
+
+    def build(self, inputs: int, classes: int) -> Network:
+        """The classifier of images. Raises LoobenchError for inputs of another size."""
+        if inputs != prod(self.image):
+            raise LoobenchError(f"a network for images {self.image} needs {prod(self.image)} inputs, got {inputs}")
+        return cnn(self.image, self.blocks, classes)
+
+
+MODELS: dict[str, Recipe] = {
+    "logistic": MlpRecipe(()),
+    "mlp-8": MlpRecipe((8,)),
+    "mlp-8-8": MlpRecipe((8, 8)),
+    "mnist-cnn": CnnRecipe((1, 28, 28), (Block(20, 5), Block(20, 5))),  # Hara et al. 2019, section 7.2
+    "cifar-cnn": CnnRecipe((3, 32, 32), tuple(Block(filters, 3, padding=1, groups=4) for filters in (16, 32, 32))),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmark import calculus
 from benchmark.files import digest, tensor_digest
-from benchmark.models import Mlp
+from benchmark.models import Network
 from benchmark.optimizers import Optimizer
 
 
@@ -35,13 +35,14 @@ class Problem:
     The reference run has ``w_b = 1/|B_t|``; a run without sample i has weight 0 for it and still 1/|B_t| for the others.
     """
 
-    model: Mlp
+    model: Network
     optimizer: Optimizer
     train: Samples
     query: Samples
     test: Samples  # for judging cleansed models only
     initial: Tensor  # (P,)
     batches: Tensor  # (T, B) sample numbers; -1 pads a short batch
+    left_out: Tensor  # (K,) numbers of the samples whose effects are asked, rising; all N, or some of a large N
     horizons: tuple[int, ...]  # H numbers of steps after which effects are read off, rising, the last at most T
     weight_decay: float = 0.0
     query_kind: str = "mean"  # "mean": one query, the mean loss; "each": one query per sample
@@ -206,14 +207,27 @@ class Trajectory:
         return tensor_digest([self.states])
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How far a truth in float32 or from a GPU is from the same retrained, over the standard deviation of the effects.
+
+    Root mean square of the difference over `samples` of its samples, mean over queries, at the worst horizon.
+    """
+
+    repeat: float  # on the same device in the same precision, in chunks of another size
+    float64: float  # on the same device in float64
+    samples: int
+
+
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Exact leave-one-out: ``effect[h, i, q]`` = loss of query q without sample i minus with it, at horizon h."""
+    """Exact leave-one-out: ``effect[h, k, q]`` = loss of query q without the k-th sample asked minus with it, at horizon h."""
 
-    effect: Tensor  # (H, N, Q)
-    seconds: float  # wall time of the retraining
+    effect: Tensor  # (H, K, Q)
+    seconds: float  # of one thread, or of the GPU, for the retraining
     gradients: int  # per-sample gradients it took
     machine: str = ""  # where it was timed
+    noise: Noise | None = None  # None: float64 on a CPU
 
     def digest(self) -> str:
         """Content digest of the effects."""

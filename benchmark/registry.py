@@ -33,9 +33,9 @@ class Estimator:
     """A function of the reference run with settings, and what it declares of itself.
 
     `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
-    `all_horizons`: it is called once with the whole run and returns (H, N, Q); else once for each horizon with the run cut
-    there, and returns (N, Q). `optimizers` and `max_parameters` bound what it supports; outside them a task is
-    `unsupported`, which is no failure. `interpretation`: the formula is known only second-hand.
+    `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
+    there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
+    `optimizers` and `max_parameters` bound what it supports; outside them a task is `unsupported`, which is no failure. `interpretation`: the formula is known only second-hand.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Estimator:
     interpretation: bool = False
 
     def __call__(self, run: Trajectory) -> Tensor:
-        """The estimate of one call: (N, Q), or (H, N, Q) with `all_horizons`."""
+        """The estimate of one call: (K, Q), or (H, K, Q) with `all_horizons`."""
         return self.function(run, **self.settings)
 
     def identity(self) -> str:

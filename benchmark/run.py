@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmark import machine, metrics, results, truth
+from benchmark.chunks import FREE, Means
 from benchmark.errors import DamagedFile, Diverged
 from benchmark.evaluate import Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
@@ -29,6 +30,7 @@ class Plan:
     cache: Path
     results: Path
     command: str  # as recorded in provenance
+    means: Means = FREE
 
     def cells(self) -> Iterator[tuple[Task, int]]:
         """Tasks and seeds, in order."""
@@ -105,7 +107,7 @@ def _aside(at: Path, folder: Path) -> Path:
 
 
 def estimate_path(digest: str, cache: Path) -> Path:
-    """Where a raw estimate (H, N, Q) is kept, named by its content."""
+    """Where a raw estimate (H, K, Q) is kept, named by its content."""
     return cache / "estimates" / f"{digest}.safetensors"
 
 
@@ -141,7 +143,7 @@ def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator) -> Result
 
 
 def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
-    run, exact = truth.answer(task, seed, plan.cache, plan.device, bar)
+    run, exact = truth.answer(task, seed, plan.cache, plan.device, bar, plan.means)
     provenance = machine.provenance(plan.command, plan.device, task.dtype)
     empty = empty_cell(run, exact, json_digest(provenance)[:12])
     for estimator in todo:

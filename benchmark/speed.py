@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from math import log
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import machine
+from benchmark import machine, models
 from benchmark.errors import LoobenchError
-from benchmark.models import Mlp
+from benchmark.models import mlp
 from benchmark.optimizers import Adam, Sgd
 from benchmark.problem import Problem, Samples
 from benchmark.streams import stream
@@ -50,12 +49,23 @@ class Speed:
 
 def synthetic(widths: tuple[int, ...], samples: int, batch: int, epochs: int, weight_decay: float = 0.001) -> Problem:
     """A classification problem of normal inputs and random labels, ReLU, constant rate .1."""
-    model = Mlp(widths, loss="binary-cross-entropy" if widths[-1] == 1 else "cross-entropy")
+    model = mlp(widths, loss="binary-cross-entropy" if widths[-1] == 1 else "cross-entropy")
     random = stream("speed", 0)
     labels = torch.from_numpy(random.randint(0, max(2, widths[-1]), samples))
     train = Samples(torch.from_numpy(random.normal(size=(samples, widths[0]))), labels.double() if widths[-1] == 1 else labels)
     order = batches(samples, batch, epochs, random)
-    return Problem(model, Sgd(0.1), train, train[:1], train[:1], model.initial(random), order, (len(order),), weight_decay)
+    return Problem(
+        model,
+        Sgd(0.1),
+        train,
+        train[:1],
+        train[:1],
+        model.initial(random),
+        order,
+        torch.arange(samples),
+        (len(order),),
+        weight_decay,
+    )
 
 
 SYNTHETIC: dict[str, Callable[[], Problem]] = {
@@ -67,10 +77,17 @@ GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs":
 
 
 def flops(problem: Problem, runs: int) -> int:
-    """Floating-point operations of the matrix products in `runs` training runs: forward, and both parts of backward."""
-    products = [inputs * outputs for inputs, outputs in pairwise(problem.model.widths)]
+    """Floating-point operations of the products in `runs` training runs: forward, and both parts of backward."""
+    products = [_products(layer) for layer in problem.model.layers]
     visits = int((problem.batches >= 0).sum()) * runs
     return visits * (4 * products[0] + 6 * sum(products[1:]))
+
+
+def _products(layer: models.Layer) -> int:
+    """Multiplications of one sample's way through a layer."""
+    if isinstance(layer, models.Conv):
+        return layer.features * layer.image[0] * layer.kernel**2
+    return layer.inputs * layer.outputs if isinstance(layer, models.Dense) else 0
 
 
 def peak(dtype: torch.dtype, size: int = 1500, repeats: int = 9) -> float:
@@ -131,12 +148,19 @@ TORCH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
+    models.Dense: lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(layer.inputs, layer.outputs)),
+    models.Conv: lambda layer: nn.Conv2d(layer.image[0], layer.filters, layer.kernel, padding=layer.padding),
+    models.GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
+    models.MaxPool: lambda layer: nn.MaxPool2d(2),
+    models.Activation: lambda layer: {"relu": nn.ReLU(), "tanh": nn.Tanh(), "softplus": nn.Softplus(beta=5)}[layer.function],
+}
+
+
 def _network(problem: Problem) -> nn.Sequential:
-    kinds = {"relu": nn.ReLU(), "tanh": nn.Tanh(), "softplus": nn.Softplus(beta=5)}
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(problem.model.widths):
-        layers += [nn.Linear(inputs, outputs, dtype=problem.initial.dtype), kinds[problem.model.activation]]
-    network = nn.Sequential(*layers[:-1])
+    layers = problem.model.layers
+    image = [nn.Unflatten(1, layers[0].image)] if isinstance(layers[0], models.Conv) else []
+    network = nn.Sequential(*image, *(TORCH_LAYERS[type(layer)](layer) for layer in layers)).to(problem.initial)
     nn.utils.vector_to_parameters(problem.initial.clone(), network.parameters())
     return network
 

@@ -42,6 +42,7 @@ class Task:
     noise: str = "none"
     counterfactual: str = "zero-weight"
     dtype: str = "float64"
+    leave_out: int | None = None  # K: so many samples are left out, one at a time; None: every one
 
     def record(self) -> dict[str, Any]:
         """All fields as a JSON value, with the kind of optimiser and the digest of the data set."""
@@ -62,6 +63,8 @@ class Task:
         for field, values in {**known, "dtype": tuple(DTYPES), "model": tuple(MODELS)}.items():
             if getattr(self, field) not in values:
                 raise unknown(f"{field} of task {self.name}", str(getattr(self, field)), values)
+        if self.leave_out is not None and not 1 < self.leave_out <= self.train:
+            raise LoobenchError(f"task {self.name}: leave_out must be 2 to {self.train}, got {self.leave_out}")
         if list(self.horizons) != sorted({*self.horizons}) or not 1 <= self.horizons[0] <= self.horizons[-1] <= self.epochs:
             raise LoobenchError(f"task {self.name}: horizons must rise from 1 to at most {self.epochs}, got {self.horizons}")
 
@@ -100,6 +103,7 @@ def build(task: Task, seed: int, cache: Path, device: str = "cpu") -> Problem:
         test=samples(scaled[2], test),
         initial=model.initial(stream("initial", seed)).to(device, real),
         batches=batches(task.train, task.batch, task.epochs, stream("batches", seed)).to(device),
+        left_out=left_out(task.train, task.leave_out or task.train, stream("left-out", seed)).to(device),
         horizons=tuple(epoch * -(-task.train // task.batch) for epoch in task.horizons),
         weight_decay=cross_validated(scaled[0], targets[train]) if decay is None else decay,
         query_kind=task.queries,
@@ -122,6 +126,11 @@ def scale(inputs: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
 
     scaler = StandardScaler().fit(inputs[rows[0]])
     return [scaler.transform(inputs[part]) for part in rows]
+
+
+def left_out(samples: int, some: int, random: np.random.RandomState) -> Tensor:
+    """Numbers (K,) of `some` samples drawn without replacement, rising."""
+    return torch.from_numpy(np.sort(random.permutation(samples)[:some]))
 
 
 def batches(samples: int, size: int, epochs: int, random: np.random.RandomState) -> Tensor:

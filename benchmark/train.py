@@ -1,12 +1,16 @@
 """The fold of the one verb: the reference run, and any number of runs with samples left out."""
 
 from collections.abc import Callable
+from threading import Event, Lock
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.engine import Runs, at_once, may_start_late
+from benchmark import calculus, chunks
+from benchmark.chunks import FREE, Means, Stopped
+from benchmark.dense import Gram
+from benchmark.engine import Runs, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.problem import Problem, Trajectory
 
@@ -23,6 +27,30 @@ def train(problem: Problem) -> Trajectory:
     return Trajectory(problem, torch.stack(states))
 
 
+class Ledger(Protocol):
+    """Where finished chunks are written down, so that work that was stopped goes on from there."""
+
+    def find(self, rows: Tensor, /) -> Tensor | None:
+        """What was read (H, R, ...) from the runs of these numbers, if it was written down."""
+
+    def enter(self, rows: Tensor, reading: Tensor, seconds: float, /) -> None:
+        """Write down what was read from some runs and the time it took."""
+
+
+class NoLedger:
+    """Nothing is kept."""
+
+    def find(self, _rows: Tensor) -> Tensor | None:
+        """None."""
+        return None
+
+    def enter(self, _rows: Tensor, _reading: Tensor, _seconds: float) -> None:
+        """Do nothing."""
+
+
+NOTHING = NoLedger()
+
+
 def retrain(
     problem: Problem,
     keep: Tensor,
@@ -31,6 +59,8 @@ def retrain(
     read: Callable[[Runs], Tensor] = Runs.parameters,
     gram: bool | None = None,
     runs: int | None = None,
+    means: Means = FREE,
+    ledger: Ledger = NOTHING,
     progress: Progress = lambda visits: None,
 ) -> Tensor:
     """Train R times from the same start on the same batches, run r with the samples of `keep[r]` only. (R, N) -> (H, R, ...)
@@ -39,22 +69,20 @@ def retrain(
     part of a sample's weight. `read` takes what is wanted from some runs at each horizon: `Runs.parameters` (R, P) or
     `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it.
     At most `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem and on
-    R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `progress` is told
-    of sample visits done, shared ones included. Raises LoobenchError for no runs.
+    R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `means` bounds
+    memory and sets how many chunks of runs are trained side by side, which changes no bit. `progress` is told of sample visits
+    done, shared ones included. Raises LoobenchError for no runs, and where memory does not suffice for one.
     """
     if not len(keep):
         raise LoobenchError("retrain needs at least one run, got none")
-    keep = keep.to(problem.initial)
-    late = states is not None and may_start_late(problem, gram)
-    starts = departures(problem, keep) if late else torch.zeros(len(keep), dtype=torch.int64)
-    order = starts.argsort(stable=True)
-    parts = max(1, -(-len(keep) // (runs or at_once(problem, gram))))
-    found = []
-    for rows in order.tensor_split(parts):
-        start = int(starts[rows].min())
-        begun = Runs(problem, problem.start() if states is None else states[start], len(rows), gram=gram)
-        found.append(_fold(problem, keep[rows.to(keep.device)], start, begun, read, progress))
-    return torch.cat(found, dim=1)[:, order.argsort()]
+    spanned = gram_pays(problem) if gram is None else gram
+    planned = chunks.plan(problem, len(keep), spanned, means)
+    if planned.short:
+        chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
+    fold = Fold(problem, keep, states, read, Gram.of(problem) if spanned else None, ledger, progress)
+    parts = torch.split(fold.order, runs or planned.runs)
+    found = chunks.side_by_side(parts, fold.chunk, planned.workers)
+    return torch.cat(found, dim=1)[:, fold.order.argsort()]
 
 
 def departures(problem: Problem, keep: Tensor) -> Tensor:
@@ -62,26 +90,84 @@ def departures(problem: Problem, keep: Tensor) -> Tensor:
     first = torch.full((len(problem.train),), problem.steps)
     for t in reversed(range(problem.steps)):
         first[problem.batch(t).cpu()] = t
-    visits = torch.where(keep.cpu() != 1, first, problem.steps).amin(1)
-    return visits.clamp(max=problem.horizons[0] - 1)
+    rows = chunks.blocks(len(keep), 256)
+    visits = [torch.where(keep[some].cpu() != 1, first, problem.steps).amin(1) for some in rows]
+    return torch.cat(visits).clamp(max=problem.horizons[0] - 1)
 
 
-def _fold(problem: Problem, keep: Tensor, start: int, runs: Runs, read: Callable[[Runs], Tensor], progress: Progress) -> Tensor:
-    calculus.count(gradients=int((problem.batches >= 0).sum()) * len(keep))  # of the question, whatever is shared
-    progress(sum(len(problem.batch(t)) for t in range(start)) * len(keep))
-    readings = []
-    for t in range(start, problem.steps):
-        weights = keep[:, problem.batch(t)] * problem.weights(t)
-        runs.step(t, weights)
-        progress(weights.numel())
-        if t + 1 in problem.horizons:
-            readings.append(read(runs))
-    return torch.stack(readings)
+class Fold:
+    """What all chunks of one retraining share, and the training of one of them."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        keep: Tensor,
+        states: Tensor | None,
+        read: Callable[[Runs], Tensor],
+        gram: Gram | None,
+        ledger: Ledger,
+        progress: Progress,
+    ) -> None:
+        self.problem, self.keep, self.states, self.read, self.gram = problem, keep, states, read, gram
+        self.ledger, self.progress, self.lock = ledger, progress, Lock()
+        self.starts = torch.zeros(len(keep), dtype=torch.int64) if states is None else departures(problem, keep)
+        self.order = self.starts.argsort(stable=True)  # runs that begin together are trained together
+        self.batches = [problem.batch(t) for t in range(problem.steps)]
+        calculus.count(gradients=sum(map(len, self.batches)) * len(keep))  # of the question, whatever is shared
+
+    def chunk(self, rows: Tensor, stop: Event) -> Tensor:
+        """What is read (H, R, ...) from the runs `rows`, from the ledger or by training them. Raises Stopped."""
+        found = self.ledger.find(rows)
+        if found is None:
+            began = chunks.seconds(self.problem.initial.device.type)
+            found = self._trained(rows, stop)
+            self.ledger.enter(rows, found, chunks.seconds(self.problem.initial.device.type) - began)
+        else:
+            self._done(sum(map(len, self.batches)) * len(rows))
+        return found
+
+    def _trained(self, rows: Tensor, stop: Event) -> Tensor:
+        problem, start = self.problem, int(self.starts[rows].min())
+        runs = Runs(problem, problem.start() if self.states is None else self.states[start], len(rows), self.gram)
+        keep = self.keep[rows.to(self.keep.device)].to(problem.initial)
+        self._done(sum(map(len, self.batches[:start])) * len(rows))
+        readings = []
+        for t in range(start, problem.steps):
+            if stop.is_set():
+                raise Stopped
+            batch = self.batches[t]
+            runs.step(t, batch, keep[:, batch] * (1 / len(batch)))
+            self._done(len(batch) * len(rows))
+            if t + 1 in problem.horizons:
+                readings.append(self.read(runs))
+        return torch.stack(readings)
+
+    def _done(self, visits: int) -> None:
+        with self.lock:
+            self.progress(visits)
 
 
-def leave_one_out(run: Trajectory, *, progress: Progress = lambda visits: None) -> Tensor:
-    """Effect (H, N, Q) of leaving out each sample: query loss of the run without it minus query loss of `run`."""
-    problem = run.problem
-    keep = ~torch.eye(len(problem.train), dtype=torch.bool, device=problem.initial.device)
-    without = retrain(problem, keep, states=run.states, read=Runs.query_losses, progress=progress)
-    return without - torch.stack([problem.query_losses(cut.final) for cut in run.at_horizons()])[:, None]
+def leave_one_out(
+    run: Trajectory,
+    *,
+    means: Means = FREE,
+    ledger: Ledger = NOTHING,
+    progress: Progress = lambda visits: None,
+) -> Tensor:
+    """Effect (H, K, Q) of leaving out each of the problem's K samples: query loss without it minus query loss with it.
+
+    The run with every sample is trained along with the others, so that rounding common to all of them cancels.
+    """
+    keep = left_out(run.problem)
+    losses = retrain(
+        run.problem, keep, states=run.states, read=Runs.query_losses, means=means, ledger=ledger, progress=progress
+    )
+    return losses[:, :-1] - losses[:, -1:]
+
+
+def left_out(problem: Problem) -> Tensor:
+    """Masks (K + 1, N): each without one of the problem's samples, the last with all."""
+    samples = problem.left_out
+    keep = torch.ones(len(samples) + 1, len(problem.train), dtype=torch.bool, device=samples.device)
+    keep[torch.arange(len(samples), device=samples.device), samples] = False
+    return keep

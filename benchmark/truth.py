@@ -2,21 +2,26 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
-from benchmark import calculus, machine
+from benchmark import calculus, chunks, machine
+from benchmark.chunks import FREE, Means
+from benchmark.engine import gram_pays
 from benchmark.errors import DamagedFile, Diverged
 from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
-from benchmark.problem import GroundTruth, Problem, Trajectory
+from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, map_tensors
 from benchmark.tasks import Task, build
 from benchmark.train import Progress, leave_one_out, train
 
+NOISE_SAMPLES = 32  # left-out samples from which the noise of a truth is taken
 SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
 
 
@@ -30,33 +35,114 @@ class Bar(Protocol):
 MakeBar = Callable[[int, str, str], Bar]  # from total, text and unit
 
 
-def answer(task: Task, seed: int, cache: Path, device: str, bar: MakeBar) -> tuple[Trajectory, GroundTruth]:
+def answer(
+    task: Task, seed: int, cache: Path, device: str, bar: MakeBar, means: Means = FREE
+) -> tuple[Trajectory, GroundTruth]:
     """The reference run of a task and seed, and the truth about it, with a progress bar."""
-    run = reference(task, seed, cache, device)
-    visits = int((run.problem.batches >= 0).sum()) * len(run.problem.train)
+    run = reference(task, seed, cache, device, means)
+    visits = int((run.problem.batches >= 0).sum()) * (len(run.problem.left_out) + 1)
     with closing(bar(visits, f"truth {task.name} seed {seed}", "visit")) as shown:
-        return run, cached_truth(task, seed, run, cache, device, progress=shown.update)
+        return run, cached_truth(task, seed, run, cache, device, means, progress=shown.update)
 
 
-def reference(task: Task, seed: int, cache: Path, device: str) -> Trajectory:
-    """The reference run of a task and seed. Raises Diverged."""
-    run = train(build(task, seed, cache, device))
+def reference(task: Task, seed: int, cache: Path, device: str, means: Means = FREE) -> Trajectory:
+    """The reference run of a task and seed. Raises Diverged, and LoobenchError where retraining will not fit the memory."""
+    problem = build(task, seed, cache, device)
+    chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
+    run = train(problem)
     if not run.states.isfinite().all():
         raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
 
 
-def ground_truth(run: Trajectory, device: str = "cpu", *, progress: Progress = lambda visits: None) -> GroundTruth:
-    """Leave out each sample, retrain, read off the query losses at each horizon; timed after a warm-up."""
+class ChunkFiles:
+    """A ledger of finished chunks in a folder, one sealed file each, for one trajectory; and the time they took together."""
+
+    def __init__(self, folder: Path, of: str) -> None:
+        self.folder, self.of, self.seconds, self.lock = folder, of, 0.0, Lock()
+
+    def find(self, rows: Tensor) -> Tensor | None:
+        """What was read from the runs `rows`; None where it was not kept or, said aloud, its file is damaged."""
+        at = self._at(rows)
+        found = unsealed(at, {"rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
+        if not found:
+            return None
+        with self.lock:
+            self.seconds += found[1]["seconds"]
+        return found[0]
+
+    def enter(self, rows: Tensor, reading: Tensor, seconds: float) -> None:
+        """Keep what was read from the runs `rows`."""
+        write_tensors(self._at(rows), {"effect": reading}, sealed(reading, {"rows": rows.tolist(), "seconds": seconds}))
+        with self.lock:
+            self.seconds += seconds
+
+    def _at(self, rows: Tensor) -> Path:
+        return self.folder / f"{json_digest([self.of, rows.tolist()])}.safetensors"
+
+    def clear(self) -> None:
+        """Remove the files, once what they were for is kept."""
+        for file in self.folder.glob("*.safetensors"):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+class Clock:
+    """A ledger that keeps nothing but the time."""
+
+    seconds = 0.0
+
+    def find(self, _rows: Tensor) -> None:
+        """None."""
+
+    def enter(self, _rows: Tensor, _reading: Tensor, seconds: float) -> None:
+        """Add the time."""
+        self.seconds += seconds
+
+
+def ground_truth(
+    run: Trajectory,
+    means: Means = FREE,
+    ledger: ChunkFiles | Clock | None = None,
+    *,
+    progress: Progress = lambda visits: None,
+) -> GroundTruth:
+    """Leave out each sample asked, retrain, read off the query losses at each horizon; timed after a warm-up.
+
+    In float32 or on a GPU, with the noise of the answer. Raises Diverged.
+    """
+    device, ledger = run.final.device.type, ledger or Clock()
     leave_one_out(run.until(1))
     with calculus.counting() as count:
-        machine.synchronize(device)
-        start = time.perf_counter()
-        effect = leave_one_out(run, progress=progress).cpu()
-        seconds = time.perf_counter() - start
+        effect = leave_one_out(run, means=means, ledger=ledger, progress=progress).cpu()
     if broken := int((~effect.isfinite()).any(dim=0).any(dim=1).sum()):
         raise Diverged(f"retraining diverged without {broken} of {effect.shape[1]} samples: there is no truth to score against")
-    return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device))
+    exact = run.final.dtype == torch.float64 and device == "cpu"
+    found = None if exact else noise(run, effect, means)
+    return GroundTruth(effect, ledger.seconds, count.gradients, machine.timed_on(device), found)
+
+
+def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
+    """The noise floor of an effect (H, K, Q), from some of its samples, evenly spread: retrained anew, and in float64.
+
+    Both on the same device, and in chunks of another size, so that sums are taken in another order.
+    """
+    some = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
+    fewer = replace(run.problem, left_out=run.problem.left_out[some.to(run.problem.left_out.device)])
+    again = leave_one_out(replace(run, problem=fewer), means=means).cpu()
+    double = leave_one_out(train(map_tensors(fewer, _double)), means=means).cpu()
+    spread = effect.double().std(dim=1)  # (H, Q)
+
+    def floor(other: Tensor) -> float:
+        error = (effect[:, some].double() - other).square().mean(dim=1).sqrt()
+        return float((error / spread).mean(dim=1).max())
+
+    return Noise(floor(again), floor(double), len(some))
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
@@ -66,42 +152,65 @@ def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
 
 
 def cached_truth(
-    task: Task, seed: int, run: Trajectory, cache: Path, device: str, *, progress: Progress = lambda visits: None
+    task: Task,
+    seed: int,
+    run: Trajectory,
+    cache: Path,
+    device: str,
+    means: Means = FREE,
+    *,
+    progress: Progress = lambda visits: None,
 ) -> GroundTruth:
-    """The truth from the cache, if it is whole, of this very trajectory and timed on this machine; else computed and kept."""
+    """The truth from the cache, if it is whole, of this very trajectory and timed on this machine; else computed and kept.
+
+    Chunks of runs are kept as they are done, so that a run that was stopped goes on from there.
+    """
     found = kept(task.digest(), seed, cache, device)
     if found and found[1] == _of(run) and found[0].machine == machine.timed_on(device):
         return found[0]
-    truth = ground_truth(run, device, progress=progress)
+    at = path(task.digest(), seed, cache, device)
+    ledger = ChunkFiles(at.with_suffix(".chunks"), json_digest([_of(run), machine.timed_on(device)]))
+    truth = ground_truth(run, means, ledger, progress=progress)
     facts = {"seconds": truth.seconds, "gradients": truth.gradients, "machine": truth.machine, "of": _of(run)}
-    sealed = {**facts, "digest": _seal(truth, facts)}
-    write_tensors(path(task.digest(), seed, cache, device), {"effect": truth.effect}, sealed)
+    facts["noise"] = asdict(truth.noise) if truth.noise else None
+    write_tensors(at, {"effect": truth.effect}, sealed(truth.effect, facts))
+    ledger.clear()
     return truth
 
 
 def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundTruth, str] | None:
     """A truth in the cache and the digest of what it is of; None where it is absent or, said aloud, damaged."""
     at = path(task_digest, seed, cache, device)
-    if not at.exists():
+    found = unsealed(at, {}, "truth") if at.exists() else None
+    if not found:
         return None
-    try:
-        tensors, facts = read_tensors(at)
-        truth = GroundTruth(tensors["effect"], facts["seconds"], facts["gradients"], facts["machine"])
-        stated = facts.pop("digest")
-        if stated != (found := _seal(truth, facts)):
-            raise DamagedFile(f"{at}: expected digest {stated}, got {found}")
-        return truth, facts["of"]
-    except (DamagedFile, KeyError) as error:
-        print(f"warning: a kept truth is damaged and is computed anew: {error}", file=sys.stderr)
-        return None
+    effect, facts = found
+    floor = Noise(**facts["noise"]) if facts["noise"] else None
+    return GroundTruth(effect, facts["seconds"], facts["gradients"], facts["machine"], floor), facts["of"]
 
 
 def _of(run: Trajectory) -> str:
     return json_digest([run.problem.digest(), run.digest()])
 
 
-def _seal(truth: GroundTruth, facts: dict[str, Any]) -> str:
-    return json_digest({**facts, "effect": truth.digest()})
+def sealed(effect: Tensor, facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts with a digest of them and of the tensor they are kept with."""
+    return {**facts, "digest": json_digest({**facts, "effect": tensor_digest([effect])})}
+
+
+def unsealed(at: Path, expected: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]] | None:
+    """Tensor and facts of a sealed file; None where, said aloud, it is damaged or lacks the `expected` facts."""
+    try:
+        tensors, facts = read_tensors(at)
+        stated = facts.pop("digest")
+        if stated != (found := sealed(tensors["effect"], facts)["digest"]):
+            raise DamagedFile(f"{at}: expected digest {stated}, got {found}")
+        if any(facts[key] != value for key, value in expected.items()):
+            raise DamagedFile(f"{at}: expected {expected}")
+        return tensors["effect"], facts
+    except (DamagedFile, KeyError) as error:
+        print(f"warning: a kept {what} is damaged and is computed anew: {error}", file=sys.stderr)
+        return None
 
 
 # ---- export, described in docs/export.md --------------------------------------------------------------------------
@@ -113,6 +222,7 @@ def export(task: Task, seed: int, run: Trajectory, truth: GroundTruth, folder: P
         **{f"{name}_{part}": getattr(split, part) for name, split in samples.items() for part in ("inputs", "targets")},
         "initial": problem.initial,
         "batches": problem.batches,
+        "left_out": problem.left_out,
         "rates": torch.tensor([problem.optimizer.rate(t) for t in range(problem.steps)], dtype=torch.float64),
     }
     parts = {"problem": content, "trajectory": {"states": run.states}, "truth": {"effect": truth.effect}}
@@ -132,8 +242,7 @@ def describe(task: Task, seed: int, problem: Problem, digests: dict[str, str]) -
         "task": task.record(),
         "task_digest": task.digest(),
         "seed": seed,
-        "layers": list(_layers(model.shapes)),
-        "activation": model.activation,
+        "layers": [{"kind": type(layer).__name__, **vars(layer), "shapes": layer.shapes} for layer in model.layers],
         "loss": model.loss,
         "weight_decay": problem.weight_decay,
         "optimizer": task.record()["optimizer"],
@@ -144,7 +253,3 @@ def describe(task: Task, seed: int, problem: Problem, digests: dict[str, str]) -
         "digests": digests,
         "versions": machine.provenance("loobench truth --export", problem.initial.device.type, task.dtype),
     }
-
-
-def _layers(shapes: list[tuple[int, ...]]) -> Iterable[dict[str, Any]]:
-    return ({"weight": list(weight), "bias": list(bias)} for weight, bias in zip(shapes[::2], shapes[1::2], strict=True))

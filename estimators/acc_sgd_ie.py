@@ -18,15 +18,15 @@ def acc_sgd_ie(run: Trajectory, *, exact: bool) -> Tensor:
 
     For SGD: ``d <- (I - rate H_t) d + [i in B_t] rate/|B_t| (g_i + H_i d)``. Momentum and Adam follow by the same rule
     (ours; the paper has plain SGD). Linear readout ``<u_q, d>``, or with `exact` the loss at the shifted parameters. The
-    equations are known to us from a summary and the released code. Cost: E N^2 Hessian products, for E epochs.
+    equations are known to us from a summary and the released code. Cost: E K N Hessian products, for E epochs.
     """
     return torch.stack([cut.readout(shift, exact=exact) for cut, shift in zip(run.at_horizons(), shifts(run), strict=True)])
 
 
 def shifts(run: Trajectory) -> Iterator[Tensor]:
-    """Shift (N, P) of the parameters at each horizon, for each sample left out."""
+    """Shift (K, P) of the parameters at each horizon, for each sample left out."""
     problem = run.problem
-    shift = run.states.new_zeros(len(problem.train), *run.states.shape[1:])  # (N, S, P)
+    shift = run.states.new_zeros(len(problem.left_out), *run.states.shape[1:])  # (K, S, P)
     for t in range(problem.steps):
         shift = advance(run, t, shift)
         if t + 1 in problem.horizons:
@@ -34,11 +34,13 @@ def shifts(run: Trajectory) -> Iterator[Tensor]:
 
 
 def advance(run: Trajectory, t: int, shift: Tensor) -> Tensor:
-    """The shifts (N, S, P) after step t from those before it."""
+    """The shifts (K, S, P) after step t from those before it."""
     problem, state = run.problem, run.states[t]
     batch, weights = problem.batch(t), problem.weights(t)
     _, moved = problem.push(t, state, weights, shift)
-    without = weights * (1 - torch.eye(len(batch)).to(weights))  # (|B|, |B|), row b leaves out batch[b]
-    stepped, carried = problem.push(t, state, without, shift[batch])
-    moved[batch] = stepped + carried - run.states[t + 1]
+    absent = problem.left_out[:, None] == batch  # (K, |B|)
+    here = absent.any(1)
+    if here.any():
+        stepped, carried = problem.push(t, state, weights * ~absent[here], shift[here])
+        moved[here] = stepped + carried - run.states[t + 1]
     return moved

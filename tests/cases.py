@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark.models import Mlp
+from benchmark.models import Network, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
 from benchmark.problem import Problem, Samples
 from benchmark.streams import stream
@@ -17,15 +17,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Adam(0.05, decay=0.1),
 }
 MODELS = {
-    "logistic": Mlp((5, 1)),
-    "mlp": Mlp((5, 4, 1), "softplus"),
-    "classes": Mlp((5, 4, 3), "tanh", "cross-entropy"),
-    "regression": Mlp((5, 1), loss="squared-error"),
+    "logistic": mlp((5, 1)),
+    "mlp": mlp((5, 4, 1), "softplus"),
+    "classes": mlp((5, 4, 3), "tanh", "cross-entropy"),
+    "regression": mlp((5, 1), loss="squared-error"),
 }
 
 
 def problem(
-    model: Mlp = MODELS["mlp"],
+    model: Network = MODELS["mlp"],
     optimizer: Optimizer = OPTIMIZERS["sgd"],
     *,
     train: int = 12,
@@ -40,7 +40,7 @@ def problem(
 
     def samples(count: int, name: str) -> Samples:
         random = stream(f"test/{name}", seed)
-        inputs = torch.from_numpy(random.normal(size=(count, model.widths[0])))
+        inputs = torch.from_numpy(random.normal(size=(count, model.inputs)))
         return Samples(inputs, _targets(model, random.normal(size=count)))
 
     steps = epochs * -(-train // batch)
@@ -52,16 +52,17 @@ def problem(
         test=samples(query, "test"),
         initial=model.initial(stream("test/initial", seed)),
         batches=batches(train, batch, epochs, stream("test/batches", seed)),
+        left_out=torch.arange(train),
         horizons=tuple(sorted({1, steps // 2, steps} - {0})),
         weight_decay=weight_decay,
         query_kind=query_kind,
     )
 
 
-def _targets(model: Mlp, values: object) -> Tensor:
+def _targets(model: Network, values: object) -> Tensor:
     real = torch.as_tensor(values)
     if model.loss == "squared-error":
         return real
-    classes = max(2, model.widths[-1])
+    classes = max(2, model.classes)
     numbers = (real.sigmoid() * classes).long().clamp(max=classes - 1)
     return numbers if model.loss == "cross-entropy" else numbers.double()

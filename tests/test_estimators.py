@@ -111,7 +111,7 @@ def test_costs_are_counted_as_the_docstrings_say() -> None:
     assert counts("grad-dot") == (12 + 3, 0)
     assert counts("sgd-ie") == (3 * 12 + 3, 3 * 12)
     assert counts("sgd-ie-no-hessian") == (3 * 12 + 3, 0)
-    assert counts("exact-loo") == (3 * 12 * 12, 0)
+    assert counts("exact-loo") == (3 * 12 * 13, 0)  # and the run with every sample
     assert counts("if-direct") == (12 + 12 + 3, 12 * 29)
     batches = [5, 5, 2] * 3
     assert counts("acc-sgd-ie-exact")[1] == sum(b * 12 + b * b for b in batches)
@@ -119,8 +119,8 @@ def test_costs_are_counted_as_the_docstrings_say() -> None:
 
 # ---- broken ones ---------------------------------------------------------------------------------------------------
 BROKEN = {
-    "bad-shape": ("return run.final.new_zeros(3, 12)", r"mine must return \(N, Q\) = \(12, 3\), got \(3, 12\)"),
-    "bad-shape 2": ("return [1.0]", r"mine must return a dense real tensor \(N, Q\) = \(12, 3\), got list"),
+    "bad-shape": ("return run.final.new_zeros(3, 12)", r"mine must return \(K, Q\) = \(12, 3\), got \(3, 12\)"),
+    "bad-shape 2": ("return [1.0]", r"mine must return a dense real tensor \(K, Q\) = \(12, 3\), got list"),
     "bad-shape 3": (
         "return torch.eye(12)[:, :3].to_sparse()",
         "must return a dense real tensor .* got torch.float32 torch.sparse_coo",

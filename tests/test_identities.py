@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from baselines.influence_function import if_direct
 from benchmark import calculus
-from benchmark.engine import Runs, gram_pays
+from benchmark.engine import Runs, gram_applies, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.metrics import METRICS, scores
-from benchmark.models import LOSSES, Mlp
+from benchmark.models import LOSSES, Network, mlp
 from benchmark.optimizers import Optimizer, Sgd
 from benchmark.problem import Problem, Trajectory
 from benchmark.registry import registered
@@ -60,7 +60,7 @@ def test_1_an_optimizer_equals_that_of_torch(optimizer: Optimizer) -> None:
 
 @every_optimizer
 @every_model
-def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_plain_loop(model: Mlp, optimizer: Optimizer) -> None:
+def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_plain_loop(model: Network, optimizer: Optimizer) -> None:
     given = problem(model, optimizer)
     keep = ~torch.eye(12, dtype=torch.bool)
     at_once = retrain(given, keep, runs=5)[-1]
@@ -71,12 +71,16 @@ def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_plain_loop(model: Mlp, 
     close(at_once, loops, 1e-12)
 
 
-FORMS = [(o, gram) for o in OPTIMIZERS.values() for gram in ((False, True) if isinstance(o, Sgd) else (False,))]
+FORMS = [
+    pytest.param(m, o, gram, id=f"{m_name}-{o_name}-{'gram' if gram else 'plain'}")
+    for m_name, m in MODELS.items()
+    for o_name, o in OPTIMIZERS.items()
+    for gram in ((False, True) if gram_applies(problem(m, o)) else (False,))
+]
 
 
-@every_model
-@pytest.mark.parametrize(("optimizer", "gram"), FORMS)
-def test_2_the_engine_equals_the_verb_for_masks_of_any_kind(model: Mlp, optimizer: Optimizer, gram: bool) -> None:
+@pytest.mark.parametrize(("model", "optimizer", "gram"), FORMS)
+def test_2_the_engine_equals_the_verb_for_masks_of_any_kind(model: Network, optimizer: Optimizer, gram: bool) -> None:
     given = problem(model, optimizer, weight_decay=0.1)
     draw = torch.Generator().manual_seed(0)
     halves = torch.rand(9, 12, generator=draw, dtype=torch.float64) > 0.5
@@ -124,7 +128,7 @@ def test_2_a_run_starts_where_it_leaves_the_reference_run() -> None:
 
 
 def test_2_the_gram_form_is_chosen_where_inputs_are_many_and_agrees_with_columns() -> None:
-    given = problem(Mlp((300, 6, 1)), Sgd(0.1, schedule="inverse-sqrt"), weight_decay=0.2, epochs=8)
+    given = problem(mlp((300, 6, 1)), Sgd(0.1, schedule="inverse-sqrt"), weight_decay=0.2, epochs=8)
     keep = ~torch.eye(12, dtype=torch.bool)
 
     assert gram_pays(given)
@@ -134,7 +138,7 @@ def test_2_the_gram_form_is_chosen_where_inputs_are_many_and_agrees_with_columns
 
 @every_optimizer
 @every_model
-def test_3_keeping_every_sample_is_the_reference_run(model: Mlp, optimizer: Optimizer) -> None:
+def test_3_keeping_every_sample_is_the_reference_run(model: Network, optimizer: Optimizer) -> None:
     given = problem(model, optimizer)
     run = train(given)
     kept = retrain(given, torch.ones(3, 12, dtype=torch.bool))
@@ -147,7 +151,7 @@ def test_3_keeping_every_sample_is_the_reference_run(model: Mlp, optimizer: Opti
 # ---- 4 to 8: the estimators ----------------------------------------------------------------------------------------
 @every_optimizer
 @pytest.mark.parametrize("model", [MODELS["logistic"], MODELS["mlp"], MODELS["classes"]], ids=["logistic", "mlp", "classes"])
-def test_4_sgd_ie_is_the_derivative_of_the_run_in_the_samples_weight(model: Mlp, optimizer: Optimizer) -> None:
+def test_4_sgd_ie_is_the_derivative_of_the_run_in_the_samples_weight(model: Network, optimizer: Optimizer) -> None:
     given = problem(model, optimizer)
     step = 1e-5
     less, more = (
@@ -215,7 +219,7 @@ def test_8_at_a_full_batch_optimum_sgd_ie_is_the_influence_function_and_acc_the_
 
 # ---- 9: solvers ----------------------------------------------------------------------------------------------------
 @every_model
-def test_9_the_direct_solver_equals_a_solve_with_the_hessian_of_autograd(model: Mlp) -> None:
+def test_9_the_direct_solver_equals_a_solve_with_the_hessian_of_autograd(model: Network) -> None:
     run = train(problem(model))
     given = run.problem
 

@@ -14,6 +14,7 @@ import torch
 from test_estimators import BROKEN, GOOD, declare
 
 from benchmark import machine, metrics, results, run, suites, tasks, truth
+from benchmark.chunks import Means
 from benchmark.cli import main
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.files import read_tensors, write_tensors
@@ -45,7 +46,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
         assert exact[0].digest() == cell.truth
         assert metrics.scores(estimate, exact[0].effect, units=True) == cell.scores
         assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
-        assert cell.exact_gradients == 10 * 100 * 100
+        assert cell.exact_gradients == 10 * 100 * 101  # and the run with every sample
         assert cell.problem == tasks.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()
     facts = found.provenance[found.cells["0"].provenance]
     assert facts["threads"] == 1
@@ -152,7 +153,7 @@ def test_a_run_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
         truth.reference(wild, 0, tmp_path, "cpu")
 
     reference = truth.reference(suites.task(TASK), 0, tmp_path, "cpu")
-    monkeypatch.setattr(truth, "leave_one_out", lambda run, progress=None: torch.full((3, 100, 1), float("nan")))
+    monkeypatch.setattr(truth, "leave_one_out", lambda run, **_: torch.full((3, 100, 1), float("nan")))
     with pytest.raises(LoobenchError, match="retraining diverged without 100 of 100 samples"):
         truth.ground_truth(reference)
 
@@ -162,7 +163,7 @@ def test_a_seed_that_diverges_fails_and_the_others_go_on(
 ) -> None:
     usual = truth.reference
 
-    def diverging(task: tasks.Task, seed: int, cache: Path, device: str) -> Trajectory:
+    def diverging(task: tasks.Task, seed: int, cache: Path, device: str, _means: Means) -> Trajectory:
         if seed == 0:
             raise Diverged("too fast")
         return usual(task, seed, cache, device)

@@ -29,6 +29,7 @@ OTHER = {
     "horizons": (1, 9),
     "queries": "each",
     "dtype": "float32",
+    "leave_out": 50,
 }
 
 

@@ -1,0 +1,193 @@
+"""How many runs are trained at once: by cache and memory, on several threads, in halves where memory runs out."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from benchmark import models
+from benchmark.engine import QUERY_BLOCK
+from benchmark.errors import LoobenchError
+from benchmark.optimizers import Adam
+from benchmark.problem import Problem
+
+MIB = 2**20
+CACHE = 4 * MIB  # first layers of runs side by side stay within it on a CPU
+ACTIVATIONS = 24 * MIB  # and so do the values of a convolutional network's layers
+SLACK = 1.25  # temporaries, and what the allocator keeps back
+SPARE = 16 * MIB
+
+
+@dataclass(frozen=True)
+class Means:
+    """What retraining may use of the machine: bytes of memory (None: all), and chunks trained side by side, a thread each."""
+
+    memory: int | None = None
+    workers: int = 1
+
+
+FREE = Means()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs trained at once, and how many such chunks side by side."""
+
+    runs: int
+    workers: int
+    short: bool = False  # of memory: fewer runs than usual
+
+
+class Stopped(Exception):
+    """Another chunk failed, or the user has had enough: this one need not go on."""
+
+
+def plan(problem: Problem, runs: int, gram: bool, means: Means) -> Plan:
+    """The usual chunk, or one that fits the memory. Raises LoobenchError where not even one run fits.
+
+    The usual chunk depends on the problem and on the number of `runs` alone, because the last bit of a result depends on it.
+    """
+    usual = _even(runs, at_once(problem, gram))
+    workers = max(1, min(means.workers, -(-runs // usual)))
+    if means.memory is None:
+        return Plan(usual, workers)
+    room = means.memory - shared_bytes(problem, gram)
+    while workers > 1 and workers * chunk_bytes(problem, usual, gram) > room:
+        workers -= 1
+    fitting = usual
+    while fitting > 1 and chunk_bytes(problem, fitting, gram) > room:
+        fitting -= 1
+    needed = chunk_bytes(problem, 1, gram) + shared_bytes(problem, gram)
+    if needed > means.memory:
+        raise LoobenchError(
+            f"retraining one run at a time needs about {needed / MIB:.0f} MiB, the budget is {means.memory / MIB:.0f} MiB: "
+            "give more by --memory, or take a smaller task"
+        )
+    return Plan(fitting, workers, short=fitting < usual)
+
+
+def _even(runs: int, most: int) -> int:
+    """The size of chunks of at most so many runs: nearly equal, and an even number of them where one is not enough."""
+    parts = -(-runs // most)
+    return -(-runs // (parts + parts % 2 if parts > 1 else 1))
+
+
+def at_once(problem: Problem, gram: bool) -> int:
+    """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 2 to 64 with convolutions."""
+    item, first = problem.initial.element_size(), problem.model.layers[0]
+    if isinstance(first, models.Dense):
+        inside = len(problem.train) if gram else first.inputs
+        return _between(32, CACHE // (item * inside * first.outputs), 256)
+    return _between(2, ACTIVATIONS // (item * _values(problem) * problem.batches.shape[1]), 64)
+
+
+def _between(least: int, value: int, most: int) -> int:
+    return min(most, max(least, value))
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+def shared_bytes(problem: Problem, gram: bool) -> int:
+    """Memory that all chunks share: the reference run and, in Gram space, the inner products."""
+    kernel = (len(problem.train) + len(problem.query)) * len(problem.train) if gram else 0
+    states = (problem.steps + 1) * problem.optimizer.rows * problem.model.parameters
+    return SPARE + problem.initial.element_size() * (2 * states + kernel)  # the states are once a list and once a tensor
+
+
+def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:
+    """Memory that one chunk of `runs` runs takes."""
+    samples = max(problem.batches.shape[1], min(len(problem.query), QUERY_BLOCK))
+    fixed = samples * _shared_values(problem) + 2 * problem.optimizer.rows * problem.model.parameters
+    floats = fixed + runs * (_state(problem, gram) + samples * _values(problem))
+    return int(SLACK * problem.initial.element_size() * floats)
+
+
+def _state(problem: Problem, gram: bool) -> int:
+    """Numbers of one run's parameters and moments, in the form in which they are held."""
+    copies = problem.optimizer.rows + isinstance(problem.optimizer, Adam)  # and Adam's buffer
+    first, total = problem.model.layers[0], problem.model.parameters
+    if gram and isinstance(first, models.Dense):
+        total += (len(problem.train) - first.inputs) * first.outputs
+    return copies * total
+
+
+def _values(problem: Problem) -> int:
+    """Numbers that the layers hold for one sample of one run, forward and back."""
+    return sum(_held(layer, depth == 0) for depth, layer in enumerate(problem.model.layers))
+
+
+def _held(layer: models.Layer, first: bool) -> int:
+    if isinstance(layer, models.Conv) and not first:
+        columns = layer.kernel * layer.image[0] * layer.padded[1] * layer.out[2]
+        return 3 * layer.features + 2 * columns + 2 * prod(layer.padded)
+    return {models.GroupNorm: 6, models.MaxPool: 8}.get(type(layer), 4) * layer.features
+
+
+def _shared_values(problem: Problem) -> int:
+    """Numbers held for one sample by all runs of a chunk together: its inputs, and all windows of its image."""
+    first = problem.model.layers[0]
+    windows = (prod(first.shapes[0][1:]) + 1) * prod(first.out[1:]) if isinstance(first, models.Conv) else 0
+    return 4 * problem.model.inputs + windows
+
+
+# ---- execution -------------------------------------------------------------------------------------------------------
+def tell(text: str) -> None:
+    """A note to the person who waits."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def seconds(device: str) -> float:
+    """A clock: the thread's own time on a CPU, where threads may wait for one another; the wall's elsewhere."""
+    if device == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+Act = Callable[[Tensor, Event], Tensor]  # from the numbers of some runs to what is read from them (H, R, ...)
+
+
+def side_by_side(chunks: Sequence[Tensor], act: Act, workers: int) -> list[Tensor]:
+    """`act` on each chunk, `workers` of them at a time, each on one thread; in halves where memory runs out."""
+    stop = Event()
+    if workers == 1:
+        return [halving(chunk, act, stop) for chunk in chunks]
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(halving, chunk, act, stop) for chunk in chunks]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+
+def halving(rows: Tensor, act: Act, stop: Event) -> Tensor:
+    """`act` on the runs `rows`, or on its halves where it runs out of memory. Raises LoobenchError where one run does."""
+    try:
+        return act(rows, stop)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    if len(rows) == 1:
+        raise LoobenchError("one run alone does not fit into the memory of the device: take a smaller batch or task")
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    tell(f"out of memory with {len(rows)} runs at once: going on with half as many; last bits may differ")
+    return torch.cat([halving(half, act, stop) for half in rows.tensor_split(2)], dim=1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short, on a GPU or on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def blocks(length: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `length`."""
+    return (slice(start, start + size) for start in range(0, length, size))

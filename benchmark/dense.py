@@ -1,0 +1,258 @@
+"""Fully connected layers of many runs side by side. Values are (R, features, B): the run first, the sample last.
+
+The runs share their inputs, so that all first layers are one product ``x (B, d) @ W (d, R h)``. Under plain SGD the first
+layer is ``W_r = s_r V_r`` with a number s_r for each run, which takes the L2 term, so that a step passes over V once. Where
+inputs are many and samples few, V never leaves ``W_0 + X^T A``: it is trained as ``A (N, R h)`` through the Gram matrix
+``X X^T``, and under plain SGD a step then touches the rows of its batch alone.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from benchmark.optimizers import Sgd
+from benchmark.problem import Problem
+from benchmark.updaters import adding, each_run_whole, updater
+
+Parts = list[list[Tensor]]  # the parameters of one layer in each row of the state
+Rows = Tensor | slice  # which samples of a split
+
+
+@dataclass(frozen=True, eq=False)
+class Gram:
+    """Inner products of the inputs: ``train`` (N, N) among themselves, ``query`` (Q, N) with the query's."""
+
+    train: Tensor
+    query: Tensor
+
+    @staticmethod
+    def of(problem: Problem) -> "Gram":
+        """All inner products that runs of the problem need, shared by all of them."""
+        inputs = problem.train.inputs
+        return Gram(inputs @ inputs.T, problem.query.inputs @ inputs.T)
+
+
+class DenseRuns:
+    """A later layer of R runs: weight (R, out, in) and bias (R, out, 1)."""
+
+    def __init__(self, problem: Problem, _layer: object, rows: Parts, runs: int) -> None:
+        self.weight = updater(problem, [weight.repeat(runs, 1, 1) for weight, _ in rows], each_run_whole)
+        self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(R, in, B) -> (R, out, B)"""
+        self.inputs = values
+        return torch.baddbmm(self.bias.value, self.weight.value, values)
+
+    def backward(self, t: int, slope: Tensor, decays: Tensor | None) -> Tensor:
+        """Move by the gradient of outputs whose slope is (R, out, B); returns the slope (R, in, B) of the inputs before it."""
+        before = self.weight.value.transpose(1, 2) @ slope
+        turned = self.inputs.transpose(1, 2)
+        self.weight.update(t, lambda out, beta, alpha: out.baddbmm_(slope, turned, beta=beta, alpha=alpha), decays)
+        self.bias.update(t, adding(slope.sum(2, keepdim=True)), decays)
+        return before
+
+    def parameters(self) -> list[Tensor]:
+        """Weight and bias of each run, in the order of the flat vector."""
+        return [self.weight.value, self.bias.value]
+
+
+class FirstDense:
+    """The first layer of R runs side by side, h outputs each; `form` holds its weight."""
+
+    def __init__(self, problem: Problem, _layer: object, rows: Parts, runs: int, gram: Gram | None) -> None:
+        self.form = form(problem, torch.stack([weight for weight, _ in rows]), runs, gram)
+        self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
+
+    def forward(self, split: str, rows: Rows) -> Tensor:
+        """Outputs (R, h, B) for some samples of the split, train or query."""
+        return self.form.products(split, rows).add_(self.bias.value)
+
+    def backward(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+        """Move by the gradient of outputs whose slope is (R, h, B)."""
+        self.form.update(t, rows, slope, decays)
+        self.bias.update(t, adding(slope.sum(2, keepdim=True)), decays)
+
+    def parameters(self) -> list[Tensor]:
+        """Weight and bias of each run, in the order of the flat vector."""
+        return [self.form.weights(), self.bias.value]
+
+
+# ---- forms of the first weights --------------------------------------------------------------------------------------
+class Form(Protocol):
+    """A way to hold the first weights of R runs."""
+
+    def products(self, split: str, rows: Rows, /) -> Tensor:
+        """``W_r x`` for some samples of a split, (R, h, B)."""
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None, /) -> None:
+        """One step with the gradient ``slope_r x^T`` over training samples, the L2 term included."""
+
+    def weights(self) -> Tensor:
+        """(R, h, d)"""
+
+
+def form(problem: Problem, rows: Tensor, runs: int, gram: Gram | None) -> Form:
+    """The cheapest form for the problem's optimiser; rows (S, h, d) of the state to start from."""
+    if problem.optimizer.name == "sgd":
+        return Scaled(problem, Span(problem, rows, runs, gram) if gram else Matrix(problem, rows, runs), runs)
+    return SpanMomentum(problem, rows, runs, gram) if gram else Columns(problem, rows, runs)
+
+
+def apart(columns: Tensor, runs: int) -> Tensor:
+    """(B, R h) -> (R, h, B)"""
+    return columns.T.reshape(runs, -1, len(columns)).contiguous()
+
+
+def together(slope: Tensor) -> Tensor:
+    """(R, h, B) -> (B, R h)"""
+    return slope.flatten(0, 1).T
+
+
+class Columns:
+    """``W^T (d, R h)`` as it is, for any optimiser."""
+
+    def __init__(self, problem: Problem, rows: Tensor, runs: int) -> None:
+        self.problem, self.runs = problem, runs
+        self.weight = updater(problem, [row.T.repeat(1, runs) for row in rows], lambda value: value.view(len(value), runs, -1))
+
+    def products(self, split: str, rows: Rows) -> Tensor:
+        return apart(getattr(self.problem, split).inputs[rows] @ self.weight.value, self.runs)
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+        turned, columns = self.problem.train.inputs[rows].T, together(slope)
+        self.weight.update(t, lambda out, beta, alpha: out.addmm_(turned, columns, beta=beta, alpha=alpha), decays)
+
+    def weights(self) -> Tensor:
+        value = self.weight.value
+        return value.view(len(value), self.runs, -1).permute(1, 2, 0)
+
+
+class Body(Protocol):
+    """Weights of R runs that gradients can be added to, and that each run can multiply by a number of its own."""
+
+    def products(self, split: str, rows: Rows, /) -> Tensor:
+        """(R, h, B)"""
+
+    def add(self, rows: Tensor, slope: Tensor, alpha: float, /) -> None:
+        """Add alpha times ``slope_r x^T`` over training samples; slope (R, h, B)."""
+
+    def multiply(self, factors: Tensor, /) -> None:
+        """Multiply run r by ``factors[r]``, (R, 1)."""
+
+    def weights(self) -> Tensor:
+        """(R, h, d)"""
+
+
+class Scaled:
+    """Plain SGD: ``W_r = s_r V_r``, where s_r shrinks by the L2 term and V moves by the gradient over s_r."""
+
+    def __init__(self, problem: Problem, body: Body, runs: int) -> None:
+        self.problem, self.body = problem, body
+        self.scale = problem.initial.new_ones(runs)
+
+    def products(self, split: str, rows: Rows) -> Tensor:
+        return self.body.products(split, rows).mul_(self.scale[:, None, None])
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+        rate = self.problem.optimizer.rate(t)
+        if decays is not None:
+            self.shrink(1 - rate * decays)
+            slope = slope / self.scale[:, None, None]
+        self.body.add(rows, slope, -rate)
+
+    def shrink(self, factors: Tensor) -> None:
+        """Multiply the weights of run r by ``factors[r]``; a scale that gets small is put into the body."""
+        self.scale.mul_(factors)
+        if float(self.scale.abs().min()) < 1e-3:
+            self.body.multiply(self.scale[:, None])
+            self.scale.fill_(1.0)
+
+    def weights(self) -> Tensor:
+        return self.body.weights() * self.scale[:, None, None]
+
+
+class Matrix:
+    """The weights as a matrix ``(d, R h)``."""
+
+    def __init__(self, problem: Problem, rows: Tensor, runs: int) -> None:
+        self.problem, self.runs = problem, runs
+        self.value = rows[0].T.repeat(1, runs)
+
+    def products(self, split: str, rows: Rows) -> Tensor:
+        return apart(getattr(self.problem, split).inputs[rows] @ self.value, self.runs)
+
+    def add(self, rows: Tensor, slope: Tensor, alpha: float) -> None:
+        self.value.addmm_(self.problem.train.inputs[rows].T, together(slope), alpha=alpha)
+
+    def multiply(self, factors: Tensor) -> None:
+        self.value.view(len(self.value), self.runs, -1).mul_(factors)
+
+    def weights(self) -> Tensor:
+        return self.value.view(len(self.value), self.runs, -1).permute(1, 2, 0)
+
+
+class Span:
+    """Weights ``sum_s c_rs W_s + A_r^T X`` in the span of the rows W_s of the state at the start and the inputs.
+
+    Exact, because a gradient is something times X and the L2 term is a multiple of the weights: N rows instead of d.
+    """
+
+    def __init__(self, problem: Problem, rows: Tensor, runs: int, gram: Gram, row: int = 0) -> None:
+        self.problem, self.runs, self.gram = problem, runs, gram
+        self.starts = rows  # (S, h, d)
+        self.at_start = {split: rows @ getattr(problem, split).inputs.T for split in ("train", "query")}  # (S, h, N)
+        self.coefficients = rows.new_zeros(runs, len(rows))
+        self.coefficients[:, row] = 1
+        self.span = rows.new_zeros(len(problem.train), runs * rows.shape[1])
+
+    def products(self, split: str, rows: Rows) -> Tensor:
+        at_start = self.at_start[split][:, :, rows]  # (S, h, B)
+        own = self.coefficients @ at_start.flatten(1)
+        columns: Tensor = getattr(self.gram, split)[rows] @ self.span
+        return apart(columns, self.runs).add_(own.view(self.runs, *at_start.shape[1:]))
+
+    def add(self, rows: Tensor, slope: Tensor, alpha: float) -> None:
+        self.span.index_add_(0, rows, together(slope).contiguous(), alpha=alpha)
+
+    def multiply(self, factors: Tensor) -> None:
+        self.by_run(self.span).mul_(factors)
+        self.coefficients.mul_(factors)
+
+    def by_run(self, span: Tensor) -> Tensor:
+        """(N, R h) -> (N, R, h)"""
+        return span.view(len(span), self.runs, -1)
+
+    def add_multiple(self, other: "Span", factors: Tensor) -> None:
+        """Add ``factors[r]`` (R, 1) times the weights of another span with the same starts."""
+        self.by_run(self.span).addcmul_(self.by_run(other.span), factors)
+        self.coefficients.addcmul_(other.coefficients, factors)
+
+    def weights(self) -> Tensor:
+        own = torch.einsum("rs,shd->rhd", self.coefficients, self.starts)
+        return own + (self.span.T @ self.problem.train.inputs).view(own.shape)
+
+
+class SpanMomentum:
+    """SGD with momentum: weights and velocity, each in the span."""
+
+    def __init__(self, problem: Problem, rows: Tensor, runs: int, gram: Gram) -> None:
+        assert isinstance(problem.optimizer, Sgd)
+        self.problem, self.optimizer = problem, problem.optimizer
+        self.value, self.velocity = (Span(problem, rows, runs, gram, row) for row in range(2))
+
+    def products(self, split: str, rows: Rows) -> Tensor:
+        return self.value.products(split, rows)
+
+    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+        ones = self.value.coefficients.new_ones(len(self.value.coefficients), 1)
+        self.velocity.multiply(self.optimizer.momentum * ones)
+        self.velocity.add(rows, slope, 1.0)
+        if decays is not None:
+            self.velocity.add_multiple(self.value, decays[:, None])
+        self.value.add_multiple(self.velocity, -self.optimizer.rate(t) * ones)
+
+    def weights(self) -> Tensor:
+        return self.value.weights()
