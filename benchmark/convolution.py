@@ -5,6 +5,8 @@ images in all runs and is one product with all their windows. A later one copies
 input, and sums over the k rows of the kernel: each meets the copy shifted by one row of the image, which is a view.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,20 @@ from benchmark.dense import Parts, Rows
 from benchmark.models import NORM_EPS, Conv, GroupNorm, MaxPool, where_positive
 from benchmark.problem import Problem
 from benchmark.updaters import adding, each_run_whole, updater
+
+
+class Buffer:
+    """Memory that is written anew at every step: fresh memory of this size would cost a page fault for every 4 KB."""
+
+    def __init__(self) -> None:
+        self.flat = torch.empty(0)
+
+    def of(self, *shape: int, like: Tensor) -> Tensor:
+        """The buffer in this shape, its content undefined."""
+        size = prod(shape)
+        if self.flat.numel() < size:
+            self.flat = like.new_empty(size)
+        return self.flat[:size].view(shape)
 
 
 def padded(images: Tensor, border: int) -> Tensor:
@@ -26,18 +42,21 @@ class FirstConv:
         self.problem, self.layer, self.runs = problem, layer, runs
         joined = [torch.cat([weight.flatten(1), bias[:, None]], dim=1) for weight, bias in rows]
         self.weight = updater(problem, [row.repeat(runs, 1, 1) for row in joined], each_run_whole)
+        self.buffers = Buffer(), Buffer()
 
     def forward(self, split: str, rows: Rows) -> Tensor:
         """Outputs (R, features, B) for some samples of the split, train or query."""
         self.windows = self._windows(getattr(self.problem, split).inputs[rows])
-        return (self.weight.value.flatten(0, 1) @ self.windows).view(self.runs, self.layer.features, -1)
+        weight = self.weight.value.flatten(0, 1)
+        out = self.buffers[0].of(len(weight), self.windows.shape[1], like=weight)
+        return torch.mm(weight, self.windows, out=out).view(self.runs, self.layer.features, -1)
 
     def _windows(self, inputs: Tensor) -> Tensor:
         """Every pixel of every window, and a 1 for the bias: (B, d) -> (C k k + 1, H' W' B)."""
         _, height, width = self.layer.out
         images = padded(inputs.T.reshape(*self.layer.image, -1), self.layer.padding)
         pixels = images.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)  # (C, k, k, H', W', B)
-        found = images.new_empty(self.weight.value.shape[2], height * width * len(inputs))
+        found = self.buffers[1].of(self.weight.value.shape[2], height * width * len(inputs), like=images)
         found[:-1].view(pixels.shape).copy_(pixels)
         found[-1] = 1
         return found
@@ -60,11 +79,13 @@ class ConvRuns:
         tall = [weight.permute(2, 0, 1, 3).flatten(2) for weight, _ in rows]  # (k, filters, C k)
         self.weight = updater(problem, [w[:, None].repeat(1, runs, 1, 1) for w in tall], lambda value: value.flatten(2))
         self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
+        self.buffers = Buffer(), Buffer(), Buffer(), Buffer()
 
     def forward(self, values: Tensor) -> Tensor:
         """(R, features before, B) -> (R, features, B)"""
         self.columns = self._columns(values)  # (R, C k, H W' B) of the padded images
-        out = self.bias.value.repeat(1, 1, self._pixels(values.shape[2]))
+        pixels = prod(self.layer.out[1:]) * values.shape[2]
+        out = self.buffers[0].of(self.runs, self.layer.filters, pixels, like=values).copy_(self.bias.value)
         for weight, shifted in zip(self.weight.value, self._shifted(self.columns), strict=True):
             out.baddbmm_(weight, shifted)
         return out.view(self.runs, self.layer.features, -1)
@@ -72,12 +93,9 @@ class ConvRuns:
     def _columns(self, values: Tensor) -> Tensor:
         width = self.layer.out[2]
         images = padded(values.reshape(self.runs, *self.layer.image, -1), self.layer.padding)
-        shifted = [images[..., v : v + width, :] for v in range(self.layer.kernel)]
-        return torch.stack(shifted, dim=2).view(self.runs, self.layer.image[0] * self.layer.kernel, -1)
-
-    def _pixels(self, samples: int) -> int:
-        _, height, width = self.layer.out
-        return height * width * samples
+        shifted = images.unfold(3, width, 1).permute(0, 1, 3, 2, 5, 4)  # (R, C, k, H, W', B)
+        columns = self.buffers[1].of(*shifted.shape, like=images).copy_(shifted)
+        return columns.view(self.runs, self.layer.image[0] * self.layer.kernel, -1)
 
     def _shifted(self, columns: Tensor) -> list[Tensor]:
         """For each row of the kernel the part of the columns (R, C k, H W' B) that it meets, (R, C k, H' W' B)."""
@@ -100,12 +118,12 @@ class ConvRuns:
         return before
 
     def _before(self, slope: Tensor) -> Tensor:
-        columns = torch.zeros_like(self.columns)
+        columns = self.buffers[2].of(*self.columns.shape, like=slope).zero_()
         for weight, shifted in zip(self.weight.value, self._shifted(columns), strict=True):
             shifted.baddbmm_(weight.transpose(1, 2), slope)
         channels, height, width = self.layer.padded
         wide = columns.view(self.runs, channels, self.layer.kernel, height, self.layer.out[2], -1)
-        images = slope.new_zeros(self.runs, channels, height, width, wide.shape[-1])
+        images = self.buffers[3].of(self.runs, channels, height, width, wide.shape[-1], like=slope).zero_()
         for v in range(self.layer.kernel):
             images[:, :, :, v : v + self.layer.out[2]] += wide[:, :, v]
         border = self.layer.padding
@@ -161,6 +179,7 @@ class MaxPoolRuns:
 
     def __init__(self, _problem: Problem, layer: MaxPool, _rows: Parts, runs: int) -> None:
         self.layer, self.runs = layer, runs
+        self.buffer = Buffer()
 
     def forward(self, values: Tensor) -> Tensor:
         """(R, features before, B) -> (R, features, B)"""
@@ -177,7 +196,7 @@ class MaxPoolRuns:
     def backward(self, _t: int, slope: Tensor, _decays: Tensor | None) -> Tensor:
         """The slope of the inputs: that of a square goes to the first of its largest pixels."""
         slope = slope.view_as(self.upper)
-        before = slope.new_empty(self.runs, self.layer.features * 4, slope.shape[-1])
+        before = self.buffer.of(self.runs, self.layer.features * 4, slope.shape[-1], like=slope)
         lower = where_positive(slope, self.lower - self.upper)
         pixels = self._corners(before)
         for half, (left, right), (to_left, to_right) in (

@@ -48,7 +48,8 @@ class DenseRuns:
 
     def backward(self, t: int, slope: Tensor, decays: Tensor | None) -> Tensor:
         """Move by the gradient of outputs whose slope is (R, out, B); returns the slope (R, in, B) of the inputs before it."""
-        before = self.weight.value.transpose(1, 2) @ slope
+        turned_weight = self.weight.value.transpose(1, 2)
+        before = turned_weight @ slope if slope.shape[1] > 1 else turned_weight * slope  # thin products are slow
         turned = self.inputs.transpose(1, 2)
         self.weight.update(t, lambda out, beta, alpha: out.baddbmm_(slope, turned, beta=beta, alpha=alpha), decays)
         self.bias.update(t, adding(slope.sum(2, keepdim=True)), decays)
@@ -68,7 +69,7 @@ class FirstDense:
 
     def forward(self, split: str, rows: Rows) -> Tensor:
         """Outputs (R, h, B) for some samples of the split, train or query."""
-        return self.form.products(split, rows).add_(self.bias.value)
+        return self.form.outputs(split, rows, self.bias.value)
 
     def backward(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
         """Move by the gradient of outputs whose slope is (R, h, B)."""
@@ -84,8 +85,8 @@ class FirstDense:
 class Form(Protocol):
     """A way to hold the first weights of R runs."""
 
-    def products(self, split: str, rows: Rows, /) -> Tensor:
-        """``W_r x`` for some samples of a split, (R, h, B)."""
+    def outputs(self, split: str, rows: Rows, bias: Tensor, /) -> Tensor:
+        """``W_r x + b_r`` for some samples of a split, (R, h, B); bias (R, h, 1)."""
 
     def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None, /) -> None:
         """One step with the gradient ``slope_r x^T`` over training samples, the L2 term included."""
@@ -101,9 +102,11 @@ def form(problem: Problem, rows: Tensor, runs: int, gram: Gram | None) -> Form:
     return SpanMomentum(problem, rows, runs, gram) if gram else Columns(problem, rows, runs)
 
 
-def apart(columns: Tensor, runs: int) -> Tensor:
-    """(B, R h) -> (R, h, B)"""
-    return columns.T.reshape(runs, -1, len(columns)).contiguous()
+def apart(columns: Tensor, bias: Tensor, scale: Tensor | None = None) -> Tensor:
+    """(B, R h) -> (R, h, B), times the scale (R, 1, 1) of each run, plus its bias (R, h, 1): all in one pass."""
+    turned = columns.T.view(*bias.shape[:2], -1)
+    found = columns.new_empty(turned.shape)
+    return torch.add(turned, bias, out=found) if scale is None else torch.addcmul(bias, turned, scale, out=found)
 
 
 def together(slope: Tensor) -> Tensor:
@@ -118,8 +121,8 @@ class Columns:
         self.problem, self.runs = problem, runs
         self.weight = updater(problem, [row.T.repeat(1, runs) for row in rows], lambda value: value.view(len(value), runs, -1))
 
-    def products(self, split: str, rows: Rows) -> Tensor:
-        return apart(getattr(self.problem, split).inputs[rows] @ self.weight.value, self.runs)
+    def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
+        return apart(getattr(self.problem, split).inputs[rows] @ self.weight.value, bias)
 
     def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
         turned, columns = self.problem.train.inputs[rows].T, together(slope)
@@ -134,7 +137,7 @@ class Body(Protocol):
     """Weights of R runs that gradients can be added to, and that each run can multiply by a number of its own."""
 
     def products(self, split: str, rows: Rows, /) -> Tensor:
-        """(R, h, B)"""
+        """``x W_r^T`` of all runs side by side, (B, R h)."""
 
     def add(self, rows: Tensor, slope: Tensor, alpha: float, /) -> None:
         """Add alpha times ``slope_r x^T`` over training samples; slope (R, h, B)."""
@@ -153,8 +156,8 @@ class Scaled:
         self.problem, self.body = problem, body
         self.scale = problem.initial.new_ones(runs)
 
-    def products(self, split: str, rows: Rows) -> Tensor:
-        return self.body.products(split, rows).mul_(self.scale[:, None, None])
+    def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
+        return apart(self.body.products(split, rows), bias, self.scale[:, None, None])
 
     def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
         rate = self.problem.optimizer.rate(t)
@@ -182,7 +185,8 @@ class Matrix:
         self.value = rows[0].T.repeat(1, runs)
 
     def products(self, split: str, rows: Rows) -> Tensor:
-        return apart(getattr(self.problem, split).inputs[rows] @ self.value, self.runs)
+        products: Tensor = getattr(self.problem, split).inputs[rows] @ self.value
+        return products
 
     def add(self, rows: Tensor, slope: Tensor, alpha: float) -> None:
         self.value.addmm_(self.problem.train.inputs[rows].T, together(slope), alpha=alpha)
@@ -195,44 +199,34 @@ class Matrix:
 
 
 class Span:
-    """Weights ``sum_s c_rs W_s + A_r^T X`` in the span of the rows W_s of the state at the start and the inputs.
+    """Weights ``W_r = A_r^T D`` in the span of the basis D: the N inputs, and the weights (and velocity) at the start.
 
-    Exact, because a gradient is something times X and the L2 term is a multiple of the weights: N rows instead of d.
+    Exact, because a gradient is something times the inputs and the L2 term is a multiple of the weights: N + S h rows, not d.
     """
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int, gram: Gram, row: int = 0) -> None:
-        self.problem, self.runs, self.gram = problem, runs, gram
-        self.starts = rows  # (S, h, d)
-        self.at_start = {split: rows @ getattr(problem, split).inputs.T for split in ("train", "query")}  # (S, h, N)
-        self.coefficients = rows.new_zeros(runs, len(rows))
-        self.coefficients[:, row] = 1
-        self.span = rows.new_zeros(len(problem.train), runs * rows.shape[1])
+        outputs, starts = rows.shape[1], rows.flatten(0, 1)  # (S h, d)
+        self.basis = torch.cat([problem.train.inputs, starts])  # (N + S h, d)
+        self.kernel = {  # inner products with the basis, (N, N + S h)
+            split: torch.cat([getattr(gram, split), getattr(problem, split).inputs @ starts.T], dim=1)
+            for split in ("train", "query")
+        }
+        self.value = rows.new_zeros(len(self.basis), runs, outputs)  # A
+        own = len(problem.train) + row * outputs
+        self.value[own : own + outputs] = torch.eye(outputs).to(rows)[:, None]
 
     def products(self, split: str, rows: Rows) -> Tensor:
-        at_start = self.at_start[split][:, :, rows]  # (S, h, B)
-        own = self.coefficients @ at_start.flatten(1)
-        columns: Tensor = getattr(self.gram, split)[rows] @ self.span
-        return apart(columns, self.runs).add_(own.view(self.runs, *at_start.shape[1:]))
+        return self.kernel[split][rows] @ self.value.flatten(1)
 
     def add(self, rows: Tensor, slope: Tensor, alpha: float) -> None:
-        self.span.index_add_(0, rows, together(slope).contiguous(), alpha=alpha)
+        self.value.index_add_(0, rows, slope.permute(2, 0, 1).contiguous(), alpha=alpha)
 
     def multiply(self, factors: Tensor) -> None:
-        self.by_run(self.span).mul_(factors)
-        self.coefficients.mul_(factors)
-
-    def by_run(self, span: Tensor) -> Tensor:
-        """(N, R h) -> (N, R, h)"""
-        return span.view(len(span), self.runs, -1)
-
-    def add_multiple(self, other: "Span", factors: Tensor) -> None:
-        """Add ``factors[r]`` (R, 1) times the weights of another span with the same starts."""
-        self.by_run(self.span).addcmul_(self.by_run(other.span), factors)
-        self.coefficients.addcmul_(other.coefficients, factors)
+        self.value.mul_(factors)
 
     def weights(self) -> Tensor:
-        own = torch.einsum("rs,shd->rhd", self.coefficients, self.starts)
-        return own + (self.span.T @ self.problem.train.inputs).view(own.shape)
+        columns = self.value.flatten(1).T @ self.basis
+        return columns.view(*self.value.shape[1:], -1)
 
 
 class SpanMomentum:
@@ -243,16 +237,15 @@ class SpanMomentum:
         self.problem, self.optimizer = problem, problem.optimizer
         self.value, self.velocity = (Span(problem, rows, runs, gram, row) for row in range(2))
 
-    def products(self, split: str, rows: Rows) -> Tensor:
-        return self.value.products(split, rows)
+    def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
+        return apart(self.value.products(split, rows), bias)
 
     def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
-        ones = self.value.coefficients.new_ones(len(self.value.coefficients), 1)
-        self.velocity.multiply(self.optimizer.momentum * ones)
+        self.velocity.value.mul_(self.optimizer.momentum)
         self.velocity.add(rows, slope, 1.0)
         if decays is not None:
-            self.velocity.add_multiple(self.value, decays[:, None])
-        self.value.add_multiple(self.velocity, -self.optimizer.rate(t) * ones)
+            self.velocity.value.addcmul_(self.value.value, decays[:, None])
+        self.value.value.add_(self.velocity.value, alpha=-self.optimizer.rate(t))
 
     def weights(self) -> Tensor:
         return self.value.weights()

@@ -10,7 +10,7 @@ from benchmark import data
 from benchmark.data import Splits, Table
 from benchmark.errors import LoobenchError, unknown
 
-Features = tuple[np.ndarray, np.ndarray]  # (M, d) float64 inputs of all M rows, (M,) targets
+Features = tuple[np.ndarray, np.ndarray]  # (M, d) inputs of all M rows, float64 or bytes, and (M,) targets
 
 
 def embedded(splits: Splits) -> Features:
@@ -23,6 +23,19 @@ def mnist_1_7(splits: Splits) -> Features:
     images, labels = np.asarray(splits["train"]["image"]), np.asarray(splits["train"]["label"])
     rows = (labels == 1) | (labels == 7)
     return images[rows].reshape(rows.sum(), -1) / 255, (labels[rows] == 7).astype(np.int64)
+
+
+def mnist(splits: Splits) -> Features:
+    """Train digits, ten classes, pixels as bytes."""
+    table = splits["train"]
+    return np.asarray(table["image"]).reshape(len(table["label"]), -1), np.asarray(table["label"])
+
+
+def cifar10(splits: Splits) -> Features:
+    """Train images, ten classes, pixels as bytes: the red plane first, then green, then blue."""
+    table = splits["train"]
+    planes = np.asarray(table["img"]).transpose(0, 3, 1, 2)
+    return planes.reshape(len(planes), -1), np.asarray(table["label"])
 
 
 def news_ibm_mac(splits: Splits) -> Features:
@@ -80,6 +93,8 @@ RECIPES: dict[tuple[str, str], Callable[[Splits], Features]] = {
     ("digits", "all"): embedded,
     ("breast_cancer", "all"): embedded,
     ("mnist", "1-7"): mnist_1_7,
+    ("mnist", "all"): mnist,
+    ("cifar10", "all"): cifar10,
     ("20news", "ibm-mac"): news_ibm_mac,
     ("adult", "all"): adult,
 }

@@ -148,12 +148,19 @@ TORCH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+TORCH_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": lambda: nn.Softplus(beta=5, threshold=40),  # torch's usual threshold is linear from 20, off by 4e-10
+}
 TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
     models.Dense: lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(layer.inputs, layer.outputs)),
     models.Conv: lambda layer: nn.Conv2d(layer.image[0], layer.filters, layer.kernel, padding=layer.padding),
     models.GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
     models.MaxPool: lambda layer: nn.MaxPool2d(2),
-    models.Activation: lambda layer: {"relu": nn.ReLU(), "tanh": nn.Tanh(), "softplus": nn.Softplus(beta=5)}[layer.function],
+    models.Activation: lambda layer: TORCH_ACTIVATIONS[layer.function](),
+        layer.function
+    ],
 }
 
 

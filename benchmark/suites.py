@@ -71,10 +71,41 @@ def hara2019_tasks() -> Iterator[Task]:
             )
 
 
+def image_tasks() -> Iterator[Task]:
+    """Convolutional networks on 1,000 images, 100 of them left out: MNIST by SGD, CIFAR-10 with GroupNorm by momentum."""
+    for dataset, model, optimizer in (
+        ("mnist", "mnist-cnn", Sgd(0.05)),
+        ("cifar10", "cifar-cnn", Sgd(0.01, momentum=0.9)),
+    ):
+        yield Task(
+            name=f"images-{dataset}-cnn",
+            suite="images",
+            dataset=dataset,
+            subset="all",
+            train=1000,
+            query=200,
+            test=1000,
+            model=model,
+            optimizer=optimizer,
+            weight_decay=0.0,
+            batch=20,
+            epochs=2,
+            horizons=(1, 2),
+            leave_out=100,
+            scaling="pixels",
+        )
+
+
 SUITES = {
     suite.name: suite
     for suite in (
         Suite("quick", "small tasks on embedded data, minutes on a laptop", tuple(quick_tasks()), 2),
+        Suite(
+            "images",
+            "small convolutional networks on MNIST and CIFAR-10, 100 of 1,000 samples left out",
+            tuple(image_tasks()),
+            1,
+        ),
         Suite("hara2019", "SGD-IE's tasks: Adult, 20 Newsgroups, MNIST; convex and not", tuple(hara2019_tasks()), 10),
     )
 }

@@ -1,6 +1,7 @@
 """Tasks: what is trained on what, as frozen records named by their content; and from a task to a problem."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Task:
     counterfactual: str = "zero-weight"
     dtype: str = "float64"
     leave_out: int | None = None  # K: so many samples are left out, one at a time; None: every one
+    scaling: str = "features"  # each feature by its mean and deviation over the N; or "pixels", bytes to -1 ... 1
 
     def record(self) -> dict[str, Any]:
         """All fields as a JSON value, with the kind of optimiser and the digest of the data set."""
@@ -59,7 +61,12 @@ class Task:
 
     def __post_init__(self) -> None:
         """Raise LoobenchError for a value that no code stands behind."""
-        known = {"queries": ("mean", "each"), "noise": ("none",), "counterfactual": ("zero-weight",)}
+        known = {
+            "queries": ("mean", "each"),
+            "noise": ("none",),
+            "counterfactual": ("zero-weight",),
+            "scaling": tuple(SCALINGS),
+        }
         for field, values in {**known, "dtype": tuple(DTYPES), "model": tuple(MODELS)}.items():
             if getattr(self, field) not in values:
                 raise unknown(f"{field} of task {self.name}", str(getattr(self, field)), values)
@@ -86,7 +93,7 @@ def build(task: Task, seed: int, cache: Path, device: str = "cpu") -> Problem:
     """The problem of `seed`: split, scaling, initial parameters and batch order, each from its own random stream."""
     inputs, targets = features(task.dataset, task.subset, cache)
     train, query, test = split(task, len(targets), seed)
-    scaled = scale(inputs, train, query, test)
+    scaled = SCALINGS[task.scaling](inputs, train, query, test)
     model = MODELS[task.model].build(inputs.shape[1], len(np.unique(targets)))
     decay = task.weight_decay
     real = DTYPES[task.dtype]
@@ -126,6 +133,14 @@ def scale(inputs: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
 
     scaler = StandardScaler().fit(inputs[rows[0]])
     return [scaler.transform(inputs[part]) for part in rows]
+
+
+def pixels(inputs: np.ndarray, *rows: np.ndarray) -> list[np.ndarray]:
+    """The rows of bytes as numbers from -1 to 1."""
+    return [inputs[part] / 127.5 - 1 for part in rows]
+
+
+SCALINGS: dict[str, Callable[..., list[np.ndarray]]] = {"features": scale, "pixels": pixels}
 
 
 def left_out(samples: int, some: int, random: np.random.RandomState) -> Tensor:

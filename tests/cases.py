@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark.models import Network, mlp
+from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
 from benchmark.problem import Problem, Samples
 from benchmark.streams import stream
@@ -21,6 +21,8 @@ MODELS = {
     "mlp": mlp((5, 4, 1), "softplus"),
     "classes": mlp((5, 4, 3), "tanh", "cross-entropy"),
     "regression": mlp((5, 1), loss="squared-error"),
+    "cnn": cnn((1, 10, 10), (Block(3, 3), Block(2, 3, padding=1)), 3),
+    "cnn-norm": cnn((2, 8, 8), (Block(4, 3, padding=1, groups=2), Block(2, 3, padding=1, groups=1)), 3, "softplus"),
 }
 
 

@@ -30,6 +30,7 @@ OTHER = {
     "queries": "each",
     "dtype": "float32",
     "leave_out": 50,
+    "scaling": "pixels",
 }
 
 
