@@ -80,6 +80,7 @@ def _score_options(command: argparse.ArgumentParser) -> None:
 
 def _speed_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", action="append", default=[], help="measure only this task; may be repeated")
+    command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--out", type=Path, default=Path("speed.json"), help="file of all figures (default: %(default)s)")
     _add_cache(command)
 
@@ -376,18 +377,20 @@ def speed_command(options: argparse.Namespace) -> int:
 
     from tabulate import tabulate
 
-    from benchmark import files, speed, suites
+    from benchmark import files, machine, speed, suites
 
     files.probe(options.out.absolute().parent)
-    found = speed.report(
-        [suites.task(name) for name in options.task], options.cache, lambda case: print(f"measuring {case}", file=sys.stderr)
-    )
+    tasks, device = [suites.task(name) for name in options.task], machine.device(options.device)
+    found = speed.report(tasks, options.cache, device, lambda case: print(f"measuring {case}", file=sys.stderr))
     files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
     print(tabulate(map(speed.line, found["cases"]), speed.HEADERS, disable_numparse=True))
-    print(f"\nmatrix-product peak {found['peak_gflops']:.1f} GFLOP/s, one thread, float64; process peak memory ", end="")
-    print(f"{found['peak_memory_bytes'] / 2**30:.1f} GiB; all figures in {options.out}")
+    peaks = ", ".join(f"{gflops:.0f} in {dtype}" for dtype, gflops in found["peak_all_cores_gflops"].items())
+    print(f"\nmatrix-product peak of {found['cores']} cores together, in GFLOP/s: {peaks}; all figures in {options.out}")
     for name, exponent in found["growth"].items():
         print(f"time grows with {name} to the power {exponent:.2f}")
+    for memory in found["memory"]:
+        taken = "unknown" if memory["peak"] is None else f"{memory['peak'] / 2**20:.0f} MiB"
+        print(f"N = 1000, P = 101770 in {memory['budget'] / 2**20:.0f} MiB: took {taken}, {memory['runs']} runs at once")
     return 0
 
 

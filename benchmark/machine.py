@@ -3,8 +3,8 @@
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,14 +25,19 @@ Provenance = dict[str, str | int]
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Run the block on one CPU thread: the order of sums, and so the last bit, depends on their number."""
+def so_many_threads(threads: int) -> Iterator[None]:
+    """Run the block with torch on so many CPU threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Run a block on one CPU thread: the order of sums, and so the last bit, depends on their number."""
+    return so_many_threads(1)
 
 
 @contextmanager
@@ -96,6 +101,27 @@ def _available() -> int:
 def _number(path: Path) -> int:
     text = path.read_text().strip()
     return int(text) if text.isdecimal() else 2**62  # "max": no limit
+
+
+def peak_growth(act: Callable[[], object], device: str) -> int | None:
+    """Bytes by which the memory of this process, or of the GPU, grew at its peak inside `act`; None where none can tell."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        act()
+        return int(torch.cuda.max_memory_allocated()) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+        before = _held("VmHWM")
+        act()
+        return _held("VmHWM") - before
+    except OSError:
+        return None
+
+
+def _held(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def cores() -> int:

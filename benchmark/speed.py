@@ -1,11 +1,10 @@
 """How fast exact retraining is, as ratios within one process: engine, mapped verb, plain loop, matrix product."""
 
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,63 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark import machine, models
+from benchmark import chunks, machine, models
+from benchmark.chunks import MIB, Means
+from benchmark.engine import Runs, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.models import mlp
 from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import Problem, Samples
+from benchmark.problem import Problem, Samples, map_tensors
 from benchmark.streams import stream
-from benchmark.suites import SUITES
-from benchmark.tasks import Task, batches, build
-from benchmark.train import retrain, train
+from benchmark.suites import SUITES, TASKS
+from benchmark.tasks import DTYPES, Task, batches, build, variant
+from benchmark.train import leave_one_out, left_out, retrain, train
 
-MAPPED_RUNS = 32  # mapped runs timed, and scaled to all
+MAPPED_RUNS, MAPPED_CONVOLUTIONS = 32, 4  # mapped runs timed, and scaled to all
+BUDGETS = (96 * MIB, 384 * MIB)  # for the case of N = 1,000 and P = 100,000
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for leaving out every sample of one problem, one way and another.
+    """Seconds for leaving out the K samples of one problem, one way and another.
 
-    `engine` is what computes truths. `columns` is the same without Gram form and shared beginnings, so that `gflops`, its
-    operations per second, can be held against the matrix-product peak. `mapped` and `loop` are timed on a few runs and scaled.
+    `engine` is what computes truths, on all cores; `one` the same on one thread. `plain` is one thread without Gram form and
+    shared beginnings, so that `gflops`, its operations per second, can be held against the matrix-product peak of one thread;
+    `without_gram` keeps the shared beginnings. `mapped` and `loop` are timed on a few runs and scaled, `loop` on one thread
+    and on all, and the faster taken.
     """
 
     case: str
+    dtype: str
     samples: int
+    left_out: int
     parameters: int
     steps: int
     engine: float
-    columns: float
+    one: float
+    plain: float
+    without_gram: float
     gflops: float
-    of_peak: float
+    peak_gflops: float
     mapped: float
     loop: float
+    loop_threads: int
+    memory: int | None  # bytes that the engine on all cores took at its peak
+
+    @property
+    def of_peak(self) -> float:
+        """Share of the matrix-product peak."""
+        return self.gflops / self.peak_gflops
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that leaving out N = 1,000 samples of a network with P = 100,000 parameters took, training included."""
+
+    budget: int
+    peak: int | None
+    runs: int  # at once
+    workers: int
 
 
 def synthetic(widths: tuple[int, ...], samples: int, batch: int, epochs: int, weight_decay: float = 0.001) -> Problem:
@@ -90,29 +115,27 @@ def _products(layer: models.Layer) -> int:
     return layer.inputs * layer.outputs if isinstance(layer, models.Dense) else 0
 
 
-def peak(dtype: torch.dtype, size: int = 1500, repeats: int = 9) -> float:
+def peak(dtype: torch.dtype, device: str = "cpu", size: int = 1500, repeats: int = 9) -> float:
     """Operations per second of the fastest of some square matrix products."""
-    a, b, out = (torch.ones(size, size, dtype=dtype) for _ in range(3))
-    return 2 * size**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(repeats))
+    size *= 4 if device == "cuda" else 1
+    a, b, out = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(3))
+    return 2 * size**3 / min(_seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(repeats))
 
 
-def _seconds(act: Callable[[], object]) -> float:
+def _seconds(act: Callable[[], object], device: str) -> float:
+    machine.synchronize(device)
     start = time.perf_counter()
     act()
+    machine.synchronize(device)
     return time.perf_counter() - start
 
 
-def median_seconds(act: Callable[[], object], repeats: int = 3, enough: float = 5.0) -> float:
+def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int = 5, enough: float = 4.0) -> float:
     """Median wall time of `repeats` calls, or of fewer once they took `enough` seconds together."""
     times: list[float] = []
     while len(times) < repeats and sum(times) < enough:
-        times.append(_seconds(act))
+        times.append(_seconds(act, device))
     return statistics.median(times)
-
-
-def leave_out(problem: Problem, runs: int) -> Tensor:
-    """Keep masks (R, N) that leave out one sample each, the first R of them."""
-    return ~torch.eye(len(problem.train), dtype=torch.bool)[:runs]
 
 
 def mapped(problem: Problem, keep: Tensor) -> Tensor:
@@ -159,8 +182,6 @@ TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
     models.GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
     models.MaxPool: lambda layer: nn.MaxPool2d(2),
     models.Activation: lambda layer: TORCH_ACTIVATIONS[layer.function](),
-        layer.function
-    ],
 }
 
 
@@ -180,83 +201,131 @@ def _torch_optimizer(problem: Problem, network: nn.Module) -> torch.optim.Optimi
     return torch.optim.SGD(network.parameters(), lr=o.rate(0), momentum=getattr(o, "momentum", 0.0))
 
 
-def measure(case: str, problem: Problem, best: float) -> Speed:
-    """All ways of leaving out every sample of one problem; `best` is the matrix-product peak in operations per second."""
-    everyone = len(problem.train)
-    keep, states = leave_out(problem, everyone), train(problem).states
-    for warm_up in (None, False):
-        retrain(problem, keep[:2], gram=warm_up, states=states)
+def measure(case: str, problem: Problem) -> Speed:
+    """All ways of leaving out the K samples of one problem. Call it on one thread."""
+    device, run, keep = problem.initial.device.type, train(problem), left_out(problem)
+    wanted, cores = len(keep) - 1, machine.cores() if device == "cpu" else 1
+
+    def ours(gram: bool | None, states: Tensor | None, workers: int, runs: int = len(keep)) -> Callable[[], object]:
+        means = Means(workers=workers)
+        return lambda: retrain(problem, keep[-runs:], gram=gram, states=states, read=Runs.query_losses, means=means)
+
+    for gram in (None, False):
+        ours(gram, run.states, 1, runs=2)()
     mapped(problem, keep[:2])
     plain_loop(problem, 0)
-    columns = median_seconds(lambda: retrain(problem, keep, gram=False))
-    some = min(MAPPED_RUNS, everyone)
-    rate = flops(problem, everyone) / columns
+    best = peak(problem.initial.dtype, device)
+    plain = median_seconds(ours(False, None, 1), device)
+    one = median_seconds(ours(None, run.states, 1), device)
+    engine = median_seconds(ours(None, run.states, cores), device) if cores > 1 else one
+    some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], models.Conv) else MAPPED_RUNS, wanted)
+    loop, threads = min(_loop(problem, count) for count in {1, cores})
     return Speed(
         case=case,
-        samples=everyone,
+        dtype=str(problem.initial.dtype).removeprefix("torch."),
+        samples=len(problem.train),
+        left_out=wanted,
         parameters=problem.model.parameters,
         steps=problem.steps,
-        engine=median_seconds(lambda: retrain(problem, keep, states=states)),
-        columns=columns,
-        gflops=rate / 1e9,
-        of_peak=rate / best,
-        mapped=median_seconds(lambda: mapped(problem, keep[:some]), 1) * everyone / some,
-        loop=median_seconds(lambda: plain_loop(problem, 0)) * everyone,
+        engine=engine,
+        one=one,
+        plain=plain,
+        without_gram=median_seconds(ours(False, run.states, 1), device) if gram_pays(problem) else one,
+        gflops=flops(problem, wanted + 1) / plain / 1e9,
+        peak_gflops=best / 1e9,
+        mapped=median_seconds(lambda: mapped(problem, keep[:some]), device, 1) * wanted / some,
+        loop=loop * wanted,
+        loop_threads=threads,
+        memory=machine.peak_growth(ours(None, run.states, cores), device),
     )
 
 
-def cases(tasks: Sequence[Task], cache: Path) -> Iterator[tuple[str, Problem]]:
+def _loop(problem: Problem, threads: int) -> tuple[float, int]:
+    """Seconds of one plain run on so many threads."""
+    with machine.so_many_threads(threads):
+        return median_seconds(lambda: plain_loop(problem, 0), problem.initial.device.type), threads
+
+
+def cases(tasks: Sequence[Task], cache: Path, device: str) -> Iterator[tuple[str, Problem]]:
     """The synthetic problems and all tasks, or only the named `tasks`, at seed 0; one without its data is left out and said."""
     if not tasks:
-        yield from ((name, make()) for name, make in SYNTHETIC.items())
-    for task in tasks or [task for name in ("quick", "hara2019") for task in SUITES[name].tasks]:
+        yield from ((name, on(make(), device)) for name, make in SYNTHETIC.items())
+    for task in tasks or [CONVOLUTIONAL, *(task for name in ("quick", "hara2019") for task in SUITES[name].tasks)]:
         try:
-            yield task.name, build(task, 0, cache)
+            yield task.name, build(task, 0, cache, device)
         except LoobenchError as error:
             print(f"note: {task.name} is left out: {error}", file=sys.stderr)
 
 
-def growth() -> dict[str, float]:
+CONVOLUTIONAL = replace(variant(TASKS["images-mnist-cnn"], "float32"), name="mnist-cnn, one epoch", epochs=1, horizons=(1,))
+
+
+def on(problem: Problem, device: str) -> Problem:
+    """The problem with its tensors on a device."""
+    moved: Problem = map_tensors(problem, lambda tensor: tensor.to(device))
+    return moved
+
+
+def budgets() -> list[Memory]:
+    """What leaving out every sample takes where the memory is bounded, from the reference run on."""
+    problem = synthetic((784, 128, 10), 1000, 100, 1)
+    found = []
+    for budget in BUDGETS:
+        means = Means(budget, machine.cores())
+        planned = chunks.plan(problem, 1001, gram_pays(problem), means)
+        taken = machine.peak_growth(lambda means=means: leave_one_out(train(problem), means=means), "cpu")  # type: ignore[misc]
+        found.append(Memory(budget, taken, planned.runs, planned.workers))
+    return found
+
+
+def growth(device: str) -> dict[str, float]:
     """Exponent e of ``time ~ size^e`` for each size of a problem alone, fitted to three doublings of a common base."""
-    return {name: _exponent(name) for name in GROWTH_BASE}
+    return {name: _exponent(name, device) for name in GROWTH_BASE}
 
 
-def _exponent(name: str) -> float:
+def _exponent(name: str, device: str) -> float:
     sizes = [GROWTH_BASE[name] * factor for factor in (1, 2, 4, 8)]
-    times = [_time_of({**GROWTH_BASE, name: size}) for size in sizes]
+    times = [_time_of({**GROWTH_BASE, name: size}, device) for size in sizes]
     return float(np.polyfit([log(size) for size in sizes], [log(seconds) for seconds in times], 1)[0])
 
 
-def _time_of(size: dict[str, int]) -> float:
-    problem = synthetic((size["inputs"], size["hidden"], 1), size["samples"], 20, size["epochs"])
-    keep = leave_out(problem, 1).expand(size["runs"], -1)
-    return median_seconds(lambda: retrain(problem, keep, gram=False))
+def _time_of(size: dict[str, int], device: str) -> float:
+    problem = on(synthetic((size["inputs"], size["hidden"], 1), size["samples"], 20, size["epochs"]), device)
+    keep = left_out(problem)[:1].expand(size["runs"], -1)
+    return median_seconds(lambda: retrain(problem, keep, gram=False, read=Runs.query_losses), device)
 
 
-def report(tasks: Sequence[Task], cache: Path, show: Callable[[str], None] = lambda case: None) -> dict[str, Any]:
-    """All measurements, on one CPU thread in float64, as a JSON value; the growth only where no task is named."""
+def report(tasks: Sequence[Task], cache: Path, device: str, show: Callable[[str], None] = lambda case: None) -> dict[str, Any]:
+    """All measurements as a JSON value; the growth and the memory under a budget only where no task is named."""
     with machine.one_thread():
-        best = peak(torch.float64)
         measured = []
-        for name, problem in cases(tasks, cache):
+        for name, problem in cases(tasks, cache, device):
             show(name)
-            measured.append(measure(name, problem, best))
-        show("growth")
+            measured.append(measure(name, problem))
+        show("growth and memory") if not tasks else None
         return {
-            "peak_gflops": best / 1e9,
-            "cases": [asdict(speed) for speed in measured],
-            "growth": {} if tasks else growth(),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # of the whole process
-            "provenance": machine.provenance("loobench speed", "cpu", "float64"),
+            "cores": machine.cores(),
+            "peak_all_cores_gflops": _peak_of_all(device),
+            "cases": [{**asdict(speed), "of_peak": speed.of_peak} for speed in measured],
+            "growth": {} if tasks else growth(device),
+            "memory": [] if tasks or device != "cpu" else [asdict(memory) for memory in budgets()],
+            "provenance": machine.provenance("loobench speed", device, "as each case says"),
         }
 
 
-HEADERS = ["case", "N", "P", "engine s", "GFLOP/s", "of peak", "Gram and sharing", "vmap", "plain loop"]
+def _peak_of_all(device: str) -> dict[str, float]:
+    with machine.so_many_threads(machine.cores()):
+        return {name: peak(dtype, device) / 1e9 for name, dtype in DTYPES.items()}
+
+
+HEADERS = ["case", "K of N", "P", "engine s", "GFLOP/s", "of peak", "Gram", "vmap", "plain loop", "MiB"]
 
 
 def line(speed: dict[str, Any]) -> list[str]:
     """A measurement as the strings of a table row: seconds and rates, then how many times longer the other ways take."""
-    s = Speed(**speed)
+    s = Speed(**{name: value for name, value in speed.items() if name != "of_peak"})
     rates = [f"{s.engine:.3f}", f"{s.gflops:.1f}", f"{s.of_peak:.2f}"]
-    ratios = [f"{s.columns / s.engine:.1f} x", f"{s.mapped / s.engine:.1f} x", f"{s.loop / s.engine:.0f} x"]
-    return [s.case, str(s.samples), str(s.parameters), *rates, *ratios]
+    gram = f"{s.without_gram / s.one:.1f} x" if s.without_gram != s.one else ""
+    ratios = [gram, f"{s.mapped / s.engine:.1f} x", f"{s.loop / s.engine:.1f} x"]
+    memory = "" if s.memory is None else f"{s.memory / MIB:.0f}"
+    return [s.case, f"{s.left_out} of {s.samples}", str(s.parameters), *rates, *ratios, memory]

@@ -8,12 +8,12 @@ import torch
 
 from benchmark import speed
 from benchmark.cli import main
-from benchmark.train import retrain
+from benchmark.train import left_out, retrain
 
 
 def test_every_way_that_is_timed_gives_the_same_parameters() -> None:
     problem = speed.synthetic((7, 5, 3), 12, 5, 2)
-    keep = speed.leave_out(problem, 12)
+    keep = left_out(problem)[:12]
     expected = torch.stack([speed.plain_loop(problem, i) for i in range(12)])
 
     for found in (retrain(problem, keep, gram=False)[-1], retrain(problem, keep)[-1], speed.mapped(problem, keep)):
@@ -28,9 +28,9 @@ def test_operations_are_counted_forward_and_backward() -> None:
 
 
 def test_the_exponent_of_a_known_growth_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "_time_of", lambda size: 3.0 * size["inputs"] ** 1.5)
+    monkeypatch.setattr(speed, "_time_of", lambda size, device: 3.0 * size["inputs"] ** 1.5)
 
-    assert speed.growth() == pytest.approx({"samples": 0, "inputs": 1.5, "hidden": 0, "epochs": 0, "runs": 0}, abs=1e-9)
+    assert speed.growth("cpu") == pytest.approx({"samples": 0, "inputs": 1.5, "hidden": 0, "epochs": 0, "runs": 0}, abs=1e-9)
 
 
 def test_the_command_measures_a_task_and_writes_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,7 +40,8 @@ def test_the_command_measures_a_task_and_writes_its_figures(capsys: pytest.Captu
     (case,) = found["cases"]
     assert case["samples"] == 100
     assert 0 < case["of_peak"] < 1
-    assert case["gflops"] == pytest.approx(case["of_peak"] * found["peak_gflops"])
+    assert case["gflops"] == pytest.approx(case["of_peak"] * case["peak_gflops"])
+    assert case["memory"] is not None
     assert found["provenance"]["threads"] == 1
     assert "plain loop" in capsys.readouterr().out
     assert main(["speed", "--task", "nosuch"]) == 2
