@@ -394,6 +394,30 @@ def speed_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def doctor_command(_options: argparse.Namespace) -> int:
+    """`loobench doctor`."""
+    from tabulate import tabulate
+
+    from benchmark import doctor
+
+    for name, value in doctor.described().items():
+        print(f"{name}: {value}")
+    found = list(doctor.examine())
+    rows = [[f.setting, f.case, "same bits" if f.same else f"within {f.difference:.0e}"] for f in found]
+    table = {setting.name: [row[2] for row in rows if row[0] == setting.name] for setting in doctor.SETTINGS}
+    print("\nExact effects beside the stored ones; differences in standard deviations of the effects\n")
+    print(tabulate([[name, *cells] for name, cells in table.items()], ["setting", *doctor.CASES]))
+    meant = [f for f in found if f.setting == doctor.SETTINGS[0].name]
+    if all(f.same for f in meant):
+        print("\nThis machine computes the stored truths bit for bit.")
+        return 0
+    worst = max(f.difference for f in meant)
+    print(f"\nThis machine computes the stored truths within {worst:.0e}, not bit for bit: digests of truths will differ here.")
+    if doctor.set_here():
+        print(f"Settings that decide the last bits are set here; unset them and look again: {', '.join(doctor.set_here())}")
+    return 0 if worst < doctor.TOLERANCE else FAILED
+
+
 def report_command(options: argparse.Namespace) -> int:
     """`loobench report`."""
     from benchmark import files, report, results
@@ -423,5 +447,10 @@ COMMANDS = {
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
     "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
+    "doctor": (
+        doctor_command,
+        lambda command: None,
+        "what this machine is, and whether it reproduces stored truths bit for bit",
+    ),
     "report": (report_command, _report_options, "write the leaderboard from the results"),
 }

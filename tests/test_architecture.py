@@ -26,11 +26,25 @@ LAYERS = (  # a module imports only from layers before its own
     {"features", "registry"},
     {"tasks"},
     {"suites", "truth", "metrics", "results", "evaluate"},
-    {"run", "report", "speed"},
+    {"run", "report", "speed", "doctor"},
     {"cli"},
     {"__main__"},
 )
-HIDDEN = {"truth", "metrics", "results", "evaluate", "run", "report", "speed", "cli", "tasks", "suites", "data", "features"}
+HIDDEN = {
+    "truth",
+    "metrics",
+    "results",
+    "evaluate",
+    "run",
+    "report",
+    "speed",
+    "doctor",
+    "cli",
+    "tasks",
+    "suites",
+    "data",
+    "features",
+}
 
 
 def inside(path: Path, package: str = "benchmark") -> set[str]:

@@ -1,0 +1,400 @@
+"""Retraining in chunks: same bits on any number of threads, within its memory, resumed, checked."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from cases import MODELS, OPTIMIZERS, problem
+
+from benchmark import chunks, doctor, evaluate, machine, suites, truth
+from benchmark.chunks import MIB, Means
+from benchmark.cli import main
+from benchmark.engine import Runs, gram_pays
+from benchmark.errors import LoobenchError
+from benchmark.files import read_tensors, tensor_digest, write_tensors
+from benchmark.models import Block, Network, cnn, mlp
+from benchmark.optimizers import Optimizer
+from benchmark.problem import Problem, Trajectory, map_tensors
+from benchmark.registry import Estimator, registered
+from benchmark.train import leave_one_out, left_out, retrain, train
+
+TASK = "quick-breast-cancer-logistic-sgd"
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five runs at once, so that small problems have several chunks."""
+    monkeypatch.setattr(chunks, "at_once", lambda problem, gram: 5)
+
+
+# ---- threads -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("model", [MODELS["mlp"], MODELS["cnn"]], ids=["mlp", "cnn"])
+@pytest.mark.usefixtures("small_chunks")
+def test_threads_change_no_bit(model: Network) -> None:
+    run = train(problem(model))
+
+    with machine.one_thread():
+        alone = leave_one_out(run, means=Means(workers=1))
+        for workers in (2, 5):
+            assert torch.equal(leave_one_out(run, means=Means(workers=workers)), alone)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_chunk_that_fails_stops_the_others_and_says_why() -> None:
+    def fail(runs: Runs) -> torch.Tensor:
+        raise ValueError(f"read {runs.runs} runs")
+
+    with pytest.raises(ValueError, match=r"read \d runs"):
+        retrain(problem(), torch.ones(20, 12), read=fail, means=Means(workers=2))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_progress_is_told_of_every_visit_once() -> None:
+    given, told = problem(), []
+    keep = left_out(given)
+
+    for workers in (1, 3):
+        told.clear()
+        retrain(given, keep, states=train(given).states, means=Means(workers=workers), progress=told.append)
+        assert sum(told) == 3 * 12 * len(keep)
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+def test_chunks_are_nearly_equal_and_an_even_number() -> None:
+    given = problem()  # at most 256 runs at once
+
+    assert [chunks.plan(given, runs, False, Means()).runs for runs in (1, 200, 256, 257, 600, 1025)] == [
+        1,
+        200,
+        256,
+        129,
+        150,
+        171,
+    ]
+    assert chunks.plan(given, 1025, False, Means(workers=4)).workers == 4
+    assert chunks.plan(given, 200, False, Means(workers=4)).workers == 1
+
+
+def test_less_memory_means_fewer_chunks_side_by_side_then_fewer_runs_then_an_error() -> None:
+    given = large(mlp((784, 128, 10), loss="cross-entropy"), OPTIMIZERS["sgd"])
+    usual = chunks.plan(given, 300, False, Means(workers=2))
+    need = chunks.shared_bytes(given, False) + chunks.chunk_bytes(given, usual.runs, False)
+
+    assert (usual.workers, usual.short) == (2, False)
+    one = chunks.plan(given, 300, False, Means(need, workers=2))
+    assert (one.runs, one.workers, one.short) == (usual.runs, 1, False)
+    fewer = chunks.plan(given, 300, False, Means(need - 10 * MIB, workers=2))
+    assert fewer.short
+    assert 1 <= fewer.runs < usual.runs
+    with pytest.raises(LoobenchError, match=r"needs about \d+ MiB, the budget is 20 MiB: give more by --memory"):
+        chunks.plan(given, 300, False, Means(20 * MIB))
+
+
+def large(model: Network, optimizer: Optimizer, *, train: int = 300, batch: int = 50, query: int = 300) -> Problem:
+    given = problem(model, optimizer, train=train, batch=batch, query=query, epochs=1)
+    return replace(given, horizons=(given.steps,), query_kind="mean")
+
+
+CONVOLUTIONAL = cnn((1, 28, 28), (Block(20, 5), Block(20, 5)), 10)
+LARGE: dict[str, Callable[[], Problem]] = {
+    "mlp-sgd": lambda: large(mlp((784, 128, 10), loss="cross-entropy"), OPTIMIZERS["sgd"]),
+    "mlp-adam": lambda: large(mlp((784, 64, 10), loss="cross-entropy"), OPTIMIZERS["adam"]),
+    "mlp-wide": lambda: large(mlp((20, 512, 512, 10), loss="cross-entropy"), OPTIMIZERS["momentum"], train=100),
+    "gram": lambda: large(mlp((4000, 64, 1)), OPTIMIZERS["momentum"]),
+    "cnn": lambda: replace(large(CONVOLUTIONAL, OPTIMIZERS["sgd"]), left_out=torch.arange(12)),
+    "cnn-norm": lambda: replace(
+        large(
+            cnn((3, 32, 32), (Block(16, 3, padding=1, groups=4), Block(32, 3, padding=1, groups=4)), 10), OPTIMIZERS["momentum"]
+        ),
+        left_out=torch.arange(4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_stays_within_the_budget(name: str, workers: int) -> None:
+    given = LARGE[name]()
+    runs, gram = len(given.left_out) + 1, gram_pays(given)
+    budget = chunks.shared_bytes(given, gram) + chunks.chunk_bytes(given, 2, gram) * workers
+    with machine.one_thread():
+        leave_one_out(train(replace(given, left_out=given.left_out[:2])).until(1))  # what libraries take on their first call
+        taken = machine.peak_growth(lambda: leave_one_out(train(given), means=Means(budget, workers)), "cpu")
+    if taken is None:
+        pytest.skip("this system does not tell a process's peak memory")
+
+    assert taken <= budget
+    assert chunks.plan(given, runs, gram, Means(budget, workers)).runs < runs
+
+
+def test_a_budget_or_thread_number_that_cannot_be_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in (
+        (["--memory", "1M"], "error: retraining one run at a time needs about"),
+        (["--memory", "lots"], "error: --memory takes a size like 500M or 2G, got 'lots'"),
+        (["--memory", "0"], "error: --memory takes a size like 500M or 2G, got '0'"),
+        (["--threads", "0"], "error: --threads must be 1 or more, got 0"),
+    ):
+        assert main(["truth", TASK, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_sizes_of_memory_are_read_as_people_write_them() -> None:
+    from benchmark.cli import _bytes
+
+    assert [_bytes(text) for text in ("100", "1k", "500M", "1.5G", "2GiB", "3mb")] == [
+        100,
+        1024,
+        500 * MIB,
+        1536 * MIB,
+        2048 * MIB,
+        3 * MIB,
+    ]
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
+    usual = Runs.step
+
+    def step(runs: Runs, *arguments: object) -> None:
+        if runs.runs > most:
+            raise error
+        usual(runs, *arguments)
+
+    monkeypatch.setattr(Runs, "step", step)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")]
+)
+def test_a_chunk_that_does_not_fit_is_halved_and_the_run_goes_on(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(problem())
+    whole = leave_one_out(run)
+    short_of_memory(monkeypatch, 4, error)
+
+    assert torch.allclose(leave_one_out(run), whole, rtol=1e-10, atol=1e-14)
+    assert "out of memory with 13 runs at once: going on with half as many" in capsys.readouterr().err
+    short_of_memory(monkeypatch, 0, error)
+    with pytest.raises(LoobenchError, match="one run alone does not fit"):
+        leave_one_out(run)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    short_of_memory(monkeypatch, 4, RuntimeError("something else"))
+
+    with pytest.raises(RuntimeError, match="something else"):
+        leave_one_out(train(problem()))
+
+
+# ---- resumed chunks ------------------------------------------------------------------------------------------------
+class Enough(Exception):
+    """A person's Ctrl-C, in a test."""
+
+
+def stopped_after(visits: int) -> Callable[[int], None]:
+    done = 0
+
+    def progress(more: int) -> None:
+        nonlocal done
+        done += more
+        if done > visits:
+            raise Enough
+
+    return progress
+
+
+def begun(cache: Path, workers: int = 1) -> tuple[Trajectory, list[Path]]:
+    """The run of a task whose truth was stopped on the way, and the chunks that are kept."""
+    run = truth.reference(suites.task(TASK), 0, cache, "cpu")
+    with pytest.raises(Enough):
+        truth.cached_truth(suites.task(TASK), 0, run, cache, "cpu", Means(workers=workers), progress=stopped_after(60 * 1000))
+    return run, sorted(cache.glob("truth/*.chunks/*"))
+
+
+def finished(run: Trajectory, cache: Path) -> tuple[str, int]:
+    """Digest of the truth, and visits that it was told of."""
+    told: list[int] = []
+    exact = truth.cached_truth(suites.task(TASK), 0, run, cache, "cpu", progress=told.append)
+    return exact.digest(), sum(told)
+
+
+@pytest.fixture
+def twenty_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "at_once", lambda problem, gram: 20)
+
+
+@pytest.mark.usefixtures("twenty_at_once")
+def test_a_stopped_truth_goes_on_from_its_chunks_and_has_the_same_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with machine.one_thread():
+        run, kept = begun(tmp_path / "stopped")
+        trained: list[int] = []
+        usual = Runs.__init__
+
+        def counted(runs: Runs, given: Problem, state: torch.Tensor, count: int, gram: object = None) -> None:
+            if given.steps > 1:  # not the warm-up
+                trained.append(count)
+            usual(runs, given, state, count, gram)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Runs, "__init__", counted)
+        resumed = finished(run, tmp_path / "stopped")
+        assert len(kept) == 3
+        assert sum(trained) == 101 - 3 * 17
+        assert resumed == finished(run, tmp_path / "afresh")
+    assert not list((tmp_path / "stopped").glob("truth/*.chunks"))
+
+
+@pytest.mark.usefixtures("twenty_at_once")
+def test_a_chunk_that_was_tampered_with_is_computed_anew_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with machine.one_thread():
+        run, (first, second, third) = begun(tmp_path / "stopped")
+        tensors, facts = read_tensors(first)
+        write_tensors(first, {"effect": tensors["effect"] + 1e-9}, facts)
+        second.write_bytes(second.read_bytes()[:100])
+        third.write_bytes(first.read_bytes())
+        assert finished(run, tmp_path / "stopped") == finished(run, tmp_path / "afresh")
+    assert capsys.readouterr().err.count("a kept chunk of a truth is damaged and is computed anew") == 3
+
+
+@pytest.mark.usefixtures("twenty_at_once")
+def test_chunks_of_another_trajectory_are_not_taken(tmp_path: Path) -> None:
+    with machine.one_thread():
+        run, kept = begun(tmp_path / "stopped")
+        assert kept
+        other = train(replace(run.problem, initial=run.problem.initial + 0.1))
+        assert finished(other, tmp_path / "stopped") == finished(other, tmp_path / "afresh")
+
+
+@pytest.mark.usefixtures("twenty_at_once")
+def test_a_truth_computed_on_several_threads_and_stopped_is_the_same(tmp_path: Path) -> None:
+    with machine.one_thread():
+        run, _ = begun(tmp_path / "stopped", workers=2)
+        assert finished(run, tmp_path / "stopped") == finished(run, tmp_path / "afresh")
+
+
+# ---- some of many samples ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("model", [MODELS["mlp"], MODELS["cnn-norm"]], ids=["mlp", "cnn-norm"])
+def test_leaving_out_some_samples_gives_their_rows_of_leaving_out_all(model: Network) -> None:
+    given = problem(model)
+    some = replace(given, left_out=torch.tensor([1, 4, 10]))
+
+    assert torch.allclose(leave_one_out(train(some)), leave_one_out(train(given))[:, [1, 4, 10]], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_every_estimator_answers_for_the_samples_left_out(name: str) -> None:
+    given = problem(query_kind="mean")
+    asked = given.batch(0)[:3].sort().values  # at the first horizon the others have no effect yet
+    some = replace(given, left_out=asked)
+    whole, part = (evaluate.estimate(registered()[name], train(p)).effect for p in (given, some))
+
+    assert part.shape == (3, 3, 1)
+    assert torch.allclose(part, whole[:, asked], rtol=1e-9, atol=1e-13)
+
+
+def test_an_answer_with_neither_some_nor_all_rows_is_a_bad_shape() -> None:
+    some = replace(problem(), left_out=torch.tensor([1, 4, 10]))
+    wrong = Estimator("wrong", lambda run: torch.ones(4, 3), {}, "none", "digest")
+
+    with pytest.raises(evaluate.Failure, match=r"must return \(K, Q\) = \(3, 3\) or of all N \(12, 3\), got \(4, 3\)"):
+        evaluate.estimate(wrong, train(some))
+
+
+def test_a_task_leaves_out_two_samples_or_more() -> None:
+    task = suites.task(TASK)
+    for count in (0, 1, task.train + 1):
+        with pytest.raises(LoobenchError, match=f"leave_out must be 2 to 100, got {count}"):
+            replace(task, leave_out=count)
+
+
+def test_the_samples_left_out_come_from_their_own_stream(tmp_path: Path) -> None:
+    from benchmark.tasks import build
+
+    some = replace(suites.task(TASK), leave_out=10)
+    drawn = [build(some, seed, tmp_path).left_out.tolist() for seed in (0, 1, 0)]
+
+    assert drawn[0] == drawn[2] == sorted(set(drawn[0]))
+    assert drawn[0] != drawn[1]
+    assert len(drawn[0]) == 10
+    assert torch.equal(build(some, 0, tmp_path).train.inputs, build(suites.task(TASK), 0, tmp_path).train.inputs)
+
+
+# ---- noise ---------------------------------------------------------------------------------------------------------
+def test_a_truth_in_float32_carries_its_noise_and_one_in_float64_none() -> None:
+    single = map_tensors(problem(train=60, epochs=6), lambda x: x.float() if x.is_floating_point() else x)
+    found = truth.ground_truth(train(single)).noise
+
+    assert found is not None
+    assert 1e-9 < found.float64 < 1e-3
+    assert found.repeat < 1e-3
+    assert found.samples == truth.NOISE_SAMPLES
+    assert truth.ground_truth(train(problem())).noise is None
+
+
+def test_the_noise_is_the_difference_over_the_spread_of_the_effect() -> None:
+    run = train(problem(query_kind="mean"))
+    effect = leave_one_out(run)
+    off = effect + 0.25 * effect.std(dim=1, keepdim=True)
+
+    found = truth.noise(run, off, Means())
+    assert found.repeat == pytest.approx(0.25, rel=1e-9)
+    assert found.float64 == pytest.approx(0.25, rel=1e-9)
+
+
+def test_the_noise_is_kept_with_the_truth_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    printed = []
+    for _ in range(2):
+        assert main(["truth", TASK, "--dtype", "float32"]) == 0
+        printed.append(capsys.readouterr().out)
+
+    assert "noise of 32 samples over the standard deviation of the effects: retrained" in printed[0]
+    assert printed[0] == printed[1]
+
+
+def test_the_mean_effect_of_a_float32_truth_has_no_bias() -> None:
+    given = problem(train=60, epochs=6, query_kind="mean")
+    single = map_tensors(given, lambda x: x.float() if x.is_floating_point() else x)
+    double = map_tensors(single, lambda x: x.double() if x.is_floating_point() else x)
+    error = leave_one_out(train(single)).double() - leave_one_out(train(double))
+
+    assert error.mean(dim=1).abs().max() < 1e-7
+
+
+# ---- doctor --------------------------------------------------------------------------------------------------------
+def test_the_doctor_finds_what_changes_bits_and_by_how_much() -> None:
+    found = {(f.case, f.setting): f for f in doctor.examine()}
+    settings = [setting.name for setting in doctor.SETTINGS]
+
+    assert len(found) == len(doctor.CASES) * len(settings)
+    assert all(f.difference < 1e-9 for f in found.values() if f.setting != "float32")
+    for case in doctor.CASES:
+        assert found[case, "chunks of 10 runs"].difference == found[case, "chunks of 10 runs, two at a time"].difference
+        assert not found[case, "float32"].same
+
+
+def test_the_doctor_says_when_truths_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "STORED", tmp_path / "doctor.json")
+    doctor.store()
+    assert main(["doctor"]) == 0
+    assert "This machine computes the stored truths bit for bit." in capsys.readouterr().out
+
+    usual = doctor.effects
+    monkeypatch.setattr(doctor, "effects", lambda problem, setting: usual(problem, setting) * (1 + 1e-13))
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert main(["doctor"]) == 0
+    assert "unset them and look again: MKL_CBWR=COMPATIBLE" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "effects", lambda problem, setting: usual(problem, setting) * 1.01)
+    assert main(["doctor"]) == 1
+
+
+def test_a_stored_effect_is_what_its_digest_says() -> None:
+    import json
+
+    for entry in json.loads(doctor.STORED.read_text()).values():
+        effects = torch.tensor([float.fromhex(value) for value in entry["effects"]], dtype=torch.float64)
+        assert tensor_digest([effects]) == entry["digest"]
