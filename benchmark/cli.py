@@ -135,8 +135,9 @@ def run_command(options: argparse.Namespace) -> int:
     from benchmark.run import Outcome, Trouble, execute, set_aside
 
     plan = _plan(options)
-    for path, aside in set_aside(plan):
-        print(f"note: {path} was made by another version and starts afresh; the old one is now {aside}", file=sys.stderr)
+    if aside := set_aside(plan):
+        folder = plan.cache / "superseded"
+        print(f"note: {len(aside)} results of other versions start afresh; the old ones are now in {folder}", file=sys.stderr)
     found = list(execute(plan, _bar))
     outcomes = [outcome for outcome in found if isinstance(outcome, Outcome)]
     failures = [f"{o.result} seed {o.seed}: {o.cell.status}: {o.cell.message}" for o in outcomes if o.cell.failed]
