@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmark import models
-from benchmark.engine import QUERY_BLOCK
+from benchmark.engine import query_block
 from benchmark.errors import LoobenchError
 from benchmark.optimizers import Adam
 from benchmark.problem import Problem
@@ -21,7 +21,7 @@ MIB = 2**20
 CACHE = 4 * MIB  # first layers of runs side by side stay within it on a CPU
 ACTIVATIONS = 24 * MIB  # and so do the values of a convolutional network's layers
 SLACK = 1.25  # temporaries, and what the allocator keeps back
-SPARE = 16 * MIB
+SPARE = 24 * MIB  # for each thread: freed blocks that the allocator does not give back at once
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,19 @@ def plan(problem: Problem, runs: int, gram: bool, means: Means) -> Plan:
     """The usual chunk, or one that fits the memory. Raises LoobenchError where not even one run fits.
 
     The usual chunk depends on the problem and on the number of `runs` alone, because the last bit of a result depends on it.
+    A smaller one is a half, a quarter ... of it, so that it is the same again when a little more or less memory is free.
     """
     usual = _even(runs, at_once(problem, gram))
     workers = max(1, min(means.workers, -(-runs // usual)))
     if means.memory is None:
         return Plan(usual, workers)
-    room = means.memory - shared_bytes(problem, gram)
-    while workers > 1 and workers * chunk_bytes(problem, usual, gram) > room:
+    shared = shared_bytes(problem, runs, gram)
+    while workers > 1 and workers * chunk_bytes(problem, usual, gram) > means.memory - shared:
         workers -= 1
     fitting = usual
-    while fitting > 1 and chunk_bytes(problem, fitting, gram) > room:
-        fitting -= 1
-    needed = chunk_bytes(problem, 1, gram) + shared_bytes(problem, gram)
+    while fitting > 1 and chunk_bytes(problem, fitting, gram) > means.memory - shared:
+        fitting = -(-fitting // 2)
+    needed = chunk_bytes(problem, 1, gram) + shared
     if needed > means.memory:
         raise LoobenchError(
             f"retraining one run at a time needs about {needed / MIB:.0f} MiB, the budget is {means.memory / MIB:.0f} MiB: "
@@ -92,19 +93,32 @@ def _between(least: int, value: int, most: int) -> int:
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
-def shared_bytes(problem: Problem, gram: bool) -> int:
-    """Memory that all chunks share: the reference run and, in Gram space, the inner products."""
-    kernel = (len(problem.train) + len(problem.query)) * len(problem.train) if gram else 0
+def shared_bytes(problem: Problem, runs: int, gram: bool) -> int:
+    """Memory that all chunks share: reference run, masks, what is read of all runs and, in Gram space, the inner products."""
+    everyone = len(problem.train)
+    kernel = (everyone + len(problem.query)) * everyone if gram else 0
     states = (problem.steps + 1) * problem.optimizer.rows * problem.model.parameters
-    return SPARE + problem.initial.element_size() * (2 * states + kernel)  # the states are once a list and once a tensor
+    readings = 3 * len(problem.horizons) * runs * problem.queries
+    masks = runs * everyone + 24 * min(runs, 256) * everyone  # a byte each, and the search for each run's first step
+    return SPARE + problem.initial.element_size() * (2 * states + kernel + readings) + masks  # states: a list and a tensor
 
 
 def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:
     """Memory that one chunk of `runs` runs takes."""
-    samples = max(problem.batches.shape[1], min(len(problem.query), QUERY_BLOCK))
-    fixed = samples * _shared_values(problem) + 2 * problem.optimizer.rows * problem.model.parameters
-    floats = fixed + runs * (_state(problem, gram) + samples * _values(problem))
-    return int(SLACK * problem.initial.element_size() * floats)
+    batch, query = problem.batches.shape[1], min(len(problem.query), query_block(problem))
+    fixed = max(batch, query) * _shared_values(problem) + 2 * problem.optimizer.rows * problem.model.parameters
+    if gram:
+        fixed += 2 * (len(problem.train) + len(problem.query)) * _outputs_at_start(problem)
+    values = max(batch, query / 2) * _values(problem)  # on the way forward alone about half are held
+    own = values + len(problem.train) + 2 * batch + 4 * len(problem.query) * (problem.query_kind == "each")
+    return SPARE + int(SLACK * problem.initial.element_size() * (fixed + runs * (_state(problem, gram) + own)))
+
+
+def _outputs_at_start(problem: Problem) -> int:
+    first = problem.model.layers[0]
+    return (
+        problem.optimizer.rows**2 * first.features
+    )  # of each row of the state, once for the weights and once for the velocity
 
 
 def _state(problem: Problem, gram: bool) -> int:
@@ -149,18 +163,21 @@ def seconds(device: str) -> float:
     return time.perf_counter()
 
 
-Act = Callable[[Tensor, Event], Tensor]  # from the numbers of some runs to what is read from them (H, R, ...)
+Act = Callable[[Tensor, Event], None]  # what is done with the numbers of some runs, until the event says to stop
 
 
-def side_by_side(chunks: Sequence[Tensor], act: Act, workers: int) -> list[Tensor]:
+def side_by_side(chunks: Sequence[Tensor], act: Act, workers: int) -> None:
     """`act` on each chunk, `workers` of them at a time, each on one thread; in halves where memory runs out."""
     stop = Event()
     if workers == 1:
-        return [halving(chunk, act, stop) for chunk in chunks]
+        for chunk in chunks:
+            halving(chunk, act, stop)
+        return
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(halving, chunk, act, stop) for chunk in chunks]
         try:
-            return [future.result() for future in futures]
+            for future in futures:
+                future.result()
         except BaseException:
             stop.set()
             for future in futures:
@@ -168,10 +185,11 @@ def side_by_side(chunks: Sequence[Tensor], act: Act, workers: int) -> list[Tenso
             raise
 
 
-def halving(rows: Tensor, act: Act, stop: Event) -> Tensor:
+def halving(rows: Tensor, act: Act, stop: Event) -> None:
     """`act` on the runs `rows`, or on its halves where it runs out of memory. Raises LoobenchError where one run does."""
     try:
-        return act(rows, stop)
+        act(rows, stop)
+        return
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -180,12 +198,16 @@ def halving(rows: Tensor, act: Act, stop: Event) -> Tensor:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     tell(f"out of memory with {len(rows)} runs at once: going on with half as many; last bits may differ")
-    return torch.cat([halving(half, act, stop) for half in rows.tensor_split(2)], dim=1)
+    for half in rows.tensor_split(2):
+        halving(half, act, stop)
+
+
+SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")  # of short memory, in messages
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory is short, on a GPU or on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:

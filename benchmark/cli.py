@@ -339,7 +339,10 @@ def truth_command(options: argparse.Namespace) -> int:
         print(f"  epoch {epoch}: {spread}")
     if exact.noise:
         n = exact.noise
-        floors = f"retrained {n.repeat:.1e}, in float64 {n.float64:.1e}"
+        floors = ", ".join(
+            f"{how} {'not defined' if value is None else format(value, '.1e')}"
+            for how, value in (("trained anew", n.repeat), ("in float64", n.float64))
+        )
         print(f"noise of {n.samples} samples over the standard deviation of the effects: {floors}")
     for path in written:
         print(f"wrote {path}")

@@ -205,18 +205,16 @@ class Span:
     """
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int, gram: Gram, row: int = 0) -> None:
-        outputs, starts = rows.shape[1], rows.flatten(0, 1)  # (S h, d)
-        self.basis = torch.cat([problem.train.inputs, starts])  # (N + S h, d)
-        self.kernel = {  # inner products with the basis, (N, N + S h)
-            split: torch.cat([getattr(gram, split), getattr(problem, split).inputs @ starts.T], dim=1)
-            for split in ("train", "query")
-        }
-        self.value = rows.new_zeros(len(self.basis), runs, outputs)  # A
+        outputs, self.starts = rows.shape[1], rows.flatten(0, 1)  # (S h, d)
+        self.problem, self.gram = problem, gram
+        self.at_start = {split: getattr(problem, split).inputs @ self.starts.T for split in ("train", "query")}  # (N, S h)
         own = len(problem.train) + row * outputs
+        self.value = rows.new_zeros(len(problem.train) + len(self.starts), runs, outputs)  # A
         self.value[own : own + outputs] = torch.eye(outputs).to(rows)[:, None]
 
     def products(self, split: str, rows: Rows) -> Tensor:
-        return self.kernel[split][rows] @ self.value.flatten(1)
+        kernel = torch.cat([getattr(self.gram, split)[rows], self.at_start[split][rows]], dim=1)  # (B, N + S h)
+        return kernel @ self.value.flatten(1)
 
     def add(self, rows: Tensor, slope: Tensor, alpha: float) -> None:
         self.value.index_add_(0, rows, slope.permute(2, 0, 1).contiguous(), alpha=alpha)
@@ -225,7 +223,9 @@ class Span:
         self.value.mul_(factors)
 
     def weights(self) -> Tensor:
-        columns = self.value.flatten(1).T @ self.basis
+        inputs = self.problem.train.inputs
+        on_inputs, on_starts = torch.split(self.value.flatten(1), [len(inputs), len(self.starts)])
+        columns: Tensor = (on_inputs.T @ inputs).addmm_(on_starts.T, self.starts)
         return columns.view(*self.value.shape[1:], -1)
 
 

@@ -17,7 +17,10 @@ from benchmark.models import ACTIVATION_PULLS, ACTIVATIONS, LOSS_SLOPES, LOSSES
 from benchmark.optimizers import Sgd
 from benchmark.problem import Problem
 
-QUERY_BLOCK = 256  # query samples whose losses are computed at once: bounds memory
+
+def query_block(problem: Problem) -> int:
+    """Query samples whose losses are computed at once, to bound memory: 256, or a batch where images get large."""
+    return problem.batches.shape[1] if isinstance(problem.model.layers[0], models.Conv) else 256
 
 
 class LayerRuns(Protocol):
@@ -111,7 +114,8 @@ class Runs:
     def query_losses(self) -> Tensor:
         """Query losses of each run, without L2 term, (R, Q)."""
         query = self.problem.query
-        blocks = [slice(start, start + QUERY_BLOCK) for start in range(0, len(query), QUERY_BLOCK)]
+        size = query_block(self.problem)
+        blocks = [slice(start, start + size) for start in range(0, len(query), size)]
         losses = torch.cat([self._losses(block) for block in blocks], dim=1)
         return losses.mean(1, keepdim=True) if self.problem.query_kind == "mean" else losses
 

@@ -95,9 +95,8 @@ def _of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:
         raise Failure("bad-shape", f"{estimator.name} must return a dense real tensor {letters} = {expected}, got {kind}")
     if tuple(effect.shape) not in shapes:
         raise Failure("bad-shape", f"{estimator.name} must return {letters} = {expected}, got {tuple(effect.shape)}")
-    rows = effect.detach().reshape(-1, *effect.shape[-2:])
-    asked = rows if rows.shape[1] == len(problem.left_out) else rows[:, problem.left_out]
-    return asked.to("cpu", run.final.dtype)
+    rows = effect.detach().to("cpu", run.final.dtype).reshape(-1, *effect.shape[-2:])
+    return rows if rows.shape[1] == len(problem.left_out) else rows[:, problem.left_out.cpu()]
 
 
 def _dense_and_real(effect: Tensor) -> bool:

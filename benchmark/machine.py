@@ -80,14 +80,22 @@ def free_memory(device: str) -> int:
     """Bytes of memory that are free: of the GPU, or of this machine within what its control group may have."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    found = [_available(), *(_number(limit) - _number(used) for limit, used in CGROUPS if limit.exists() and used.exists())]
-    return max(0, min(found))
+    return max(0, min([_available(), *(_free_in(*group) for group in CGROUPS if (group[0] / group[1]).exists())]))
 
 
-CGROUPS = [
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+CGROUPS = [  # folder, limit, use
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 ]
+
+
+def _free_in(folder: Path, limit: str, use: str) -> int:
+    """What a control group may still take; the files it has read ahead can be given up."""
+    try:
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return _number(folder / limit) - _number(folder / use) + int(stat.get("inactive_file", 0))
+    except (OSError, ValueError):
+        return 2**62
 
 
 def _available() -> int:

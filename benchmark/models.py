@@ -166,9 +166,16 @@ class GroupNorm:
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest of each 2 x 2 pixels; of equal ones the first, row by row, has the slope."""
+    """The largest of each 2 x 2 pixels; of equal ones the first, row by row, has the slope.
+
+    Raises LoobenchError for an image of odd height or width, of which a row would be left out.
+    """
 
     image: Image
+
+    def __post_init__(self) -> None:
+        if self.image[1] % 2 or self.image[2] % 2:
+            raise LoobenchError(f"2 x 2 maxima need an even image, got {self.image}: change kernel or padding before")
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -281,10 +288,8 @@ class Block:
     groups: int = 0
 
     def layers(self, image: Image, activation: str) -> list[Layer]:
-        """The layers for one size of image. Raises LoobenchError where a maximum would leave out a row."""
+        """The layers for one size of image."""
         conv = Conv(image, self.filters, self.kernel, self.padding)
-        if conv.out[1] % 2 or conv.out[2] % 2 or min(conv.out) < 1:
-            raise LoobenchError(f"2 x 2 maxima need an even image, got {conv.out} after {conv}: change kernel or padding")
         norm: list[Layer] = [GroupNorm(conv.out, self.groups)] if self.groups else []
         pool = MaxPool(conv.out)
         return [conv, *norm, pool, Activation(activation, pool.features)]

@@ -211,11 +211,12 @@ class Trajectory:
 class Noise:
     """How far a truth in float32 or from a GPU is from the same retrained, over the standard deviation of the effects.
 
-    Root mean square of the difference over `samples` of its samples, mean over queries, at the worst horizon.
+    Root mean square of the difference over `samples` of its samples, mean over queries, at the worst horizon; queries that no
+    sample has an effect on are left out, and None says that there is no other.
     """
 
-    repeat: float  # on the same device in the same precision, in chunks of another size
-    float64: float  # on the same device in float64
+    repeat: float | None  # on the same device in the same precision, sums taken in another order
+    float64: float | None  # on the same device in float64
     samples: int
 
 

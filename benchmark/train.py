@@ -81,8 +81,8 @@ def retrain(
         chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
     fold = Fold(problem, keep, states, read, Gram.of(problem) if spanned else None, ledger, progress)
     parts = torch.split(fold.order, runs or planned.runs)
-    found = chunks.side_by_side(parts, fold.chunk, planned.workers)
-    return torch.cat(found, dim=1)[:, fold.order.argsort()]
+    chunks.side_by_side(parts, fold.chunk, planned.workers)
+    return fold.found
 
 
 def departures(problem: Problem, keep: Tensor) -> Tensor:
@@ -90,9 +90,10 @@ def departures(problem: Problem, keep: Tensor) -> Tensor:
     first = torch.full((len(problem.train),), problem.steps)
     for t in reversed(range(problem.steps)):
         first[problem.batch(t).cpu()] = t
-    rows = chunks.blocks(len(keep), 256)
-    visits = [torch.where(keep[some].cpu() != 1, first, problem.steps).amin(1) for some in rows]
-    return torch.cat(visits).clamp(max=problem.horizons[0] - 1)
+    visits = torch.empty(len(keep), dtype=torch.int64)
+    for some in chunks.blocks(len(keep), 256):
+        visits[some] = torch.where(keep[some].cpu() != 1, first, problem.steps).amin(1)
+    return visits.clamp_(max=problem.horizons[0] - 1)
 
 
 class Fold:
@@ -111,12 +112,13 @@ class Fold:
         self.problem, self.keep, self.states, self.read, self.gram = problem, keep, states, read, gram
         self.ledger, self.progress, self.lock = ledger, progress, Lock()
         self.starts = torch.zeros(len(keep), dtype=torch.int64) if states is None else departures(problem, keep)
+        self.found = torch.empty(0)  # (H, R, ...) as soon as the first chunk is done
         self.order = self.starts.argsort(stable=True)  # runs that begin together are trained together
-        self.batches = [problem.batch(t) for t in range(problem.steps)]
+        self.batches = [problem.batch(t) for t in range(problem.horizons[-1])]
         calculus.count(gradients=sum(map(len, self.batches)) * len(keep))  # of the question, whatever is shared
 
-    def chunk(self, rows: Tensor, stop: Event) -> Tensor:
-        """What is read (H, R, ...) from the runs `rows`, from the ledger or by training them. Raises Stopped."""
+    def chunk(self, rows: Tensor, stop: Event) -> None:
+        """Put what is read from the runs `rows` into `found`, from the ledger or by training them. Raises Stopped."""
         found = self.ledger.find(rows)
         if found is None:
             began = chunks.seconds(self.problem.initial.device.type)
@@ -124,20 +126,41 @@ class Fold:
             self.ledger.enter(rows, found, chunks.seconds(self.problem.initial.device.type) - began)
         else:
             self._done(sum(map(len, self.batches)) * len(rows))
-        return found
+        self._put(rows, found)
+
+    def _put(self, rows: Tensor, reading: Tensor) -> None:
+        device = self.problem.initial.device
+        with self.lock:
+            if not self.found.numel():  # one tensor for all: many small ones among large freed ones would scatter the memory
+                horizons, _, *rest = reading.shape
+                self.found = torch.empty(horizons, len(self.keep), *rest, dtype=reading.dtype, device=device)
+            self.found[:, rows.to(device)] = reading.to(device)
 
     def _trained(self, rows: Tensor, stop: Event) -> Tensor:
+        done = []
+
+        def step_done(visits: int) -> None:
+            done.append(visits * len(rows))
+            self._done(visits * len(rows))
+
+        try:
+            return self._readings(rows, stop, step_done)
+        except BaseException:
+            self._done(-sum(done))
+            raise
+
+    def _readings(self, rows: Tensor, stop: Event, step_done: Progress) -> Tensor:
         problem, start = self.problem, int(self.starts[rows].min())
         runs = Runs(problem, problem.start() if self.states is None else self.states[start], len(rows), self.gram)
-        keep = self.keep[rows.to(self.keep.device)].to(problem.initial)
-        self._done(sum(map(len, self.batches[:start])) * len(rows))
+        keep = self.keep[rows.to(self.keep.device)]
+        step_done(sum(map(len, self.batches[:start])))
         readings = []
-        for t in range(start, problem.steps):
+        for t in range(start, len(self.batches)):
             if stop.is_set():
                 raise Stopped
             batch = self.batches[t]
-            runs.step(t, batch, keep[:, batch] * (1 / len(batch)))
-            self._done(len(batch) * len(rows))
+            runs.step(t, batch, keep[:, batch].to(problem.initial).mul_(1 / len(batch)))
+            step_done(len(batch))
             if t + 1 in problem.horizons:
                 readings.append(self.read(runs))
         return torch.stack(readings)

@@ -48,11 +48,18 @@ def answer(
 def reference(task: Task, seed: int, cache: Path, device: str, means: Means = FREE) -> Trajectory:
     """The reference run of a task and seed. Raises Diverged, and LoobenchError where retraining will not fit the memory."""
     problem = build(task, seed, cache, device)
-    chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
+    check_memory(problem, means)
     run = train(problem)
     if not run.states.isfinite().all():
         raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
+
+
+def check_memory(problem: Problem, means: Means) -> None:
+    """Raise LoobenchError where retraining, or the float64 part of its noise floor, would not fit the memory."""
+    chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
+    if problem.initial.dtype != torch.float64:
+        chunks.plan(map_tensors(problem, _double), NOISE_SAMPLES + 1, gram_pays(problem), means)
 
 
 class ChunkFiles:
@@ -64,7 +71,7 @@ class ChunkFiles:
     def find(self, rows: Tensor) -> Tensor | None:
         """What was read from the runs `rows`; None where it was not kept or, said aloud, its file is damaged."""
         at = self._at(rows)
-        found = unsealed(at, {"rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
+        found = unsealed(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
         if not found:
             return None
         with self.lock:
@@ -73,7 +80,8 @@ class ChunkFiles:
 
     def enter(self, rows: Tensor, reading: Tensor, seconds: float) -> None:
         """Keep what was read from the runs `rows`."""
-        write_tensors(self._at(rows), {"effect": reading}, sealed(reading, {"rows": rows.tolist(), "seconds": seconds}))
+        facts = {"of": self.of, "rows": rows.tolist(), "seconds": seconds}
+        write_tensors(self._at(rows), {"effect": reading}, sealed(reading, facts))
         with self.lock:
             self.seconds += seconds
 
@@ -82,9 +90,9 @@ class ChunkFiles:
 
     def clear(self) -> None:
         """Remove the files, once what they were for is kept."""
-        for file in self.folder.glob("*.safetensors"):
-            file.unlink(missing_ok=True)
         with suppress(OSError):
+            for file in self.folder.iterdir():
+                file.unlink()
             self.folder.rmdir()
 
 
@@ -113,7 +121,7 @@ def ground_truth(
     In float32 or on a GPU, with the noise of the answer. Raises Diverged.
     """
     device, ledger = run.final.device.type, ledger or Clock()
-    leave_one_out(run.until(1))
+    leave_one_out(some_of(run.until(1), torch.tensor([0])), means=means)
     with calculus.counting() as count:
         effect = leave_one_out(run, means=means, ledger=ledger, progress=progress).cpu()
     if broken := int((~effect.isfinite()).any(dim=0).any(dim=1).sum()):
@@ -124,21 +132,28 @@ def ground_truth(
 
 
 def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
-    """The noise floor of an effect (H, K, Q), from some of its samples, evenly spread: retrained anew, and in float64.
+    """The noise floor of an effect (H, K, Q), from some of its samples, evenly spread: trained anew, and in float64.
 
-    Both on the same device, and in chunks of another size, so that sums are taken in another order.
+    Both on the same device. Anew means with the samples of each batch in reverse, so that sums are taken in another order.
     """
-    some = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
-    fewer = replace(run.problem, left_out=run.problem.left_out[some.to(run.problem.left_out.device)])
-    again = leave_one_out(replace(run, problem=fewer), means=means).cpu()
-    double = leave_one_out(train(map_tensors(fewer, _double)), means=means).cpu()
+    chosen = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
+    problem = some_of(run, chosen).problem
+    again = leave_one_out(train(replace(problem, batches=problem.batches.flip(1))), means=means).cpu()
+    double = leave_one_out(train(map_tensors(problem, _double)), means=means).cpu()
     spread = effect.double().std(dim=1)  # (H, Q)
 
-    def floor(other: Tensor) -> float:
-        error = (effect[:, some].double() - other).square().mean(dim=1).sqrt()
-        return float((error / spread).mean(dim=1).max())
+    def floor(other: Tensor) -> float | None:
+        error = (effect[:, chosen].double() - other).square().mean(dim=1).sqrt()
+        known = [(e[s > 0] / s[s > 0]).mean() for e, s in zip(error, spread, strict=True) if (s > 0).any()]
+        return float(max(known)) if known else None
 
-    return Noise(floor(again), floor(double), len(some))
+    return Noise(floor(again), floor(double), len(chosen))
+
+
+def some_of(run: Trajectory, chosen: Tensor) -> Trajectory:
+    """The run with only some of its samples to be left out."""
+    left_out = run.problem.left_out
+    return replace(run, problem=replace(run.problem, left_out=left_out[chosen.to(left_out.device)]))
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -61,6 +61,20 @@ def test_progress_is_told_of_every_visit_once() -> None:
         assert sum(told) == 3 * 12 * len(keep)
 
 
+def test_training_stops_at_the_last_horizon() -> None:
+    given, told = replace(problem(), horizons=(2, 4)), []
+    found = retrain(given, left_out(given), progress=told.append)
+
+    assert found.shape[0] == 2
+    assert sum(told) == (5 + 5 + 2 + 5) * 13
+    assert torch.equal(found, retrain(replace(problem(), horizons=(2, 4, 9)), left_out(given))[:2])
+
+
+def test_a_maximum_over_an_odd_image_is_an_error() -> None:
+    with pytest.raises(LoobenchError, match=r"2 x 2 maxima need an even image, got \(3, 7, 7\)"):
+        cnn((1, 9, 9), (Block(3, 3),), 2)
+
+
 # ---- memory --------------------------------------------------------------------------------------------------------
 def test_chunks_are_nearly_equal_and_an_even_number() -> None:
     given = problem()  # at most 256 runs at once
@@ -80,7 +94,7 @@ def test_chunks_are_nearly_equal_and_an_even_number() -> None:
 def test_less_memory_means_fewer_chunks_side_by_side_then_fewer_runs_then_an_error() -> None:
     given = large(mlp((784, 128, 10), loss="cross-entropy"), OPTIMIZERS["sgd"])
     usual = chunks.plan(given, 300, False, Means(workers=2))
-    need = chunks.shared_bytes(given, False) + chunks.chunk_bytes(given, usual.runs, False)
+    need = chunks.shared_bytes(given, 300, False) + chunks.chunk_bytes(given, usual.runs, False)
 
     assert (usual.workers, usual.short) == (2, False)
     one = chunks.plan(given, 300, False, Means(need, workers=2))
@@ -103,6 +117,9 @@ LARGE: dict[str, Callable[[], Problem]] = {
     "mlp-adam": lambda: large(mlp((784, 64, 10), loss="cross-entropy"), OPTIMIZERS["adam"]),
     "mlp-wide": lambda: large(mlp((20, 512, 512, 10), loss="cross-entropy"), OPTIMIZERS["momentum"], train=100),
     "gram": lambda: large(mlp((4000, 64, 1)), OPTIMIZERS["momentum"]),
+    "gram-many": lambda: large(mlp((9000, 8, 1)), OPTIMIZERS["momentum"], train=600, query=100),
+    "samples": lambda: large(mlp((5, 4, 1)), OPTIMIZERS["sgd"], train=6000, batch=1000),
+    "queries": lambda: replace(large(mlp((5, 4, 1)), OPTIMIZERS["sgd"], query=20000), query_kind="each"),
     "cnn": lambda: replace(large(CONVOLUTIONAL, OPTIMIZERS["sgd"]), left_out=torch.arange(12)),
     "cnn-norm": lambda: replace(
         large(
@@ -118,15 +135,29 @@ LARGE: dict[str, Callable[[], Problem]] = {
 def test_memory_stays_within_the_budget(name: str, workers: int) -> None:
     given = LARGE[name]()
     runs, gram = len(given.left_out) + 1, gram_pays(given)
-    budget = chunks.shared_bytes(given, gram) + chunks.chunk_bytes(given, 2, gram) * workers
+    budget = chunks.shared_bytes(given, runs, gram) + chunks.chunk_bytes(given, 2, gram) * workers
     with machine.one_thread():
         leave_one_out(train(replace(given, left_out=given.left_out[:2])).until(1))  # what libraries take on their first call
-        taken = machine.peak_growth(lambda: leave_one_out(train(given), means=Means(budget, workers)), "cpu")
+        taken = machine.peak_growth(lambda: truth.ground_truth(train(given), Means(budget, workers)), "cpu")
     if taken is None:
         pytest.skip("this system does not tell a process's peak memory")
 
     assert taken <= budget
     assert chunks.plan(given, runs, gram, Means(budget, workers)).runs < runs
+
+
+def test_the_noise_of_a_float32_truth_needs_its_memory_too() -> None:
+    given = map_tensors(LARGE["mlp-sgd"](), single)
+    need = chunks.shared_bytes(given, 301, False) + chunks.chunk_bytes(given, 1, False)
+
+    chunks.plan(given, 301, False, Means(need))
+    with pytest.raises(LoobenchError, match="needs about"):
+        truth.check_memory(given, Means(need))
+    truth.check_memory(given, Means(2 * need))
+
+
+def single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def test_a_budget_or_thread_number_that_cannot_be_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,11 +201,12 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception
 def test_a_chunk_that_does_not_fit_is_halved_and_the_run_goes_on(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(problem())
+    run, told = train(problem()), []
     whole = leave_one_out(run)
     short_of_memory(monkeypatch, 4, error)
 
-    assert torch.allclose(leave_one_out(run), whole, rtol=1e-10, atol=1e-14)
+    assert torch.allclose(leave_one_out(run, progress=told.append), whole, rtol=1e-10, atol=1e-14)
+    assert sum(told) == 3 * 12 * 13  # what was lost is taken back
     assert "out of memory with 13 runs at once: going on with half as many" in capsys.readouterr().err
     short_of_memory(monkeypatch, 0, error)
     with pytest.raises(LoobenchError, match="one run alone does not fit"):
@@ -208,9 +240,13 @@ def stopped_after(visits: int) -> Callable[[int], None]:
 def begun(cache: Path, workers: int = 1) -> tuple[Trajectory, list[Path]]:
     """The run of a task whose truth was stopped on the way, and the chunks that are kept."""
     run = truth.reference(suites.task(TASK), 0, cache, "cpu")
+    return run, begun_by(run, cache, workers)
+
+
+def begun_by(run: Trajectory, cache: Path, workers: int = 1) -> list[Path]:
     with pytest.raises(Enough):
         truth.cached_truth(suites.task(TASK), 0, run, cache, "cpu", Means(workers=workers), progress=stopped_after(60 * 1000))
-    return run, sorted(cache.glob("truth/*.chunks/*"))
+    return sorted(cache.glob("truth/*.chunks/*"))
 
 
 def finished(run: Trajectory, cache: Path) -> tuple[str, int]:
@@ -260,12 +296,18 @@ def test_a_chunk_that_was_tampered_with_is_computed_anew_and_said(tmp_path: Path
 
 
 @pytest.mark.usefixtures("twenty_at_once")
-def test_chunks_of_another_trajectory_are_not_taken(tmp_path: Path) -> None:
+def test_chunks_of_another_trajectory_are_not_taken_whatever_their_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with machine.one_thread():
         run, kept = begun(tmp_path / "stopped")
         assert kept
         other = train(replace(run.problem, initial=run.problem.initial + 0.1))
+        names = sorted(path.name for path in (begun_by(other, tmp_path / "other")))
+        for chunk, name in zip(kept, names, strict=True):
+            chunk.rename(chunk.with_name(name))
         assert finished(other, tmp_path / "stopped") == finished(other, tmp_path / "afresh")
+    assert capsys.readouterr().err.count("damaged and is computed anew") == 3
 
 
 @pytest.mark.usefixtures("twenty_at_once")
@@ -324,12 +366,11 @@ def test_the_samples_left_out_come_from_their_own_stream(tmp_path: Path) -> None
 
 # ---- noise ---------------------------------------------------------------------------------------------------------
 def test_a_truth_in_float32_carries_its_noise_and_one_in_float64_none() -> None:
-    single = map_tensors(problem(train=60, epochs=6), lambda x: x.float() if x.is_floating_point() else x)
-    found = truth.ground_truth(train(single)).noise
+    found = truth.ground_truth(train(map_tensors(problem(train=60, epochs=6), single))).noise
 
     assert found is not None
     assert 1e-9 < found.float64 < 1e-3
-    assert found.repeat < 1e-3
+    assert 1e-9 < found.repeat < 1e-3
     assert found.samples == truth.NOISE_SAMPLES
     assert truth.ground_truth(train(problem())).noise is None
 
@@ -342,6 +383,21 @@ def test_the_noise_is_the_difference_over_the_spread_of_the_effect() -> None:
     found = truth.noise(run, off, Means())
     assert found.repeat == pytest.approx(0.25, rel=1e-9)
     assert found.float64 == pytest.approx(0.25, rel=1e-9)
+    nowhere = truth.noise(run, torch.zeros_like(effect), Means())
+    assert nowhere.repeat is nowhere.float64 is None
+
+
+def test_a_query_that_no_sample_has_an_effect_on_does_not_spoil_a_float32_truth(tmp_path: Path) -> None:
+    given = map_tensors(problem(MODELS["logistic"], train=40), single)
+    far = given.query.inputs.clone()
+    far[0] = 1e4 * given.initial[:5]  # a logit so large that its loss is 0 in float32 whatever sample is missing
+    given = replace(given, query=replace(given.query, inputs=far, targets=torch.ones_like(given.query.targets)))
+    run = train(given)
+    exact = truth.cached_truth(suites.task(TASK), 0, run, tmp_path, "cpu")
+
+    assert (exact.effect[:, :, 0] == 0).all()
+    assert exact.noise is not None
+    assert 0 < exact.noise.float64 < 1e-3
 
 
 def test_the_noise_is_kept_with_the_truth_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,15 +406,14 @@ def test_the_noise_is_kept_with_the_truth_and_shown(capsys: pytest.CaptureFixtur
         assert main(["truth", TASK, "--dtype", "float32"]) == 0
         printed.append(capsys.readouterr().out)
 
-    assert "noise of 32 samples over the standard deviation of the effects: retrained" in printed[0]
+    assert "noise of 32 samples over the standard deviation of the effects: trained anew" in printed[0]
     assert printed[0] == printed[1]
 
 
 def test_the_mean_effect_of_a_float32_truth_has_no_bias() -> None:
-    given = problem(train=60, epochs=6, query_kind="mean")
-    single = map_tensors(given, lambda x: x.float() if x.is_floating_point() else x)
-    double = map_tensors(single, lambda x: x.double() if x.is_floating_point() else x)
-    error = leave_one_out(train(single)).double() - leave_one_out(train(double))
+    given = map_tensors(problem(train=60, epochs=6, query_kind="mean"), single)
+    double = map_tensors(given, lambda x: x.double() if x.is_floating_point() else x)
+    error = leave_one_out(train(given)).double() - leave_one_out(train(double))
 
     assert error.mean(dim=1).abs().max() < 1e-7
 
