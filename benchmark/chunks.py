@@ -80,12 +80,12 @@ def _even(runs: int, most: int) -> int:
 
 
 def at_once(problem: Problem, gram: bool) -> int:
-    """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 2 to 64 with convolutions."""
+    """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 4 to 64 with convolutions."""
     item, first = problem.initial.element_size(), problem.model.layers[0]
     if isinstance(first, models.Dense):
         inside = len(problem.train) if gram else first.inputs
         return _between(32, CACHE // (item * inside * first.outputs), 256)
-    return _between(2, ACTIVATIONS // (item * _values(problem) * problem.batches.shape[1]), 64)
+    return _between(4, ACTIVATIONS // (item * _values(problem) * problem.batches.shape[1]), 64)
 
 
 def _between(least: int, value: int, most: int) -> int:

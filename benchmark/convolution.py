@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark.dense import Parts, Rows
 from benchmark.models import NORM_EPS, Conv, GroupNorm, MaxPool, where_positive
 from benchmark.problem import Problem
-from benchmark.updaters import adding, each_run_whole, updater
+from benchmark.updaters import L2, adding, each_run_whole, updater
 
 
 class Buffer:
@@ -36,10 +36,13 @@ def padded(images: Tensor, border: int) -> Tensor:
 
 
 class FirstConv:
-    """The first layer of R runs on shared images; weight and bias together are (R, filters, C k k + 1)."""
+    """The first layer of R runs on shared images; weight and bias together are (R, filters, C k k + 1).
 
-    def __init__(self, problem: Problem, layer: Conv, rows: Parts, runs: int, _gram: object) -> None:
-        self.problem, self.layer, self.runs = problem, layer, runs
+    With `corners` its pixels come in the order of a maximum over 2 x 2 pixels: all upper left ones, all upper right ones, ...
+    """
+
+    def __init__(self, problem: Problem, layer: Conv, rows: Parts, runs: int, corners: bool) -> None:
+        self.problem, self.layer, self.runs, self.corners = problem, layer, runs, corners
         joined = [torch.cat([weight.flatten(1), bias[:, None]], dim=1) for weight, bias in rows]
         self.weight = updater(problem, [row.repeat(runs, 1, 1) for row in joined], each_run_whole)
         self.buffers = Buffer(), Buffer()
@@ -55,16 +58,21 @@ class FirstConv:
         """Every pixel of every window, and a 1 for the bias: (B, d) -> (C k k + 1, H' W' B)."""
         _, height, width = self.layer.out
         images = padded(inputs.T.reshape(*self.layer.image, -1), self.layer.padding)
-        pixels = images.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)  # (C, k, k, H', W', B)
+        pixels = images.unfold(1, height, 1).unfold(2, width, 1)  # (C, k, k, B, H', W')
+        if self.corners:
+            squares = pixels.view(*pixels.shape[:4], height // 2, 2, width // 2, 2)
+            pixels = squares.permute(0, 1, 2, 5, 7, 4, 6, 3)
+        else:
+            pixels = pixels.permute(0, 1, 2, 4, 5, 3)
         found = self.buffers[1].of(self.weight.value.shape[2], height * width * len(inputs), like=images)
         found[:-1].view(pixels.shape).copy_(pixels)
         found[-1] = 1
         return found
 
-    def backward(self, t: int, _rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+    def backward(self, t: int, _rows: Tensor, slope: Tensor, l2: L2 | None) -> None:
         """Move by the gradient of outputs whose slope is (R, features, B)."""
         slope, turned = slope.reshape(self.runs * self.layer.filters, -1), self.windows.T
-        self.weight.update(t, lambda out, beta, alpha: out.flatten(0, 1).addmm_(slope, turned, beta=beta, alpha=alpha), decays)
+        self.weight.update(t, lambda out, beta, alpha: out.flatten(0, 1).addmm_(slope, turned, beta=beta, alpha=alpha), l2)
 
     def parameters(self) -> list[Tensor]:
         """Weight and bias of each run, in the order of the flat vector."""
@@ -103,7 +111,7 @@ class ConvRuns:
         pixels = row * self.layer.out[1]
         return [columns[:, :, u * row : u * row + pixels] for u in range(self.layer.kernel)]
 
-    def backward(self, t: int, slope: Tensor, decays: Tensor | None) -> Tensor:
+    def backward(self, t: int, slope: Tensor, l2: L2 | None) -> Tensor:
         """Move by the gradient of outputs whose slope is (R, features, B); returns the slope of the inputs before it."""
         slope = slope.reshape(self.runs, self.layer.filters, -1)
         before = self._before(slope)
@@ -113,8 +121,8 @@ class ConvRuns:
             for part, turned in zip(out, met, strict=True):
                 part.baddbmm_(slope, turned, beta=beta, alpha=alpha)
 
-        self.weight.update(t, product, decays)
-        self.bias.update(t, adding(slope.sum(2, keepdim=True)), decays)
+        self.weight.update(t, product, l2)
+        self.bias.update(t, adding(slope.sum(2, keepdim=True)), l2)
         return before
 
     def _before(self, slope: Tensor) -> Tensor:
@@ -159,14 +167,14 @@ class GroupNormRuns:
         """(R, ..., B) -> (R, C, H W, B)"""
         return values.reshape(self.runs, self.layer.image[0], -1, values.shape[-1])
 
-    def backward(self, t: int, slope: Tensor, decays: Tensor | None) -> Tensor:
+    def backward(self, t: int, slope: Tensor, l2: L2 | None) -> Tensor:
         """Move by the gradient of outputs whose slope is (R, features, B); returns the slope of the inputs before it."""
         by_channel = self._by_channel(slope)
         inner = (by_channel * self.gamma.value[..., None]).view_as(self.normal)
         spread = (inner * self.normal).mean(2, keepdim=True)
         before = (inner - inner.mean(2, keepdim=True)).addcmul_(self.normal, spread, value=-1).mul_(self.inverse)
         for which, product in ((self.gamma, by_channel * self._by_channel(self.normal)), (self.beta, by_channel)):
-            which.update(t, adding(product.sum((2, 3))[:, :, None]), decays)
+            which.update(t, adding(product.sum((2, 3))[:, :, None]), l2)
         return before.view_as(slope)
 
     def parameters(self) -> list[Tensor]:
@@ -175,10 +183,10 @@ class GroupNormRuns:
 
 
 class MaxPoolRuns:
-    """The largest of each 2 x 2 pixels in R runs."""
+    """The largest of each 2 x 2 pixels in R runs; `apart` where its input has the four corners of all squares one by one."""
 
     def __init__(self, _problem: Problem, layer: MaxPool, _rows: Parts, runs: int) -> None:
-        self.layer, self.runs = layer, runs
+        self.layer, self.runs, self.apart = layer, runs, False
         self.buffer = Buffer()
 
     def forward(self, values: Tensor) -> Tensor:
@@ -190,10 +198,13 @@ class MaxPoolRuns:
     def _corners(self, values: Tensor) -> list[Tensor]:
         """The four pixels of each square, row by row, as views (R C, H/2, W/2, B)."""
         _, height, width = self.layer.out
-        squares = values.view(self.runs * self.layer.image[0], height, 2, width, 2, -1)
+        images = self.runs * self.layer.image[0]
+        if self.apart:
+            return list(values.view(images, 4, height, width, -1).unbind(1))
+        squares = values.view(images, height, 2, width, 2, -1)
         return [squares[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]
 
-    def backward(self, _t: int, slope: Tensor, _decays: Tensor | None) -> Tensor:
+    def backward(self, _t: int, slope: Tensor, _l2: L2 | None) -> Tensor:
         """The slope of the inputs: that of a square goes to the first of its largest pixels."""
         slope = slope.view_as(self.upper)
         before = self.buffer.of(self.runs, self.layer.features * 4, slope.shape[-1], like=slope)
@@ -203,7 +214,7 @@ class MaxPoolRuns:
             (slope - lower, self.corners[:2], pixels[:2]),
             (lower, self.corners[2:], pixels[2:]),
         ):
-            to_right.copy_(where_positive(half, right - left))
+            torch.ops.aten.threshold_backward.grad_input(half, right - left, 0, grad_input=to_right)
             torch.sub(half, to_right, out=to_left)
         return before
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.optimizers import Sgd
 from benchmark.problem import Problem
-from benchmark.updaters import adding, each_run_whole, updater
+from benchmark.updaters import L2, adding, each_run_whole, updater
 
 Parts = list[list[Tensor]]  # the parameters of one layer in each row of the state
 Rows = Tensor | slice  # which samples of a split
@@ -46,13 +46,13 @@ class DenseRuns:
         self.inputs = values
         return torch.baddbmm(self.bias.value, self.weight.value, values)
 
-    def backward(self, t: int, slope: Tensor, decays: Tensor | None) -> Tensor:
+    def backward(self, t: int, slope: Tensor, l2: L2 | None) -> Tensor:
         """Move by the gradient of outputs whose slope is (R, out, B); returns the slope (R, in, B) of the inputs before it."""
         turned_weight = self.weight.value.transpose(1, 2)
         before = turned_weight @ slope if slope.shape[1] > 1 else turned_weight * slope  # thin products are slow
         turned = self.inputs.transpose(1, 2)
-        self.weight.update(t, lambda out, beta, alpha: out.baddbmm_(slope, turned, beta=beta, alpha=alpha), decays)
-        self.bias.update(t, adding(slope.sum(2, keepdim=True)), decays)
+        self.weight.update(t, lambda out, beta, alpha: out.baddbmm_(slope, turned, beta=beta, alpha=alpha), l2)
+        self.bias.update(t, adding(slope.sum(2, keepdim=True)), l2)
         return before
 
     def parameters(self) -> list[Tensor]:
@@ -63,7 +63,7 @@ class DenseRuns:
 class FirstDense:
     """The first layer of R runs side by side, h outputs each; `form` holds its weight."""
 
-    def __init__(self, problem: Problem, _layer: object, rows: Parts, runs: int, gram: Gram | None) -> None:
+    def __init__(self, problem: Problem, rows: Parts, runs: int, gram: Gram | None) -> None:
         self.form = form(problem, torch.stack([weight for weight, _ in rows]), runs, gram)
         self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
 
@@ -71,10 +71,10 @@ class FirstDense:
         """Outputs (R, h, B) for some samples of the split, train or query."""
         return self.form.outputs(split, rows, self.bias.value)
 
-    def backward(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+    def backward(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None) -> None:
         """Move by the gradient of outputs whose slope is (R, h, B)."""
-        self.form.update(t, rows, slope, decays)
-        self.bias.update(t, adding(slope.sum(2, keepdim=True)), decays)
+        self.form.update(t, rows, slope, l2)
+        self.bias.update(t, adding(slope.sum(2, keepdim=True)), l2)
 
     def parameters(self) -> list[Tensor]:
         """Weight and bias of each run, in the order of the flat vector."""
@@ -88,7 +88,7 @@ class Form(Protocol):
     def outputs(self, split: str, rows: Rows, bias: Tensor, /) -> Tensor:
         """``W_r x + b_r`` for some samples of a split, (R, h, B); bias (R, h, 1)."""
 
-    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None, /) -> None:
+    def update(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None, /) -> None:
         """One step with the gradient ``slope_r x^T`` over training samples, the L2 term included."""
 
     def weights(self) -> Tensor:
@@ -124,9 +124,9 @@ class Columns:
     def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
         return apart(getattr(self.problem, split).inputs[rows] @ self.weight.value, bias)
 
-    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+    def update(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None) -> None:
         turned, columns = self.problem.train.inputs[rows].T, together(slope)
-        self.weight.update(t, lambda out, beta, alpha: out.addmm_(turned, columns, beta=beta, alpha=alpha), decays)
+        self.weight.update(t, lambda out, beta, alpha: out.addmm_(turned, columns, beta=beta, alpha=alpha), l2)
 
     def weights(self) -> Tensor:
         value = self.weight.value
@@ -159,12 +159,11 @@ class Scaled:
     def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
         return apart(self.body.products(split, rows), bias, self.scale[:, None, None])
 
-    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
-        rate = self.problem.optimizer.rate(t)
-        if decays is not None:
-            self.shrink(1 - rate * decays)
+    def update(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None) -> None:
+        if l2:
+            self.shrink(l2.kept[:, 0])
             slope = slope / self.scale[:, None, None]
-        self.body.add(rows, slope, -rate)
+        self.body.add(rows, slope, -self.problem.optimizer.rate(t))
 
     def shrink(self, factors: Tensor) -> None:
         """Multiply the weights of run r by ``factors[r]``; a scale that gets small is put into the body."""
@@ -240,11 +239,11 @@ class SpanMomentum:
     def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
         return apart(self.value.products(split, rows), bias)
 
-    def update(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None) -> None:
+    def update(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None) -> None:
         self.velocity.value.mul_(self.optimizer.momentum)
         self.velocity.add(rows, slope, 1.0)
-        if decays is not None:
-            self.velocity.value.addcmul_(self.value.value, decays[:, None])
+        if l2:
+            self.velocity.value.addcmul_(self.value.value, l2.decays)
         self.value.value.add_(self.velocity.value, alpha=-self.optimizer.rate(t))
 
     def weights(self) -> Tensor:

@@ -16,6 +16,7 @@ from benchmark.dense import DenseRuns, FirstDense, Gram, Parts, Rows
 from benchmark.models import ACTIVATION_PULLS, ACTIVATIONS, LOSS_SLOPES, LOSSES
 from benchmark.optimizers import Sgd
 from benchmark.problem import Problem
+from benchmark.updaters import L2, l2
 
 
 def query_block(problem: Problem) -> int:
@@ -29,11 +30,8 @@ class LayerRuns(Protocol):
     def forward(self, values: Tensor, /) -> Tensor:
         """(R, features before, B) -> (R, features, B)"""
 
-    def backward(self, t: int, slope: Tensor, decays: Tensor | None, /) -> Tensor:
-        """Take step t; slopes (R, features, B) of the outputs -> (R, features before, B), of the inputs before the step.
-
-        `decays` (R,) is the weight decay times the sum of the batch's sample weights in each run, None for no L2 term.
-        """
+    def backward(self, t: int, slope: Tensor, l2: L2 | None, /) -> Tensor:
+        """Take step t; slopes (R, features, B) of the outputs -> (R, features before, B), of the inputs before the step."""
 
     def parameters(self) -> list[Tensor]:
         """Tensors (R, ...) in the order of the flat vector."""
@@ -45,7 +43,7 @@ class FirstRuns(Protocol):
     def forward(self, split: str, rows: Rows, /) -> Tensor:
         """Outputs (R, features, B) for some samples of the split, train or query."""
 
-    def backward(self, t: int, rows: Tensor, slope: Tensor, decays: Tensor | None, /) -> None:
+    def backward(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None, /) -> None:
         """Take step t with slopes (R, features, B) of the outputs for the training samples `rows`."""
 
     def parameters(self) -> list[Tensor]:
@@ -63,7 +61,7 @@ class ActivationRuns:
         self.value = ACTIVATIONS[self.function](values)
         return self.value
 
-    def backward(self, _t: int, slope: Tensor, _decays: Tensor | None) -> Tensor:
+    def backward(self, _t: int, slope: Tensor, _l2: L2 | None) -> Tensor:
         """The slope of the inputs."""
         return ACTIVATION_PULLS[self.function](slope, self.value)
 
@@ -72,7 +70,6 @@ class ActivationRuns:
         return []
 
 
-FIRST: dict[type, Callable[..., FirstRuns]] = {models.Dense: FirstDense, models.Conv: FirstConv}
 LATER: dict[type, Callable[..., LayerRuns]] = {
     models.Dense: DenseRuns,
     models.Conv: ConvRuns,
@@ -88,21 +85,30 @@ class Runs:
     def __init__(self, problem: Problem, state: Tensor, runs: int, gram: Gram | None = None) -> None:
         self.problem, self.runs, self.model = problem, runs, problem.model
         rows: list[Parts] = [list(parts) for parts in zip(*map(self.model.parts, state), strict=True)]  # of each layer
-        first, *later = self.model.layers
-        self.first: FirstRuns = FIRST[type(first)](problem, first, rows[0], runs, gram)
         self.later: list[LayerRuns] = [
-            LATER[type(layer)](problem, layer, parts, runs) for layer, parts in zip(later, rows[1:], strict=True)
+            LATER[type(layer)](problem, layer, parts, runs)
+            for layer, parts in zip(self.model.layers[1:], rows[1:], strict=True)
         ]
+        self.first = self._first(rows[0], gram)
+
+    def _first(self, rows: Parts, gram: Gram | None) -> FirstRuns:
+        layer = self.model.layers[0]
+        if not isinstance(layer, models.Conv):
+            return FirstDense(self.problem, rows, self.runs, gram)
+        pool = next((after for after in self.later if not isinstance(after, GroupNormRuns)), None)
+        if isinstance(pool, MaxPoolRuns):
+            pool.apart = True  # normalisation does not mind the order of the pixels
+        return FirstConv(self.problem, layer, rows, self.runs, corners=isinstance(pool, MaxPoolRuns))
 
     def step(self, t: int, rows: Tensor, weights: Tensor) -> None:
         """One training step on the samples `rows` with weights (R, B)."""
         outputs = self._outputs("train", rows)
         slope = LOSS_SLOPES[self.model.loss](outputs, self.problem.train.targets[rows]) * weights[:, :, None]
         slope = slope.transpose(1, 2).contiguous()
-        decays = self.problem.weight_decay * weights.sum(1) if self.problem.weight_decay else None
+        decay = l2(self.problem, t, weights)
         for layer in reversed(self.later):
-            slope = layer.backward(t, slope, decays)
-        self.first.backward(t, rows, slope, decays)
+            slope = layer.backward(t, slope, decay)
+        self.first.backward(t, rows, slope, decay)
 
     def _outputs(self, split: str, rows: Rows) -> Tensor:
         """Network outputs (R, B, C) for some samples of the split."""

@@ -130,7 +130,7 @@ def _seconds(act: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int = 5, enough: float = 4.0) -> float:
+def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int = 15, enough: float = 4.0) -> float:
     """Median wall time of `repeats` calls, or of fewer once they took `enough` seconds together."""
     times: list[float] = []
     while len(times) < repeats and sum(times) < enough:

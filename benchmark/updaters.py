@@ -1,6 +1,7 @@
 """Optimisers in place: one parameter tensor of many runs, moved by a gradient that comes as a product."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,13 +15,29 @@ Product = Callable[[Tensor, float, float], object]  # product(out, beta, alpha):
 ByRun = Callable[[Tensor], Tensor]  # a parameter tensor seen as (..., R, n)
 
 
+@dataclass(frozen=True, eq=False)
+class L2:
+    """The L2 term of one step in each of R runs, its weight times the sum of the batch's sample weights there."""
+
+    decays: Tensor  # (R, 1)
+    kept: Tensor  # (R, 1), 1 - rate decay: what a step of plain SGD leaves of a parameter
+
+
+def l2(problem: Problem, t: int, weights: Tensor) -> L2 | None:
+    """The L2 term of step t with sample weights (R, B); None where there is none."""
+    if not problem.weight_decay:
+        return None
+    decays = problem.weight_decay * weights.sum(1, keepdim=True)
+    return L2(decays, torch.sub(1, decays, alpha=problem.optimizer.rate(t)))
+
+
 class Updater(Protocol):
     """One parameter tensor of R runs under one optimiser: moves it by a gradient that comes as a product."""
 
     value: Tensor
 
-    def update(self, t: int, product: Product, decays: Tensor | None) -> None:
-        """One step. `decays` (R,) is the weight decay times the sum of the batch's sample weights, None for no L2 term."""
+    def update(self, t: int, product: Product, l2: L2 | None) -> None:
+        """One step."""
 
 
 class SgdUpdater:
@@ -30,11 +47,10 @@ class SgdUpdater:
         self.optimizer, self.by_run = optimizer, by_run
         (self.value,) = rows
 
-    def update(self, t: int, product: Product, decays: Tensor | None) -> None:
-        rate = self.optimizer.rate(t)
-        if decays is not None:
-            self.by_run(self.value).mul_((1 - rate * decays)[:, None])
-        product(self.value, 1.0, -rate)
+    def update(self, t: int, product: Product, l2: L2 | None) -> None:
+        if l2:
+            self.by_run(self.value).mul_(l2.kept)
+        product(self.value, 1.0, -self.optimizer.rate(t))
 
 
 class MomentumUpdater:
@@ -44,10 +60,10 @@ class MomentumUpdater:
         self.optimizer, self.by_run = optimizer, by_run
         self.value, self.velocity = rows
 
-    def update(self, t: int, product: Product, decays: Tensor | None) -> None:
+    def update(self, t: int, product: Product, l2: L2 | None) -> None:
         product(self.velocity, self.optimizer.momentum, 1.0)
-        if decays is not None:
-            self.by_run(self.velocity).addcmul_(self.by_run(self.value), decays[:, None])
+        if l2:
+            self.by_run(self.velocity).addcmul_(self.by_run(self.value), l2.decays)
         self.value.add_(self.velocity, alpha=-self.optimizer.rate(t))
 
 
@@ -59,11 +75,11 @@ class AdamUpdater:
         self.value, self.first, self.second = rows
         self.buffer = torch.zeros_like(self.value)
 
-    def update(self, t: int, product: Product, decays: Tensor | None) -> None:
+    def update(self, t: int, product: Product, l2: L2 | None) -> None:
         o, buffer = self.optimizer, self.buffer
         product(buffer, 0.0, 1.0)
-        if decays is not None:
-            self.by_run(buffer).addcmul_(self.by_run(self.value), decays[:, None])
+        if l2:
+            self.by_run(buffer).addcmul_(self.by_run(self.value), l2.decays)
         self.first.mul_(o.beta1).add_(buffer, alpha=1 - o.beta1)
         self.second.mul_(o.beta2).addcmul_(buffer, buffer, value=1 - o.beta2)
         torch.div(self.second, 1 - o.beta2 ** (t + 1), out=buffer).sqrt_().add_(o.eps)

@@ -418,6 +418,21 @@ def test_the_mean_effect_of_a_float32_truth_has_no_bias() -> None:
     assert error.mean(dim=1).abs().max() < 1e-7
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.usefixtures("twenty_at_once")
+def test_a_truth_from_a_gpu_carries_its_noise_and_resumes(tmp_path: Path) -> None:
+    task = suites.task(TASK)
+    run = truth.reference(task, 0, tmp_path, "cuda")
+    with pytest.raises(Enough):
+        truth.cached_truth(task, 0, run, tmp_path, "cuda", progress=stopped_after(60 * 1000))
+    exact = truth.cached_truth(task, 0, run, tmp_path, "cuda")
+
+    assert exact.noise is not None
+    assert exact.noise.repeat < 1e-6
+    assert torch.allclose(exact.effect, truth.ground_truth(truth.reference(task, 0, tmp_path, "cpu")).effect, atol=1e-10)
+
+
 # ---- doctor --------------------------------------------------------------------------------------------------------
 def test_the_doctor_finds_what_changes_bits_and_by_how_much() -> None:
     found = {(f.case, f.setting): f for f in doctor.examine()}

@@ -16,7 +16,7 @@ from benchmark.errors import LoobenchError
 from benchmark.metrics import METRICS, scores
 from benchmark.models import LOSSES, Network, mlp
 from benchmark.optimizers import Optimizer, Sgd
-from benchmark.problem import Problem, Trajectory
+from benchmark.problem import Problem, Trajectory, map_tensors
 from benchmark.registry import registered
 from benchmark.speed import mapped, plain_loop
 from benchmark.train import departures, leave_one_out, retrain, train
@@ -94,6 +94,20 @@ def test_2_the_engine_equals_the_verb_for_masks_of_any_kind(model: Network, opti
         close(shared[-1], expected, 1e-13)
         losses = torch.func.vmap(given.query_losses)(expected)
         close(retrain(given, keep, gram=gram, read=Runs.query_losses)[-1], losses, 1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize(("model", "optimizer", "gram"), FORMS)
+def test_2_the_engine_on_a_gpu_equals_the_verb_on_the_cpu(model: Network, optimizer: Optimizer, gram: bool) -> None:
+    given = problem(model, optimizer, weight_decay=0.1)
+    keep = ~torch.eye(12, dtype=torch.bool)
+    there = map_tensors(given, lambda tensor: tensor.cuda())
+    run = train(there)
+
+    close(run.states.cpu(), train(given).states, 1e-10)
+    close(retrain(there, keep.cuda(), gram=gram, states=run.states, runs=5)[-1].cpu(), mapped(given, keep), 1e-10)
+    close(leave_one_out(run).cpu(), leave_one_out(train(given)), 1e-8)
 
 
 def test_2_the_engine_stands_an_l2_step_that_takes_all_of_a_weight() -> None:

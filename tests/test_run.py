@@ -101,7 +101,7 @@ def test_results_of_a_changed_estimator_start_afresh_and_that_is_said(
     declare(tmp_path, GOOD.replace("2.0", "3.0"))
     assert main([*command, "1"]) == 0
 
-    assert "twice.json was made by another version" in capsys.readouterr().err
+    assert "1 results of other versions start afresh" in capsys.readouterr().err
     assert list(load("twice").cells) == ["0"]
     (aside,) = (tmp_path / "cache" / "superseded").rglob("twice-*.json")
     assert list(json.loads(aside.read_text())["cells"]) == ["0", "1"]
