@@ -4,8 +4,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from math import log
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ class Speed:
     mapped: float
     loop: float
     loop_threads: int
-    memory: int | None  # bytes that the engine on all cores took at its peak
+    memory: int | None  # bytes that the reference run and the engine on all cores took at their peak
 
     @property
     def of_peak(self) -> float:
@@ -147,8 +149,8 @@ def mapped(problem: Problem, keep: Tensor) -> Tensor:
     return states[:, 0]
 
 
-def plain_loop(problem: Problem, left_out: int | None = None) -> Tensor:
-    """One run as a user would write it, modules, autograd and `torch.optim`. Returns the final parameters (P,)."""
+def plain_loop(problem: Problem, left_out: int | None = None) -> tuple[Tensor, Tensor]:
+    """One run as a user would write it, modules, autograd and `torch.optim`: final parameters (P,) and mean query loss."""
     network = _network(problem)
     optimizer = _torch_optimizer(problem, network)
     loss = TORCH_LOSSES[problem.model.loss]
@@ -161,7 +163,9 @@ def plain_loop(problem: Problem, left_out: int | None = None) -> Tensor:
         torch.autograd.backward((total + len(kept) * penalty) / len(batch))
         optimizer.param_groups[0]["lr"] = problem.optimizer.rate(t)
         optimizer.step()
-    return nn.utils.parameters_to_vector(network.parameters()).detach()
+    with torch.no_grad():
+        query = loss(network(problem.query.inputs), problem.query.targets) / len(problem.query)
+    return nn.utils.parameters_to_vector(network.parameters()).detach(), query
 
 
 TORCH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -236,8 +240,26 @@ def measure(case: str, problem: Problem) -> Speed:
         mapped=median_seconds(lambda: mapped(problem, keep[:some]), device, 1) * wanted / some,
         loop=loop * wanted,
         loop_threads=threads,
-        memory=machine.peak_growth(ours(None, run.states, cores), device),
+        memory=memory_taken(problem, Means(workers=cores)),
     )
+
+
+def memory_taken(problem: Problem, means: Means) -> int | None:
+    """Bytes that the reference run and leaving out the samples take at their peak; on a CPU in a process of its own.
+
+    Memory that this process has freed and not given back would hide what is taken again.
+    """
+    device = problem.initial.device.type
+    if device == "cuda":
+        return machine.peak_growth(lambda: leave_one_out(train(problem), means=means), device)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_memory_taken_here, problem, means).result()
+
+
+def _memory_taken_here(problem: Problem, means: Means) -> int | None:
+    torch.set_num_threads(1)
+    leave_one_out(train(replace(problem, left_out=problem.left_out[:2])).until(1))  # what libraries take on their first call
+    return machine.peak_growth(lambda: leave_one_out(train(problem), means=means), "cpu")
 
 
 def _loop(problem: Problem, threads: int) -> tuple[float, int]:
@@ -273,8 +295,7 @@ def budgets() -> list[Memory]:
     for budget in BUDGETS:
         means = Means(budget, machine.cores())
         planned = chunks.plan(problem, 1001, gram_pays(problem), means)
-        taken = machine.peak_growth(lambda means=means: leave_one_out(train(problem), means=means), "cpu")  # type: ignore[misc]
-        found.append(Memory(budget, taken, planned.runs, planned.workers))
+        found.append(Memory(budget, memory_taken(problem, means), planned.runs, planned.workers))
     return found
 
 
