@@ -9,5 +9,5 @@ from benchmark.train import leave_one_out
 
 @estimator("exact-loo", paper="definition of the effect", loss_units=True, all_horizons=True)
 def exact_loo(run: Trajectory) -> Tensor:
-    """Retrain without each sample: loss of the run without it minus loss with it. Cost: N training runs, the unit of cost."""
+    """Retrain without each sample: loss of the run without it minus loss with it. Cost: K + 1 training runs."""
     return leave_one_out(run)

@@ -3,7 +3,9 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from threading import Event
@@ -33,6 +35,22 @@ class Means:
 
 
 FREE = Means()
+_allowed: ContextVar[Means] = ContextVar("allowed", default=FREE)
+
+
+@contextmanager
+def allowing(means: Means) -> Iterator[None]:
+    """Inside the block, retraining that is not told its means has these."""
+    token = _allowed.set(means)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def allowed() -> Means:
+    """What retraining may use that is not told."""
+    return _allowed.get()
 
 
 @dataclass(frozen=True)
@@ -176,13 +194,13 @@ def side_by_side(chunks: Sequence[Tensor], act: Act, workers: int) -> None:
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(halving, chunk, act, stop) for chunk in chunks]
         try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            stop.set()
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()  # where all are done it stops none
             for future in futures:
                 future.cancel()
-            raise
+    for future in done:
+        future.result()
 
 
 def halving(rows: Tensor, act: Act, stop: Event) -> None:

@@ -196,7 +196,7 @@ def _bytes(text: str) -> int:
     number, unit = text.upper().removesuffix("IB").removesuffix("B"), 1
     if number and number[-1] in units:
         number, unit = number[:-1], units[number[-1]]
-    if not number.replace(".", "", 1).isdecimal() or not float(number):
+    if not number.replace(".", "", 1).isdecimal() or not 0 < float(number) < 1e15:
         raise LoobenchError(f"--memory takes a size like 500M or 2G, got {text!r}")
     return int(float(number) * unit)
 
@@ -389,7 +389,8 @@ def speed_command(options: argparse.Namespace) -> int:
     files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
     print(tabulate(map(speed.line, found["cases"]), speed.HEADERS, disable_numparse=True))
     peaks = ", ".join(f"{gflops:.0f} in {dtype}" for dtype, gflops in found["peak_all_cores_gflops"].items())
-    print(f"\nmatrix-product peak of {found['cores']} cores together, in GFLOP/s: {peaks}; all figures in {options.out}")
+    where = "the GPU" if device == "cuda" else f"{found['cores']} cores together"
+    print(f"\nmatrix-product peak of {where}, in GFLOP/s: {peaks}; all figures in {options.out}")
     for name, exponent in found["growth"].items():
         print(f"time grows with {name} to the power {exponent:.2f}")
     for memory in found["memory"]:
@@ -415,7 +416,7 @@ def doctor_command(_options: argparse.Namespace) -> int:
     if all(f.same for f in meant):
         print("\nThis machine computes the stored truths bit for bit.")
         return 0
-    worst = max(f.difference for f in meant)
+    worst = max((f.difference for f in meant), key=lambda value: (value != value, value))  # NaN is worse than any number
     print(f"\nThis machine computes the stored truths within {worst:.0e}, not bit for bit: digests of truths will differ here.")
     if doctor.set_here():
         print(f"Settings that decide the last bits are set here; unset them and look again: {', '.join(doctor.set_here())}")

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
     *("calculus", "chunks", "convolution", "dense", "engine", "features", "models", "optimizers"),
-    *("problem", "streams", "tasks", "train", "updaters"),
+    *("problem", "streams", "tasks", "train", "truth", "updaters"),
 )
 Provenance = dict[str, str | int]
 
@@ -81,22 +81,32 @@ def free_memory(device: str) -> int:
     """Bytes of memory that are free: of the GPU, or of this machine within what its control group may have."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    return max(0, min([_available(), *(_free_in(*group) for group in CGROUPS if (group[0] / group[1]).exists())]))
+    return max(0, min([_available(), *map(_free_in, control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))]))
 
 
-CGROUPS = [  # folder, limit, use
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
-]
-
-
-def _free_in(folder: Path, limit: str, use: str) -> int:
-    """What a control group may still take; the files it has read ahead can be given up."""
+def control_groups(own: Path, root: Path) -> list[Path]:
+    """Folders of the control groups whose memory this process shares, and of all groups above them."""
     try:
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return _number(folder / limit) - _number(folder / use) + int(stat.get("inactive_file", 0))
-    except (OSError, ValueError):
-        return 2**62
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    places = [(root if not kinds else root / "memory", path) for _, kinds, path in lines if not kinds or "memory" in kinds]
+    groups = [(base, base / path.lstrip("/")) for base, path in places]
+    return [folder for base, group in groups for folder in (group, *group.parents) if folder.is_relative_to(base)]
+
+
+def _free_in(group: Path) -> int:
+    """What a control group may still take; the files it has read ahead can be given up."""
+    for limit, use, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            return _number(group / limit) - _number(group / use) + int(stat.get(cached, 0))
+        except (OSError, ValueError):
+            continue
+    return 2**62
 
 
 def _available() -> int:
@@ -123,10 +133,11 @@ def peak_growth(act: Callable[[], object], device: str) -> int | None:
         _give_back()
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
         before = _held("VmHWM")
-        act()
-        return _held("VmHWM") - before
     except OSError:
+        act()
         return None
+    act()
+    return _held("VmHWM") - before
 
 
 def _give_back() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark import calculus, chunks
-from benchmark.chunks import FREE, Means, Stopped
+from benchmark.chunks import Means, Stopped
 from benchmark.dense import Gram
 from benchmark.engine import Runs, gram_pays
 from benchmark.errors import LoobenchError
@@ -59,7 +59,7 @@ def retrain(
     read: Callable[[Runs], Tensor] = Runs.parameters,
     gram: bool | None = None,
     runs: int | None = None,
-    means: Means = FREE,
+    means: Means | None = None,
     ledger: Ledger = NOTHING,
     progress: Progress = lambda visits: None,
 ) -> Tensor:
@@ -70,13 +70,14 @@ def retrain(
     `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it.
     At most `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem and on
     R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `means` bounds
-    memory and sets how many chunks of runs are trained side by side, which changes no bit. `progress` is told of sample visits
-    done, shared ones included. Raises LoobenchError for no runs, and where memory does not suffice for one.
+    memory and sets how many chunks of runs are trained side by side, which changes no bit; by default `chunks.allowed`.
+    `progress` is told of sample visits done, shared ones included. Raises LoobenchError for no runs, and where memory does not
+    suffice for one.
     """
     if not len(keep):
         raise LoobenchError("retrain needs at least one run, got none")
     spanned = gram_pays(problem) if gram is None else gram
-    planned = chunks.plan(problem, len(keep), spanned, means)
+    planned = chunks.plan(problem, len(keep), spanned, means or chunks.allowed())
     if planned.short:
         chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
     fold = Fold(problem, keep, states, read, Gram.of(problem) if spanned else None, ledger, progress)
@@ -173,7 +174,7 @@ class Fold:
 def leave_one_out(
     run: Trajectory,
     *,
-    means: Means = FREE,
+    means: Means | None = None,
     ledger: Ledger = NOTHING,
     progress: Progress = lambda visits: None,
 ) -> Tensor:

@@ -57,9 +57,20 @@ def reference(task: Task, seed: int, cache: Path, device: str, means: Means = FR
 
 def check_memory(problem: Problem, means: Means) -> None:
     """Raise LoobenchError where retraining, or the float64 part of its noise floor, would not fit the memory."""
-    chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
+    planned(problem, means)
     if problem.initial.dtype != torch.float64:
-        chunks.plan(map_tensors(problem, _double), NOISE_SAMPLES + 1, gram_pays(problem), means)
+        held = problem.initial.nbytes * problem.optimizer.rows * (problem.steps + 1)
+        chunks.plan(map_tensors(problem, _double), NOISE_SAMPLES + 1, gram_pays(problem), beside(held, means))
+
+
+def planned(problem: Problem, means: Means) -> chunks.Plan:
+    """How the problem's samples will be left out."""
+    return chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
+
+
+def beside(held: int, means: Means) -> Means:
+    """The means less the bytes that are held already."""
+    return means if means.memory is None else replace(means, memory=means.memory - held)
 
 
 class ChunkFiles:
@@ -99,14 +110,16 @@ class ChunkFiles:
 class Clock:
     """A ledger that keeps nothing but the time."""
 
-    seconds = 0.0
+    def __init__(self) -> None:
+        self.seconds, self.lock = 0.0, Lock()
 
     def find(self, _rows: Tensor) -> None:
         """None."""
 
     def enter(self, _rows: Tensor, _reading: Tensor, seconds: float) -> None:
         """Add the time."""
-        self.seconds += seconds
+        with self.lock:
+            self.seconds += seconds
 
 
 def ground_truth(
@@ -137,7 +150,7 @@ def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
     Both on the same device. Anew means with the samples of each batch in reverse, so that sums are taken in another order.
     """
     chosen = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
-    problem = some_of(run, chosen).problem
+    problem, means = some_of(run, chosen).problem, beside(run.states.nbytes, means)
     again = leave_one_out(train(replace(problem, batches=problem.batches.flip(1))), means=means).cpu()
     double = leave_one_out(train(map_tensors(problem, _double)), means=means).cpu()
     spread = effect.double().std(dim=1)  # (H, Q)
@@ -181,12 +194,15 @@ def cached_truth(
     Chunks of runs are kept as they are done, so that a run that was stopped goes on from there.
     """
     found = kept(task.digest(), seed, cache, device)
-    if found and found[1] == _of(run) and found[0].machine == machine.timed_on(device):
+    usual, mine = (
+        _of(run, planned(run.problem, m).runs) for m in (FREE, means)
+    )  # a small chunk's last bits are for want alone
+    if found and found[1] in (usual, mine) and found[0].machine == machine.timed_on(device):
         return found[0]
     at = path(task.digest(), seed, cache, device)
-    ledger = ChunkFiles(at.with_suffix(".chunks"), json_digest([_of(run), machine.timed_on(device)]))
+    ledger = ChunkFiles(at.with_suffix(".chunks"), json_digest([mine, machine.timed_on(device)]))
     truth = ground_truth(run, means, ledger, progress=progress)
-    facts = {"seconds": truth.seconds, "gradients": truth.gradients, "machine": truth.machine, "of": _of(run)}
+    facts = {"seconds": truth.seconds, "gradients": truth.gradients, "machine": truth.machine, "of": mine}
     facts["noise"] = asdict(truth.noise) if truth.noise else None
     write_tensors(at, {"effect": truth.effect}, sealed(truth.effect, facts))
     ledger.clear()
@@ -204,8 +220,9 @@ def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundT
     return GroundTruth(effect, facts["seconds"], facts["gradients"], facts["machine"], floor), facts["of"]
 
 
-def _of(run: Trajectory) -> str:
-    return json_digest([run.problem.digest(), run.digest()])
+def _of(run: Trajectory, runs: int) -> str:
+    """Digest of what a truth is of: problem, trajectory, and how many runs were trained at once."""
+    return json_digest([run.problem.digest(), run.digest(), runs])
 
 
 def sealed(effect: Tensor, facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Retraining in chunks: same bits on any number of threads, within its memory, resumed, checked."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import pytest
 import torch
@@ -43,11 +45,20 @@ def test_threads_change_no_bit(model: Network) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_chunk_that_fails_stops_the_others_and_says_why() -> None:
+    begun, lock = [], Lock()
+
     def fail(runs: Runs) -> torch.Tensor:
-        raise ValueError(f"read {runs.runs} runs")
+        with lock:
+            begun.append(runs)
+            first = len(begun) == 1
+        if first:
+            raise ValueError(f"read {runs.runs} runs")
+        time.sleep(0.05)
+        return runs.parameters()
 
     with pytest.raises(ValueError, match=r"read \d runs"):
-        retrain(problem(), torch.ones(20, 12), read=fail, means=Means(workers=2))
+        retrain(problem(), torch.ones(200, 12), read=fail, means=Means(workers=2))
+    assert len(begun) < 6  # of 40 chunks with 3 horizons each
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -135,15 +146,85 @@ LARGE: dict[str, Callable[[], Problem]] = {
 def test_memory_stays_within_the_budget(name: str, workers: int) -> None:
     given = LARGE[name]()
     runs, gram = len(given.left_out) + 1, gram_pays(given)
-    budget = chunks.shared_bytes(given, runs, gram) + chunks.chunk_bytes(given, 2, gram) * workers
+    usual = chunks.plan(given, runs, gram, Means()).runs
+    chunk = chunks.chunk_bytes(given, usual if workers == 2 else 2, gram)
+    budget = chunks.shared_bytes(given, runs, gram) + chunk * workers
     with machine.one_thread():
         leave_one_out(train(replace(given, left_out=given.left_out[:2])).until(1))  # what libraries take on their first call
         taken = machine.peak_growth(lambda: truth.ground_truth(train(given), Means(budget, workers)), "cpu")
     if taken is None:
         pytest.skip("this system does not tell a process's peak memory")
 
-    assert taken <= budget
-    assert chunks.plan(given, runs, gram, Means(budget, workers)).runs < runs
+    plan = chunks.plan(given, runs, gram, Means(budget, workers))
+    assert plan.workers == min(workers, -(-runs // usual))
+    assert plan.short == (workers == 1)
+    assert 0 < taken <= budget
+
+
+def test_the_peak_of_memory_is_measured() -> None:
+    taken = machine.peak_growth(lambda: torch.ones(100 * MIB // 8, dtype=torch.float64), "cpu")
+    if taken is None:
+        pytest.skip("this system does not tell a process's peak memory")
+
+    assert 95 * MIB < taken < 115 * MIB
+
+
+def test_free_memory_is_that_of_the_tightest_control_group_above(tmp_path: Path) -> None:
+    inner = tmp_path / "root" / "job" / "step"
+    inner.mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/job/step\n")
+    for folder, limit in ((inner, "max"), (inner.parent, "1000")):
+        (folder / "memory.max").write_text(limit + "\n")
+        (folder / "memory.current").write_text("900\n")
+        (folder / "memory.stat").write_text("anon 10\ninactive_file 300\n")
+    groups = machine.control_groups(tmp_path / "own", tmp_path / "root")
+
+    assert groups == [inner, inner.parent, tmp_path / "root"]
+    assert [machine._free_in(group) for group in groups][1:] == [400, 2**62]
+    assert machine._free_in(groups[0]) > 2**61
+    assert machine.control_groups(tmp_path / "none", tmp_path) == []
+
+
+def test_a_float32_truth_and_its_noise_stay_within_the_least_budget() -> None:
+    given = map_tensors(problem(mlp((50, 200, 10), loss="cross-entropy"), train=40, batch=5, epochs=60), single)
+    given = replace(given, left_out=torch.arange(4), horizons=(given.steps,))
+    budget = next(size * MIB for size in range(20, 900, 4) if fits(given, Means(size * MIB)))
+    taken = machine.peak_growth(lambda: truth.ground_truth(train(given), Means(budget)), "cpu")
+
+    assert taken is None or 0.3 * budget < taken <= budget
+
+
+def fits(given: Problem, means: Means) -> bool:
+    try:
+        truth.check_memory(given, means)
+    except LoobenchError:
+        return False
+    return True
+
+
+def test_what_a_run_may_take_holds_for_estimators_that_retrain(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Means] = []
+    usual = chunks.plan
+    monkeypatch.setattr(chunks, "plan", lambda p, runs, gram, means: (seen.append(means), usual(p, runs, gram, means))[1])
+
+    assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "exact-loo", "--memory", "300M"]) == 0
+    assert seen[-1] == Means(300 * MIB, 1)
+
+
+def test_a_truth_from_small_chunks_is_computed_anew_where_there_is_memory(tmp_path: Path) -> None:
+    task = suites.task("quick-breast-cancer-mlp-sgd")
+    with machine.one_thread():
+        run = truth.reference(task, 0, tmp_path, "cpu")
+        gram = gram_pays(run.problem)
+        tight = Means(chunks.shared_bytes(run.problem, 101, gram) + chunks.chunk_bytes(run.problem, 20, gram))
+
+        def told(means: Means) -> int:
+            visits: list[int] = []
+            truth.cached_truth(task, 0, run, tmp_path, "cpu", means, progress=visits.append)
+            return sum(visits)
+
+        assert chunks.plan(run.problem, 101, gram, tight).short
+        assert [told(means) > 0 for means in (tight, tight, Means(), Means(), tight)] == [True, False, True, False, False]
 
 
 def test_the_noise_of_a_float32_truth_needs_its_memory_too() -> None:
@@ -164,6 +245,7 @@ def test_a_budget_or_thread_number_that_cannot_be_is_an_error(capsys: pytest.Cap
     for options, message in (
         (["--memory", "1M"], "error: retraining one run at a time needs about"),
         (["--memory", "lots"], "error: --memory takes a size like 500M or 2G, got 'lots'"),
+        (["--memory", "9" * 400], "error: --memory takes a size like 500M or 2G, got '999"),
         (["--memory", "0"], "error: --memory takes a size like 500M or 2G, got '0'"),
         (["--threads", "0"], "error: --threads must be 1 or more, got 0"),
     ):
@@ -458,8 +540,9 @@ def test_the_doctor_says_when_truths_differ(
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     assert main(["doctor"]) == 0
     assert "unset them and look again: MKL_CBWR=COMPATIBLE" in capsys.readouterr().out
-    monkeypatch.setattr(doctor, "effects", lambda problem, setting: usual(problem, setting) * 1.01)
-    assert main(["doctor"]) == 1
+    for factor in (1.01, float("nan")):
+        monkeypatch.setattr(doctor, "effects", lambda problem, setting, factor=factor: usual(problem, setting) * factor)
+        assert main(["doctor"]) == 1
 
 
 def test_a_stored_effect_is_what_its_digest_says() -> None:

@@ -1,13 +1,16 @@
 """The export can be read without our code, as its page says."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from benchmark.cli import main
+from benchmark.files import tensor_digest
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 
@@ -37,6 +40,18 @@ def test_the_documented_program_notices_a_wrong_truth(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, program, tmp_path / "out", "0"], capture_output=True, text=True, check=False)
 
     assert done.returncode != 0
+
+
+def test_the_digests_of_an_export_are_those_of_its_tensors_in_the_documented_order(tmp_path: Path) -> None:
+    assert main(["truth", "quick-breast-cancer-logistic-sgd", "--export", str(tmp_path)]) == 0
+    stated = json.loads((tmp_path / "task.json").read_text())["digests"]
+    row = next(line for line in PAGE.read_text().splitlines() if line.startswith("| `problem.safetensors`"))
+    splits = [f"{split}_{part}" for split in ("train", "query", "test") for part in ("inputs", "targets")]
+    names = splits + re.findall(r"`(initial|batches|left_out|rates) \(", row)
+    tensors = load_file(tmp_path / "problem.safetensors")
+
+    assert len(names) == len(tensors)
+    assert stated["problem"] == tensor_digest([tensors[name] for name in names])
 
 
 def test_an_export_into_a_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
