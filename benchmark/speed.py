@@ -55,7 +55,7 @@ class Speed:
     peak_gflops: float
     mapped: float
     loop: float
-    loop_threads: int
+    loop_one: float  # on one thread
     memory: int | None  # bytes that the reference run and the engine on all cores took at their peak
 
     @property
@@ -223,7 +223,7 @@ def measure(case: str, problem: Problem) -> Speed:
     one = median_seconds(ours(None, run.states, 1), device)
     engine = median_seconds(ours(None, run.states, cores), device) if cores > 1 else one
     some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], models.Conv) else MAPPED_RUNS, wanted)
-    loop, threads = min(_loop(problem, count) for count in {1, cores})
+    loops = [_loop(problem, threads) * wanted for threads in (1, cores)]
     return Speed(
         case=case,
         dtype=str(problem.initial.dtype).removeprefix("torch."),
@@ -238,8 +238,8 @@ def measure(case: str, problem: Problem) -> Speed:
         gflops=flops(problem, wanted + 1) / plain / 1e9,
         peak_gflops=best / 1e9,
         mapped=median_seconds(lambda: mapped(problem, keep[:some]), device, 1) * wanted / some,
-        loop=loop * wanted,
-        loop_threads=threads,
+        loop=min(loops),
+        loop_one=loops[0],
         memory=memory_taken(problem, Means(workers=cores)),
     )
 
@@ -262,10 +262,10 @@ def _memory_taken_here(problem: Problem, means: Means) -> int | None:
     return machine.peak_growth(lambda: leave_one_out(train(problem), means=means), "cpu")
 
 
-def _loop(problem: Problem, threads: int) -> tuple[float, int]:
+def _loop(problem: Problem, threads: int) -> float:
     """Seconds of one plain run on so many threads."""
     with machine.so_many_threads(threads):
-        return median_seconds(lambda: plain_loop(problem, 0), problem.initial.device.type), threads
+        return median_seconds(lambda: plain_loop(problem, 0), problem.initial.device.type)
 
 
 def cases(tasks: Sequence[Task], cache: Path, device: str) -> Iterator[tuple[str, Problem]]:
