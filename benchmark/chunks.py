@@ -13,7 +13,7 @@ from threading import Event
 import torch
 from torch import Tensor
 
-from benchmark import models
+from benchmark import machine, models
 from benchmark.engine import query_block
 from benchmark.errors import LoobenchError
 from benchmark.optimizers import Adam
@@ -133,10 +133,8 @@ def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:
 
 
 def _outputs_at_start(problem: Problem) -> int:
-    first = problem.model.layers[0]
-    return (
-        problem.optimizer.rows**2 * first.features
-    )  # of each row of the state, once for the weights and once for the velocity
+    rows = problem.optimizer.rows  # of the state: outputs of each, once for the weights and once for the velocity
+    return rows**2 * problem.model.layers[0].features
 
 
 def _state(problem: Problem, gram: bool) -> int:
@@ -177,7 +175,7 @@ def seconds(device: str) -> float:
     """A clock: the thread's own time on a CPU, where threads may wait for one another; the wall's elsewhere."""
     if device == "cpu":
         return time.thread_time()
-    torch.cuda.synchronize()
+    machine.synchronize(device)
     return time.perf_counter()
 
 
@@ -209,7 +207,7 @@ def halving(rows: Tensor, act: Act, stop: Event) -> None:
         act(rows, stop)
         return
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not out_of_memory(error, str(error)):
             raise
     if len(rows) == 1:
         raise LoobenchError("one run alone does not fit into the memory of the device: take a smaller batch or task")
@@ -223,11 +221,6 @@ def halving(rows: Tensor, act: Act, stop: Event) -> None:
 SIGNS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")  # of short memory, in messages
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short, on a GPU or on the CPU."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS)
-
-
-def blocks(length: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `length`."""
-    return (slice(start, start + size) for start in range(0, length, size))
+def out_of_memory(error: BaseException, message: str) -> bool:
+    """Whether an error, by its kind or its message, says that memory is short, on a GPU or on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in message for sign in SIGNS)

@@ -114,12 +114,17 @@ def together(slope: Tensor) -> Tensor:
     return slope.flatten(0, 1).T
 
 
+def by_run(columns: Tensor, runs: int) -> Tensor:
+    """(d, R h) -> (d, R, h)"""
+    return columns.view(len(columns), runs, -1)
+
+
 class Columns:
     """``W^T (d, R h)`` as it is, for any optimiser."""
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int) -> None:
         self.problem, self.runs = problem, runs
-        self.weight = updater(problem, [row.T.repeat(1, runs) for row in rows], lambda value: value.view(len(value), runs, -1))
+        self.weight = updater(problem, [row.T.repeat(1, runs) for row in rows], lambda value: by_run(value, runs))
 
     def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
         return apart(getattr(self.problem, split).inputs[rows] @ self.weight.value, bias)
@@ -129,8 +134,7 @@ class Columns:
         self.weight.update(t, lambda out, beta, alpha: out.addmm_(turned, columns, beta=beta, alpha=alpha), l2)
 
     def weights(self) -> Tensor:
-        value = self.weight.value
-        return value.view(len(value), self.runs, -1).permute(1, 2, 0)
+        return by_run(self.weight.value, self.runs).permute(1, 2, 0)
 
 
 class Body(Protocol):
@@ -191,10 +195,10 @@ class Matrix:
         self.value.addmm_(self.problem.train.inputs[rows].T, together(slope), alpha=alpha)
 
     def multiply(self, factors: Tensor) -> None:
-        self.value.view(len(self.value), self.runs, -1).mul_(factors)
+        by_run(self.value, self.runs).mul_(factors)
 
     def weights(self) -> Tensor:
-        return self.value.view(len(self.value), self.runs, -1).permute(1, 2, 0)
+        return by_run(self.value, self.runs).permute(1, 2, 0)
 
 
 class Span:

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from benchmark import machine
 from benchmark.chunks import Means
-from benchmark.engine import Runs
 from benchmark.files import read, tensor_digest, write
 from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
-from benchmark.problem import Problem, Samples, map_tensors
+from benchmark.problem import Problem, Samples, in_precision
 from benchmark.streams import stream
 from benchmark.tasks import batches
-from benchmark.train import left_out, retrain
+from benchmark.train import leave_one_out, train
 
 STORED = Path(__file__).with_name("doctor.json")
 TOLERANCE = 1e-9  # rounding of another processor or library; more is a fault
@@ -65,10 +64,8 @@ def _problem(model: Network, optimizer: Optimizer) -> Problem:
     labels = torch.from_numpy(random.randint(0, max(2, model.classes), 2 * count))
     every = Samples(inputs, labels if model.loss == "cross-entropy" else labels.double())
     order = batches(count, 8, 4, random)
-    train, query = every[:count], every[count:]
-    return Problem(
-        model, optimizer, train, query, query, model.initial(random), order, torch.arange(count), (len(order),), 0.01
-    )
+    seen, query = every[:count], every[count:]
+    return Problem(model, optimizer, seen, query, query, model.initial(random), order, torch.arange(count), (len(order),), 0.01)
 
 
 CASES: dict[str, Callable[[], Problem]] = {
@@ -81,20 +78,10 @@ CASES: dict[str, Callable[[], Problem]] = {
 
 def effects(problem: Problem, setting: Setting) -> Tensor:
     """Effects (K,) on the mean query loss of leaving out each sample."""
+    given = problem if setting.double else in_precision(problem, torch.float32)
     with machine.so_many_threads(setting.threads):
-        losses = retrain(
-            problem if setting.double else map_tensors(problem, _single),
-            left_out(problem),
-            read=Runs.query_losses,
-            gram=setting.gram,
-            runs=setting.runs,
-            means=Means(workers=setting.workers),
-        )[-1, :, 0]
-    return (losses[:-1] - losses[-1:]).double()
-
-
-def _single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+        found = leave_one_out(train(given), gram=setting.gram, runs=setting.runs, means=Means(workers=setting.workers))
+    return found[-1, :, 0].double()
 
 
 def examine() -> Iterator[Finding]:
@@ -134,8 +121,7 @@ def described() -> dict[str, str]:
         "torch": torch.__version__,
         "matrix products": "MKL" if "USE_MKL=ON" in known else "not MKL",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "set in the environment": ", ".join(f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ)
-        or "nothing",
+        "set in the environment": ", ".join(set_here()) or "nothing",
     }
 
 

@@ -4,7 +4,7 @@ A run is its parameters, moments and gradients, held as separate tensors that ar
 the size of the state. Values between layers are (R, features, B). The first layer sees the same inputs in all runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -22,6 +22,11 @@ from benchmark.updaters import L2, l2
 def query_block(problem: Problem) -> int:
     """Query samples whose losses are computed at once, to bound memory: 256, or a batch where images get large."""
     return problem.batches.shape[1] if isinstance(problem.model.layers[0], models.Conv) else 256
+
+
+def blocks(length: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `length`."""
+    return (slice(start, start + size) for start in range(0, length, size))
 
 
 class LayerRuns(Protocol):
@@ -120,9 +125,7 @@ class Runs:
     def query_losses(self) -> Tensor:
         """Query losses of each run, without L2 term, (R, Q)."""
         query = self.problem.query
-        size = query_block(self.problem)
-        blocks = [slice(start, start + size) for start in range(0, len(query), size)]
-        losses = torch.cat([self._losses(block) for block in blocks], dim=1)
+        losses = torch.cat([self._losses(some) for some in blocks(len(query), query_block(self.problem))], dim=1)
         return losses.mean(1, keepdim=True) if self.problem.query_kind == "mean" else losses
 
     def _losses(self, rows: slice) -> Tensor:

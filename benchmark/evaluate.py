@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmark import calculus, machine
+from benchmark.chunks import out_of_memory
 from benchmark.problem import Trajectory, map_tensors, tensors
 from benchmark.registry import Estimator
 
@@ -42,7 +43,7 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
     except (Failure, KeyboardInterrupt):
         raise
     except BaseException as error:  # a stranger's code may raise anything; the run goes on
-        if _out_of_memory(error):
+        if out_of_memory(error, _brief(error)):
             raise Failure("out-of-memory", f"{estimator.name} ran out of memory: {_brief(error)}") from error
         raise Failure("crashed", f"{estimator.name} raised {_brief(error)}") from error
 
@@ -65,10 +66,6 @@ def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
         effect = estimator(run)
         machine.synchronize(device)
         return Estimate(effect, time.perf_counter() - start, count)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in _brief(error)
 
 
 def _brief(error: BaseException) -> str:

@@ -244,6 +244,12 @@ def map_tensors(value: Any, change: Any) -> Any:
     return replace(value, **{field.name: map_tensors(getattr(value, field.name), change) for field in fields(value)})
 
 
+def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:
+    """The problem with its real numbers in another precision."""
+    changed: Problem = map_tensors(problem, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return changed
+
+
 def tensors(value: Any) -> list[Tensor]:
     """All tensors of a record of ours, nested ones included, in the order of the fields."""
     found: list[Tensor] = []

@@ -223,7 +223,7 @@ def measure(case: str, problem: Problem) -> Speed:
     one = median_seconds(ours(None, run.states, 1), device)
     engine = median_seconds(ours(None, run.states, cores), device) if cores > 1 else one
     some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], models.Conv) else MAPPED_RUNS, wanted)
-    loops = [_loop(problem, threads) * wanted for threads in (1, cores)]
+    loops = [_loop(problem, threads) * wanted for threads in sorted({1, cores})]
     return Speed(
         case=case,
         dtype=str(problem.initial.dtype).removeprefix("torch."),
@@ -325,7 +325,8 @@ def report(tasks: Sequence[Task], cache: Path, device: str, show: Callable[[str]
         for name, problem in cases(tasks, cache, device):
             show(name)
             measured.append(measure(name, problem))
-        show("growth and memory") if not tasks else None
+        if not tasks:
+            show("growth and memory")
         return {
             "cores": machine.cores(),
             "peak_all_cores_gflops": _peak_of_all(device),

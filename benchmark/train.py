@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmark import calculus, chunks
 from benchmark.chunks import Means, Stopped
 from benchmark.dense import Gram
-from benchmark.engine import Runs, gram_pays
+from benchmark.engine import Runs, blocks, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.problem import Problem, Trajectory
 
@@ -37,18 +37,20 @@ class Ledger(Protocol):
         """Write down what was read from some runs and the time it took."""
 
 
-class NoLedger:
-    """Nothing is kept."""
+class Clock:
+    """A ledger that keeps nothing but the time that all chunks took together."""
+
+    def __init__(self) -> None:
+        self.seconds, self.lock = 0.0, Lock()
 
     def find(self, _rows: Tensor) -> Tensor | None:
         """None."""
         return None
 
-    def enter(self, _rows: Tensor, _reading: Tensor, _seconds: float) -> None:
-        """Do nothing."""
-
-
-NOTHING = NoLedger()
+    def enter(self, _rows: Tensor, _reading: Tensor, seconds: float) -> None:
+        """Add the time."""
+        with self.lock:
+            self.seconds += seconds
 
 
 def retrain(
@@ -60,7 +62,7 @@ def retrain(
     gram: bool | None = None,
     runs: int | None = None,
     means: Means | None = None,
-    ledger: Ledger = NOTHING,
+    ledger: Ledger | None = None,
     progress: Progress = lambda visits: None,
 ) -> Tensor:
     """Train R times from the same start on the same batches, run r with the samples of `keep[r]` only. (R, N) -> (H, R, ...)
@@ -80,7 +82,7 @@ def retrain(
     planned = chunks.plan(problem, len(keep), spanned, means or chunks.allowed())
     if planned.short:
         chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
-    fold = Fold(problem, keep, states, read, Gram.of(problem) if spanned else None, ledger, progress)
+    fold = Fold(problem, keep, states, read, Gram.of(problem) if spanned else None, ledger or Clock(), progress)
     parts = torch.split(fold.order, runs or planned.runs)
     chunks.side_by_side(parts, fold.chunk, planned.workers)
     return fold.found
@@ -92,7 +94,7 @@ def departures(problem: Problem, keep: Tensor) -> Tensor:
     for t in reversed(range(problem.steps)):
         first[problem.batch(t).cpu()] = t
     visits = torch.empty(len(keep), dtype=torch.int64)
-    for some in chunks.blocks(len(keep), 256):
+    for some in blocks(len(keep), 256):
         visits[some] = torch.where(keep[some].cpu() != 1, first, problem.steps).amin(1)
     return visits.clamp_(max=problem.horizons[0] - 1)
 
@@ -174,17 +176,27 @@ class Fold:
 def leave_one_out(
     run: Trajectory,
     *,
+    gram: bool | None = None,
+    runs: int | None = None,
     means: Means | None = None,
-    ledger: Ledger = NOTHING,
+    ledger: Ledger | None = None,
     progress: Progress = lambda visits: None,
 ) -> Tensor:
     """Effect (H, K, Q) of leaving out each of the problem's K samples: query loss without it minus query loss with it.
 
+    The settings are those of `retrain`.
     The run with every sample is trained along with the others, so that rounding common to all of them cancels.
     """
-    keep = left_out(run.problem)
     losses = retrain(
-        run.problem, keep, states=run.states, read=Runs.query_losses, means=means, ledger=ledger, progress=progress
+        run.problem,
+        left_out(run.problem),
+        states=run.states,
+        read=Runs.query_losses,
+        gram=gram,
+        runs=runs,
+        means=means,
+        ledger=ledger,
+        progress=progress,
     )
     return losses[:, :-1] - losses[:, -1:]
 

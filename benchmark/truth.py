@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +16,9 @@ from benchmark.chunks import FREE, Means
 from benchmark.engine import gram_pays
 from benchmark.errors import DamagedFile, Diverged
 from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
-from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, map_tensors
+from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
 from benchmark.tasks import Task, build
-from benchmark.train import Progress, leave_one_out, train
+from benchmark.train import Clock, Progress, leave_one_out, train
 
 NOISE_SAMPLES = 32  # left-out samples from which the noise of a truth is taken
 SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
@@ -60,7 +59,7 @@ def check_memory(problem: Problem, means: Means) -> None:
     planned(problem, means)
     if problem.initial.dtype != torch.float64:
         held = problem.initial.nbytes * problem.optimizer.rows * (problem.steps + 1)
-        chunks.plan(map_tensors(problem, _double), NOISE_SAMPLES + 1, gram_pays(problem), beside(held, means))
+        chunks.plan(in_precision(problem, torch.float64), NOISE_SAMPLES + 1, gram_pays(problem), beside(held, means))
 
 
 def planned(problem: Problem, means: Means) -> chunks.Plan:
@@ -73,11 +72,12 @@ def beside(held: int, means: Means) -> Means:
     return means if means.memory is None else replace(means, memory=means.memory - held)
 
 
-class ChunkFiles:
-    """A ledger of finished chunks in a folder, one sealed file each, for one trajectory; and the time they took together."""
+class ChunkFiles(Clock):
+    """A ledger of finished chunks in a folder, one sealed file each, for one trajectory."""
 
     def __init__(self, folder: Path, of: str) -> None:
-        self.folder, self.of, self.seconds, self.lock = folder, of, 0.0, Lock()
+        super().__init__()
+        self.folder, self.of = folder, of
 
     def find(self, rows: Tensor) -> Tensor | None:
         """What was read from the runs `rows`; None where it was not kept or, said aloud, its file is damaged."""
@@ -85,16 +85,15 @@ class ChunkFiles:
         found = unsealed(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
         if not found:
             return None
-        with self.lock:
-            self.seconds += found[1]["seconds"]
-        return found[0]
+        reading, facts = found
+        super().enter(rows, reading, facts["seconds"])
+        return reading
 
     def enter(self, rows: Tensor, reading: Tensor, seconds: float) -> None:
         """Keep what was read from the runs `rows`."""
         facts = {"of": self.of, "rows": rows.tolist(), "seconds": seconds}
         write_tensors(self._at(rows), {"effect": reading}, sealed(reading, facts))
-        with self.lock:
-            self.seconds += seconds
+        super().enter(rows, reading, seconds)
 
     def _at(self, rows: Tensor) -> Path:
         return self.folder / f"{json_digest([self.of, rows.tolist()])}.safetensors"
@@ -107,25 +106,10 @@ class ChunkFiles:
             self.folder.rmdir()
 
 
-class Clock:
-    """A ledger that keeps nothing but the time."""
-
-    def __init__(self) -> None:
-        self.seconds, self.lock = 0.0, Lock()
-
-    def find(self, _rows: Tensor) -> None:
-        """None."""
-
-    def enter(self, _rows: Tensor, _reading: Tensor, seconds: float) -> None:
-        """Add the time."""
-        with self.lock:
-            self.seconds += seconds
-
-
 def ground_truth(
     run: Trajectory,
     means: Means = FREE,
-    ledger: ChunkFiles | Clock | None = None,
+    ledger: Clock | None = None,
     *,
     progress: Progress = lambda visits: None,
 ) -> GroundTruth:
@@ -152,7 +136,7 @@ def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
     chosen = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
     problem, means = some_of(run, chosen).problem, beside(run.states.nbytes, means)
     again = leave_one_out(train(replace(problem, batches=problem.batches.flip(1))), means=means).cpu()
-    double = leave_one_out(train(map_tensors(problem, _double)), means=means).cpu()
+    double = leave_one_out(train(in_precision(problem, torch.float64)), means=means).cpu()
     spread = effect.double().std(dim=1)  # (H, Q)
 
     def floor(other: Tensor) -> float | None:
@@ -167,10 +151,6 @@ def some_of(run: Trajectory, chosen: Tensor) -> Trajectory:
     """The run with only some of its samples to be left out."""
     left_out = run.problem.left_out
     return replace(run, problem=replace(run.problem, left_out=left_out[chosen.to(left_out.device)]))
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
@@ -194,9 +174,8 @@ def cached_truth(
     Chunks of runs are kept as they are done, so that a run that was stopped goes on from there.
     """
     found = kept(task.digest(), seed, cache, device)
-    usual, mine = (
-        _of(run, planned(run.problem, m).runs) for m in (FREE, means)
-    )  # a small chunk's last bits are for want alone
+    # the last bits of a small chunk will do only where memory is short
+    usual, mine = (_of(run, planned(run.problem, m).runs) for m in (FREE, means))
     if found and found[1] in (usual, mine) and found[0].machine == machine.timed_on(device):
         return found[0]
     at = path(task.digest(), seed, cache, device)
