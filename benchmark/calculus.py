@@ -53,6 +53,12 @@ def many(function: Callable[..., Any], *, over: tuple[int | None, ...], chunk: i
     return mapped
 
 
+def linearised(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Value of `function` at `at`, and the map from a cotangent of the value to that of the argument."""
+    value, back = torch.func.vjp(function, at)[:2]
+    return value, lambda cotangent: back(cotangent)[0]
+
+
 def pull(function: Callable[..., Tensor], at: tuple[Tensor, ...], cotangents: Tensor) -> tuple[Tensor, ...]:
     """Vector-Jacobian products of `function` at `at` with K cotangents (K, ...): one (K, ...) per argument."""
     back = torch.func.vjp(function, *at)[1]

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from benchmark import calculus
 from benchmark.files import digest, tensor_digest
-from benchmark.models import Network
+from benchmark.models import LOSSES, Network
 from benchmark.optimizers import Optimizer
 
 
@@ -94,6 +96,39 @@ class Problem:
         calculus.count(gradients=len(self.train), hessian_products=len(self.train) * len(theta))
         mean = calculus.gradient(lambda theta: self.losses(theta, self.train).mean())
         return calculus.pull(mean, (theta,), torch.eye(len(theta), dtype=theta.dtype, device=theta.device))[0]
+
+    def slopes(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
+        """Directional derivatives ``<g_b(theta), v_k>`` of training losses, L2 term included. (P,), (K, P) -> (K, B)"""
+        calculus.count(gradients=len(samples) * len(vectors))
+
+        def one(vector: Tensor) -> Tensor:
+            return calculus.push(lambda theta: self.losses(theta, samples), (theta,), (vector,))[1]
+
+        found: Tensor = calculus.many(one, over=(0,))(vectors)
+        return found
+
+    def hessian_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
+        """``H v_k`` with the Hessian H of the mean training loss of some samples, L2 term included. (P,), (K, P) -> (K, P)"""
+        calculus.count(gradients=len(samples), hessian_products=len(samples) * len(vectors))
+        mean = calculus.gradient(lambda theta: self.losses(theta, samples).mean())
+        return calculus.pull(mean, (theta,), vectors)[0]
+
+    def gauss_newton_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
+        """``G v_k``, ``G = mean_b J_b^T l''_b J_b + weight_decay I``: the Hessian but for the curvature of the outputs.
+
+        J_b (C, P) is the derivative of the outputs, l''_b (C, C) that of the loss twice in them. (P,), (K, P) -> (K, P)
+        """
+        calculus.count(gradients=len(samples), hessian_products=len(samples) * len(vectors))
+        outputs = partial(self.model.outputs, inputs=samples.inputs)
+        values, back = calculus.linearised(outputs, theta)
+        slope = calculus.gradient(lambda values: LOSSES[self.model.loss](values, samples.targets).mean())
+
+        def one(vector: Tensor) -> Tensor:
+            moved = calculus.push(outputs, (theta,), (vector,))[1]
+            return back(calculus.push(slope, (values,), (moved,))[1]) + self.weight_decay * vector
+
+        found: Tensor = calculus.many(one, over=(0,))(vectors)
+        return found
 
     def query_losses(self, theta: Tensor) -> Tensor:
         """Query losses, without L2 term. (P,) -> (Q,)"""
@@ -183,6 +218,12 @@ class Trajectory:
     def at_horizons(self) -> Iterator["Trajectory"]:
         """The run cut at each of its horizons."""
         return map(self.until, self.problem.horizons)
+
+    def segments(self, count: int) -> list[range]:
+        """The T steps in `count` stretches of nearly equal length, T of them where there are fewer steps."""
+        steps, count = self.problem.steps, min(count, self.problem.steps)
+        cuts = [steps * k // count for k in range(count + 1)]
+        return [range(*ends) for ends in pairwise(cuts)]
 
     def query_gradients(self) -> Tensor:
         """Gradients (Q, P) of the query losses at the final parameters."""
