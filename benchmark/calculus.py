@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Function = Callable[[Tensor], Tensor]
 CHUNK = 64  # tangents or cotangents carried at once: bounds memory, keeps products wide
 
 

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from benchmark.dense import Parts, Rows
+from benchmark.dense import Parts, Rows, spread
 from benchmark.models import NORM_EPS, Conv, GroupNorm, MaxPool, where_positive
 from benchmark.problem import Problem
 from benchmark.updaters import L2, adding, each_run_whole, updater
@@ -43,8 +43,8 @@ class FirstConv:
 
     def __init__(self, problem: Problem, layer: Conv, rows: Parts, runs: int, corners: bool) -> None:
         self.problem, self.layer, self.runs, self.corners = problem, layer, runs, corners
-        joined = [torch.cat([weight.flatten(1), bias[:, None]], dim=1) for weight, bias in rows]
-        self.weight = updater(problem, [row.repeat(runs, 1, 1) for row in joined], each_run_whole)
+        joined = [torch.cat([weight.flatten(2), bias[:, :, None]], dim=2) for weight, bias in rows]
+        self.weight = updater(problem, [spread(row, runs) for row in joined], each_run_whole)
         self.buffers = Buffer(), Buffer()
 
     def forward(self, split: str, rows: Rows) -> Tensor:
@@ -84,9 +84,9 @@ class ConvRuns:
 
     def __init__(self, problem: Problem, layer: Conv, rows: Parts, runs: int) -> None:
         self.layer, self.runs = layer, runs
-        tall = [weight.permute(2, 0, 1, 3).flatten(2) for weight, _ in rows]  # (k, filters, C k)
-        self.weight = updater(problem, [w[:, None].repeat(1, runs, 1, 1) for w in tall], lambda value: value.flatten(2))
-        self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
+        tall = [weight.permute(3, 0, 1, 2, 4).flatten(3) for weight, _ in rows]  # (k, 1 or R, filters, C k)
+        self.weight = updater(problem, [spread(w, runs, dim=1) for w in tall], lambda value: value.flatten(2))
+        self.bias = updater(problem, [spread(bias[:, :, None], runs) for _, bias in rows], each_run_whole)
         self.buffers = Buffer(), Buffer(), Buffer(), Buffer()
 
     def forward(self, values: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class GroupNormRuns:
     def __init__(self, problem: Problem, layer: GroupNorm, rows: Parts, runs: int) -> None:
         self.layer, self.runs = layer, runs
         self.gamma, self.beta = (
-            updater(problem, [row[which][:, None].repeat(runs, 1, 1) for row in rows], each_run_whole) for which in (0, 1)
+            updater(problem, [spread(row[which][:, :, None], runs) for row in rows], each_run_whole) for which in (0, 1)
         )
 
     def forward(self, values: Tensor) -> Tensor:

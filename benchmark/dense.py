@@ -34,12 +34,23 @@ class Gram:
         return Gram(inputs @ inputs.T, problem.query.inputs @ inputs.T)
 
 
+def spread(part: Tensor, runs: int, dim: int = 0) -> Tensor:
+    """A part that all runs start from, or one for each, written out for each run: 1 or R in `dim` -> R."""
+    sizes = [runs if at == dim else -1 for at in range(part.ndim)]
+    return part.expand(sizes).clone(memory_format=torch.contiguous_format)
+
+
+def side_by_side(weight: Tensor, runs: int) -> Tensor:
+    """Weights (1 or R, h, d) -> (d, R h)"""
+    return spread(weight.permute(2, 0, 1), runs, dim=1).flatten(1)
+
+
 class DenseRuns:
     """A later layer of R runs: weight (R, out, in) and bias (R, out, 1)."""
 
     def __init__(self, problem: Problem, _layer: object, rows: Parts, runs: int) -> None:
-        self.weight = updater(problem, [weight.repeat(runs, 1, 1) for weight, _ in rows], each_run_whole)
-        self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
+        self.weight = updater(problem, [spread(weight, runs) for weight, _ in rows], each_run_whole)
+        self.bias = updater(problem, [spread(bias[:, :, None], runs) for _, bias in rows], each_run_whole)
 
     def forward(self, values: Tensor) -> Tensor:
         """(R, in, B) -> (R, out, B)"""
@@ -65,7 +76,7 @@ class FirstDense:
 
     def __init__(self, problem: Problem, rows: Parts, runs: int, gram: Gram | None) -> None:
         self.form = form(problem, torch.stack([weight for weight, _ in rows]), runs, gram)
-        self.bias = updater(problem, [bias[:, None].repeat(runs, 1, 1) for _, bias in rows], each_run_whole)
+        self.bias = updater(problem, [spread(bias[:, :, None], runs) for _, bias in rows], each_run_whole)
 
     def forward(self, split: str, rows: Rows) -> Tensor:
         """Outputs (R, h, B) for some samples of the split, train or query."""
@@ -96,7 +107,7 @@ class Form(Protocol):
 
 
 def form(problem: Problem, rows: Tensor, runs: int, gram: Gram | None) -> Form:
-    """The cheapest form for the problem's optimiser; rows (S, h, d) of the state to start from."""
+    """The cheapest form for the problem's optimiser; rows (S, 1 or R, h, d) of the state to start from."""
     if problem.optimizer.name == "sgd":
         return Scaled(problem, Span(problem, rows, runs, gram) if gram else Matrix(problem, rows, runs), runs)
     return SpanMomentum(problem, rows, runs, gram) if gram else Columns(problem, rows, runs)
@@ -124,7 +135,7 @@ class Columns:
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int) -> None:
         self.problem, self.runs = problem, runs
-        self.weight = updater(problem, [row.T.repeat(1, runs) for row in rows], lambda value: by_run(value, runs))
+        self.weight = updater(problem, [side_by_side(row, runs) for row in rows], lambda value: by_run(value, runs))
 
     def outputs(self, split: str, rows: Rows, bias: Tensor) -> Tensor:
         return apart(getattr(self.problem, split).inputs[rows] @ self.weight.value, bias)
@@ -185,7 +196,7 @@ class Matrix:
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int) -> None:
         self.problem, self.runs = problem, runs
-        self.value = rows[0].T.repeat(1, runs)
+        self.value = side_by_side(rows[0], runs)
 
     def products(self, split: str, rows: Rows) -> Tensor:
         products: Tensor = getattr(self.problem, split).inputs[rows] @ self.value
@@ -208,7 +219,7 @@ class Span:
     """
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int, gram: Gram, row: int = 0) -> None:
-        outputs, self.starts = rows.shape[1], rows.flatten(0, 1)  # (S h, d)
+        outputs, self.starts = rows.shape[2], rows[:, 0].flatten(0, 1)  # (S h, d): all runs start alike
         self.problem, self.gram = problem, gram
         self.at_start = {split: getattr(problem, split).inputs @ self.starts.T for split in ("train", "query")}  # (N, S h)
         own = len(problem.train) + row * outputs

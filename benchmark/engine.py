@@ -85,11 +85,17 @@ LATER: dict[type, Callable[..., LayerRuns]] = {
 
 
 class Runs:
-    """R runs of one problem from one state (S, P), trained side by side; with `gram`, the first layer in its form."""
+    """R runs of one problem, trained side by side from one state (S, P), or from one for each (R, S, P).
+
+    With `gram`, which takes one state for all, the first layer is held in its form.
+    """
 
     def __init__(self, problem: Problem, state: Tensor, runs: int, gram: Gram | None = None) -> None:
         self.problem, self.runs, self.model = problem, runs, problem.model
-        rows: list[Parts] = [list(parts) for parts in zip(*map(self.model.parts, state), strict=True)]  # of each layer
+        states = state if state.ndim == 3 else state[None]
+        rows: list[Parts] = [
+            list(parts) for parts in zip(*map(self.model.parts, states.unbind(1)), strict=True)
+        ]  # of each layer
         self.later: list[LayerRuns] = [
             LATER[type(layer)](problem, layer, parts, runs)
             for layer, parts in zip(self.model.layers[1:], rows[1:], strict=True)

@@ -41,6 +41,16 @@ def where_positive(slope: Tensor, values: Tensor) -> Tensor:
     return found
 
 
+def _times(factors: Tensor, moved: Tensor) -> Tensor:
+    return factors[:, None] * moved
+
+
+def _covariance(chances: Tensor, moved: Tensor) -> Tensor:
+    """``(diag p - p p^T) moved``"""
+    weighted = chances * moved
+    return weighted - chances * weighted.sum(-1, keepdim=True)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary-cross-entropy": binary_cross_entropy,
     "cross-entropy": cross_entropy,
@@ -56,6 +66,16 @@ ACTIVATION_PULLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # slope of 
     "relu": where_positive,
     "tanh": torch.ops.aten.tanh_backward,
     "softplus": lambda slope, value: slope * -torch.expm1(-5 * value),
+}
+LOSS_CURVATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the loss twice in the outputs; (B, C), (B, R, C)
+    "binary-cross-entropy": lambda outputs, moved: _times(outputs.sigmoid() * outputs.neg().sigmoid(), moved),
+    "cross-entropy": lambda outputs, moved: _covariance(outputs.softmax(-1)[:, None], moved),
+    "squared-error": lambda outputs, moved: moved,
+}
+ACTIVATION_BENDS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor | None]]] = {  # first and second derivative, of the value
+    "relu": lambda value: ((value > 0).to(value), None),
+    "tanh": lambda value: (1 - value**2, -2 * value * (1 - value**2)),
+    "softplus": lambda value: (-torch.expm1(-5 * value), -5 * torch.expm1(-5 * value) * torch.exp(-5 * value)),
 }
 NORM_EPS = 1e-5
 
@@ -248,10 +268,11 @@ class Network:
         return sum(prod(shape) for layer in self.layers for shape in layer.shapes)
 
     def parts(self, theta: Tensor) -> list[list[Tensor]]:
-        """The parameters of each layer as parts of the flat vector `theta` (P,)."""
+        """The parameters of each layer as parts of the flat vector `theta` (P,), or (R, *shape) each of R vectors (R, P)."""
         shapes = [shape for layer in self.layers for shape in layer.shapes]
-        parts = torch.split(theta, list(map(prod, shapes)))  # one split: its backward writes the vector once
-        shaped = iter([part.view(shape) for part, shape in zip(parts, shapes, strict=True)])
+        parts = torch.split(theta, list(map(prod, shapes)), dim=-1)  # one split: its backward writes the vector once
+        lead = theta.shape[:-1]
+        shaped = iter([part.reshape(*lead, *shape) for part, shape in zip(parts, shapes, strict=True)])
         return [[next(shaped) for _ in layer.shapes] for layer in self.layers]
 
     def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:

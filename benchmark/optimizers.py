@@ -83,11 +83,23 @@ class Adam:
 
     def step(self, state: Tensor, gradient: Tensor, t: int) -> Tensor:
         first = self.beta1 * state[1] + (1 - self.beta1) * gradient
-        second = self.beta2 * state[2] + (1 - self.beta2) * gradient**2
+        second = self.second_moment(state[2], gradient)
         root = flat_root(second / (1 - self.beta2 ** (t + 1)))
         move = first / (1 - self.beta1 ** (t + 1)) / (root + self.eps)
         theta = (1 - self.rate(t) * self.decay) * state[0] - self.rate(t) * move
         return torch.stack([theta, first, second])
+
+    def second_moment(self, before: Tensor, gradient: Tensor) -> Tensor:
+        """``b2 v + (1-b2) g^2``"""
+        return self.beta2 * before + (1 - self.beta2) * gradient**2
+
+
+class FrozenAdam(Adam):
+    """Adam whose derivatives take the second moment as a constant."""
+
+    def second_moment(self, before: Tensor, gradient: Tensor) -> Tensor:
+        """The same value, without derivative."""
+        return super().second_moment(before, gradient).detach()
 
 
 def flat_root(values: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from benchmark import calculus
 from benchmark.files import digest, tensor_digest
 from benchmark.models import LOSSES, Network
 from benchmark.optimizers import Optimizer
+from benchmark.tangents import Tangents, join, split, tangents
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,21 +98,29 @@ class Problem:
         mean = calculus.gradient(lambda theta: self.losses(theta, self.train).mean())
         return calculus.pull(mean, (theta,), torch.eye(len(theta), dtype=theta.dtype, device=theta.device))[0]
 
+    def gradients_at(self, thetas: Tensor, samples: Samples) -> Tensor:
+        """Gradient of each sample's training loss at a parameter vector of its own, L2 term included. (B, P) -> (B, P)"""
+        calculus.count(gradients=len(samples))
+
+        def loss(theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+            return self.losses(theta, Samples(inputs[None], targets[None]))[0]
+
+        gradients: Tensor = calculus.many(calculus.gradient(loss), over=(0, 0, 0))(thetas, samples.inputs, samples.targets)
+        return gradients
+
     def slopes(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
         """Directional derivatives ``<g_b(theta), v_k>`` of training losses, L2 term included. (P,), (K, P) -> (K, B)"""
-        calculus.count(gradients=len(samples) * len(vectors))
-
-        def one(vector: Tensor) -> Tensor:
-            return calculus.push(lambda theta: self.losses(theta, samples), (theta,), (vector,))[1]
-
-        found: Tensor = calculus.many(one, over=(0,))(vectors)
-        return found
+        calculus.count(gradients=len(samples))
+        return self._tangents(theta, samples).slopes(split(self.model, vectors))
 
     def hessian_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
         """``H v_k`` with the Hessian H of the mean training loss of some samples, L2 term included. (P,), (K, P) -> (K, P)"""
         calculus.count(gradients=len(samples), hessian_products=len(samples) * len(vectors))
-        mean = calculus.gradient(lambda theta: self.losses(theta, samples).mean())
-        return calculus.pull(mean, (theta,), vectors)[0]
+        mean = theta.new_full((1, len(samples)), 1 / len(samples))
+        return _products(self.model, self._tangents(theta, samples), vectors, mean)
+
+    def _tangents(self, theta: Tensor, samples: Samples) -> Tangents:
+        return tangents(self.model, theta, samples.inputs, samples.targets, self.weight_decay)
 
     def gauss_newton_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
         """``G v_k``, ``G = mean_b J_b^T l''_b J_b + weight_decay I``: the Hessian but for the curvature of the outputs.
@@ -141,57 +150,45 @@ class Problem:
         ones = torch.eye(self.queries, dtype=theta.dtype, device=theta.device)
         return calculus.pull(self.query_losses, (theta,), ones)[0]
 
-    # ---- the one verb, and its two derivatives -------------------------------------------------------------------
-    def step(self, t: int, state: Tensor, weights: Tensor, *, curvature: bool = True) -> Tensor:
-        """``Phi_t(state, weights)``. (S, P), (|B_t|,) -> (S, P)
-
-        Without `curvature` the gradient counts as constant in the parameters, so that derivatives leave out the Hessian.
-        """
-        theta = state[0] if curvature else state[0].detach()
-        return self.optimizer.step(state, self._gradient(t, theta, weights), t)
-
-    def _gradient(self, t: int, theta: Tensor, weights: Tensor) -> Tensor:
+    # ---- the one verb, and its derivative ------------------------------------------------------------------------
+    def step(self, t: int, state: Tensor, weights: Tensor) -> Tensor:
+        """``Phi_t(state, weights)``. (S, P), (|B_t|,) -> (S, P)"""
         batch = self.train[self.batch(t)]
-        return calculus.gradient(lambda theta: weights @ self.losses(theta, batch))(theta)
+        gradient = calculus.gradient(lambda theta: weights @ self.losses(theta, batch))(state[0])
+        return self.optimizer.step(state, gradient, t)
 
     def pull(
         self, t: int, state: Tensor, weights: Tensor, cotangents: Tensor, *, curvature: bool = True
     ) -> tuple[Tensor, Tensor]:
         """Cotangents of the state after step t, pulled back to the state and weights before it.
 
-        (S, P), (|B_t|,), (K, S, P) -> (K, S, P), (K, |B_t|)
+        (S, P), (|B_t|,), (K, S, P) -> (K, S, P), (K, |B_t|). First through the optimiser, then through the
+        gradient; without `curvature` the gradient counts as constant in the parameters, and the Hessian is left out.
         """
-        products = len(weights) * len(cotangents) if curvature else 0
-        calculus.count(gradients=len(weights), hessian_products=products)
-
-        def phi(state: Tensor, weights: Tensor) -> Tensor:
-            return self.step(t, state, weights, curvature=curvature)
-
-        before, slope = calculus.pull(phi, (state, weights), cotangents)
-        return before, slope
-
-    def push(self, t: int, state: Tensor, weights: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
-        """``Phi_t(state, weights)`` and ``dPhi_t/dstate`` applied to K shifts of the state, at weights of each shift.
-
-        (S, P), (K, |B_t|) or (|B_t|,) for all, (K, S, P) -> (K, S, P), (K, S, P)
-        """
-        own = weights.ndim == 2
-        calculus.count(gradients=weights.numel(), hessian_products=weights.shape[-1] * len(shifts))
-
-        def one(weights: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-            gradient = calculus.symmetric_push(lambda theta: self._gradient(t, theta, weights), state[0], shift[0])
-            return calculus.push(
-                lambda state, gradient: self.optimizer.step(state, gradient, t), (state, gradient[0]), (shift, gradient[1])
-            )
-
-        value, tangent = calculus.many(one, over=(0 if own else None, 0))(weights, shifts)
-        return value, tangent
+        calculus.count(gradients=len(weights), hessian_products=len(weights) * len(cotangents) if curvature else 0)
+        at = self._tangents(state[0], self.train[self.batch(t)])
+        gradient = join(at.gradient(weights[None]))[0]
+        before, along = calculus.pull(
+            lambda state, gradient: self.optimizer.step(state, gradient, t), (state, gradient), cotangents
+        )
+        slopes = at.slopes(split(self.model, along))
+        if curvature:
+            before[:, 0] += _products(self.model, at, along, weights[None])
+        return before, slopes
 
     def digest(self) -> str:
         """Content digest of every field."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {name: value for name, value in plain.items() if not isinstance(value, Tensor | Samples)}
         return digest(tensor_digest(tensors(self)).encode(), repr(plain).encode())
+
+
+def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor) -> Tensor:
+    """``sum_b w_b H_b v_k``. (K, P), (1, B) -> (K, P)"""
+    shift = split(model, vectors)
+    found = [torch.zeros_like(part) for part in shift]
+    at.add(found, shift, weights, None, 1.0)
+    return join(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,16 +225,6 @@ class Trajectory:
     def query_gradients(self) -> Tensor:
         """Gradients (Q, P) of the query losses at the final parameters."""
         return self.problem.query_gradients(self.final)
-
-    def readout(self, shift: Tensor, *, exact: bool) -> Tensor:
-        """Effect on the query losses of shifting the final parameters. (N, P) -> (N, Q)
-
-        Linear, ``<grad L_q(theta), shift>``, or exact, ``L_q(theta + shift) - L_q(theta)``.
-        """
-        if not exact:
-            return shift @ self.query_gradients().T
-        losses: Tensor = calculus.many(self.problem.query_losses, over=(0,))(self.final + shift)
-        return losses - self.problem.query_losses(self.final)
 
     def random(self) -> torch.Generator:
         """A fresh generator on the CPU for the estimator's own random numbers, keyed by the initial parameters."""

@@ -22,7 +22,19 @@ from benchmark.problem import Problem, Trajectory
 
 FOLDERS = ("baselines", "estimators")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-ALLOWED = ("calculus", "errors", "models", "optimizers", "problem", "registry", "train")  # of benchmark.*
+ALLOWED = (
+    "calculus",
+    "errors",
+    "models",
+    "optimizers",
+    "problem",
+    "readout",
+    "registry",
+    "shifts",
+    "sweep",
+    "tangents",
+    "train",
+)  # of benchmark.*
 NAME = re.compile(r"[a-z0-9]+([-._][a-z0-9]+)*")  # it becomes a file name
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Tensor])

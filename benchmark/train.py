@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from threading import Event, Lock
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,7 @@ def retrain(
     keep: Tensor,
     *,
     states: Tensor | None = None,
+    since: int = 0,
     read: Callable[[Runs], Tensor] = Runs.parameters,
     gram: bool | None = None,
     runs: int | None = None,
@@ -69,29 +70,77 @@ def retrain(
 
     A sample not kept has weight 0 in every batch and the batch keeps its 1/|B|; a number other than 0 and 1 in `keep` is that
     part of a sample's weight. `read` takes what is wanted from some runs at each horizon: `Runs.parameters` (R, P) or
-    `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it.
+    `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it, and
+    samples can be left out of the steps from `since` on only.
     At most `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem and on
     R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `means` bounds
     memory and sets how many chunks of runs are trained side by side, which changes no bit; by default `chunks.allowed`.
     `progress` is told of sample visits done, shared ones included. Raises LoobenchError for no runs, and where memory does not
     suffice for one.
     """
+    spanned = gram_pays(problem) if gram is None else gram
+    shared = Gram.of(problem) if spanned and len(keep) else None
+    visits = int((problem.batches[since if states is not None else 0 : problem.horizons[-1]] >= 0).sum())
+    calculus.count(gradients=visits * len(keep))  # of the question, whatever is shared
+
+    def begin(start: int, count: int) -> Runs:
+        return Runs(problem, problem.start() if states is None else states[start], count, shared)
+
+    starts = torch.zeros(len(keep), dtype=torch.int64) if states is None else departures(problem, keep, since)
+    return fold(
+        problem, keep, begin, read, starts=starts, gram=spanned, runs=runs, means=means, ledger=ledger, progress=progress
+    )
+
+
+class Advanced(Protocol):
+    """Some runs side by side, or what is carried for each of them."""
+
+    def step(self, t: int, rows: Tensor, weights: Tensor, /) -> None:
+        """Take step t on the samples `rows` with weights (R, B)."""
+
+
+AdvancedRuns = TypeVar("AdvancedRuns", bound=Advanced)
+
+
+def fold(
+    problem: Problem,
+    keep: Tensor,
+    begin: Callable[[int, int], AdvancedRuns],
+    read: Callable[[AdvancedRuns], Tensor],
+    *,
+    starts: Tensor,
+    gram: bool = False,
+    runs: int | None = None,
+    means: Means | None = None,
+    ledger: Ledger | None = None,
+    progress: Progress = lambda visits: None,
+) -> Tensor:
+    """Advance R runs, begun by ``begin(step, number)`` before their step `starts` (R,), in chunks. (R, N) -> (H, R, ...)
+
+    The other arguments, and what is raised, are those of `retrain`.
+    """
     if not len(keep):
         raise LoobenchError("retrain needs at least one run, got none")
-    spanned = gram_pays(problem) if gram is None else gram
-    planned = chunks.plan(problem, len(keep), spanned, means or chunks.allowed())
+    planned = chunks.plan(problem, len(keep), gram, means or chunks.allowed())
     if planned.short:
         chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
-    fold = Fold(problem, keep, states, read, Gram.of(problem) if spanned else None, ledger or Clock(), progress)
-    parts = torch.split(fold.order, runs or planned.runs)
-    chunks.side_by_side(parts, fold.chunk, planned.workers)
-    return fold.found
+    folded = Fold(problem, keep, begin, read, starts, ledger or Clock(), progress)
+    parts = torch.split(folded.order, runs or planned.runs)
+    chunks.side_by_side(parts, folded.chunk, planned.workers)
+    return folded.found
 
 
-def departures(problem: Problem, keep: Tensor) -> Tensor:
-    """The step (R,) before which each run is the reference run, at most the last one before the first horizon."""
+def departures(problem: Problem, keep: Tensor, since: int = 0) -> Tensor:
+    """The step (R,) before which each run is the reference run, at most the last one before the first horizon.
+
+    Samples are missing from step `since` on. Raises LoobenchError where a horizon comes before it.
+    """
+    if since >= problem.horizons[0]:
+        raise LoobenchError(
+            f"samples cannot be missing from step {since} on where a horizon is after {problem.horizons[0]} steps"
+        )
     first = torch.full((len(problem.train),), problem.steps)
-    for t in reversed(range(problem.steps)):
+    for t in reversed(range(since, problem.steps)):
         first[problem.batch(t).cpu()] = t
     visits = torch.empty(len(keep), dtype=torch.int64)
     for some in blocks(len(keep), 256):
@@ -106,19 +155,17 @@ class Fold:
         self,
         problem: Problem,
         keep: Tensor,
-        states: Tensor | None,
-        read: Callable[[Runs], Tensor],
-        gram: Gram | None,
+        begin: Callable[[int, int], Any],
+        read: Callable[[Any], Tensor],
+        starts: Tensor,
         ledger: Ledger,
         progress: Progress,
     ) -> None:
-        self.problem, self.keep, self.states, self.read, self.gram = problem, keep, states, read, gram
+        self.problem, self.keep, self.begin, self.read, self.starts = problem, keep, begin, read, starts
         self.ledger, self.progress, self.lock = ledger, progress, Lock()
-        self.starts = torch.zeros(len(keep), dtype=torch.int64) if states is None else departures(problem, keep)
         self.found = torch.empty(0)  # (H, R, ...) as soon as the first chunk is done
-        self.order = self.starts.argsort(stable=True)  # runs that begin together are trained together
+        self.order = starts.argsort(stable=True)  # runs that begin together are trained together
         self.batches = [problem.batch(t) for t in range(problem.horizons[-1])]
-        calculus.count(gradients=sum(map(len, self.batches)) * len(keep))  # of the question, whatever is shared
 
     def chunk(self, rows: Tensor, stop: Event) -> None:
         """Put what is read from the runs `rows` into `found`, from the ledger or by training them. Raises Stopped."""
@@ -154,7 +201,7 @@ class Fold:
 
     def _readings(self, rows: Tensor, stop: Event, step_done: Progress) -> Tensor:
         problem, start = self.problem, int(self.starts[rows].min())
-        runs = Runs(problem, problem.start() if self.states is None else self.states[start], len(rows), self.gram)
+        runs = self.begin(start, len(rows))
         keep = self.keep[rows.to(self.keep.device)]
         step_done(sum(map(len, self.batches[:start])))
         readings = []
@@ -176,6 +223,7 @@ class Fold:
 def leave_one_out(
     run: Trajectory,
     *,
+    since: int = 0,
     gram: bool | None = None,
     runs: int | None = None,
     means: Means | None = None,
@@ -191,6 +239,7 @@ def leave_one_out(
         run.problem,
         left_out(run.problem),
         states=run.states,
+        since=since,
         read=Runs.query_losses,
         gram=gram,
         runs=runs,

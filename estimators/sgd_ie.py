@@ -1,29 +1,37 @@
 """SGD-influence: the derivative of the whole run in each sample's weight."""
 
+from functools import partial
+
 from torch import Tensor
 
 from benchmark.problem import Trajectory
 from benchmark.registry import estimator
+from benchmark.shifts import SGD_IE, effects
+from benchmark.sweep import backward
 
 PAPER = "Hara, Nitanda, Maehara 2019, arXiv:1906.08473, section 3"
+variant = partial(estimator, loss_units=True, optimizers=("sgd", "momentum"))
 
 
-@estimator("sgd-ie", paper=PAPER, loss_units=True, curvature=True)
-@estimator("sgd-ie-no-hessian", paper=PAPER + " ('nohess' of the released code)", loss_units=True, curvature=False)
+@variant("sgd-ie", paper=PAPER, curvature=True)
+@variant("sgd-ie-no-hessian", paper=PAPER + " ('nohess' of the released code)", curvature=False)
 def sgd_ie(run: Trajectory, *, curvature: bool) -> Tensor:
-    """``-d L_q(theta_T) / d(weight of i at each of its visits)``, times the 1/|B| that leaving it out takes away.
+    """``sum_t rate_t/|B_t| <u_t, g_i(theta_t)>`` over the visits of i; ``u_t = (I - rate_t H_t) u_{t+1}``, u_T = u_q. (N, Q)
 
-    Backward through the run: with ``c_T = (u_q, 0 ...)``, each step adds ``-1/|B_t| c_{t+1} dPhi_t/dw_i`` to the visited
-    samples and pulls ``c_t = c_{t+1} dPhi_t/ds``. For SGD that is the paper's sum of ``rate/|B| <u_t, g_i(theta_t)>`` with
-    ``u_t = (I - rate H_t) u_{t+1}``; momentum and Adam follow by the same rule (ours; the paper has plain SGD). Without
-    `curvature` H is left out of the rule. Cost: E N gradients and, with curvature, E N Q Hessian products, for E epochs.
+    It is the derivative of the whole run in the sample's weight, times the 1/|B| that leaving it out takes away. With momentum
+    it is the same derivative, of that step (ours; the paper has plain SGD). Without `curvature` H_t is left out.
+    Cost: E N + Q gradients and, with curvature, E N Q Hessian products, for E epochs.
     """
-    problem = run.problem
-    cotangents = run.states.new_zeros(problem.queries, *run.states.shape[1:])  # (Q, S, P)
-    cotangents[:, 0] = run.query_gradients()
-    effect = run.final.new_zeros(len(problem.train), problem.queries)
-    for t in reversed(range(problem.steps)):
-        weights = problem.weights(t)
-        cotangents, slope = problem.pull(t, run.states[t], weights, cotangents, curvature=curvature)
-        effect.index_add_(0, problem.batch(t), -(weights * slope).T)
-    return effect
+    return backward(run, curvature=curvature)
+
+
+@variant("sgd-ie-forward", paper=PAPER, all_horizons=True, readout="linear")
+@variant("sgd-ie-logit", paper=PAPER + "; readout ours", all_horizons=True, readout="logit")
+@variant("sgd-ie-exact", paper=PAPER + "; readout ours", all_horizons=True, readout="exact")
+def sgd_ie_forward(run: Trajectory, *, readout: str) -> Tensor:
+    """Readout of the shift ``d_i <- (I - rate H_t) d_i + [i in B_t] rate/|B_t| g_i``, carried forward. (H, K, Q)
+
+    Linearly read it is SGD-IE again; a shift can also be read through the outputs or exactly (`benchmark.readout`).
+    Cost: E N gradients and E K N Hessian products, for E epochs.
+    """
+    return effects(run, SGD_IE, readout)

@@ -1,6 +1,7 @@
 """The twelve identities that hold exactly: whatever changes in the suite, these must not."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ from benchmark.engine import Runs, gram_applies, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.metrics import METRICS, scores
 from benchmark.models import LOSSES, Network, mlp
-from benchmark.optimizers import Optimizer, Sgd
+from benchmark.optimizers import FrozenAdam, Optimizer, Sgd
 from benchmark.problem import Problem, Trajectory, map_tensors
+from benchmark.readout import readout
 from benchmark.registry import registered
+from benchmark.shifts import ACC, SGD_IE, Rule, carry, effects
 from benchmark.speed import mapped, plain_loop
+from benchmark.sweep import backward
 from benchmark.train import departures, leave_one_out, retrain, train
-from estimators.acc_sgd_ie import acc_sgd_ie, shifts
-from estimators.sgd_ie import sgd_ie
+from estimators.adam_ie import adam_ie
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
@@ -174,47 +177,85 @@ def test_4_sgd_ie_is_the_derivative_of_the_run_in_the_samples_weight(model: Netw
         retrain(given, 1 + sign * step * torch.eye(12, dtype=torch.float64), read=Runs.query_losses)[-1] for sign in (-1, 1)
     )
 
-    close(sgd_ie(train(given), curvature=True), (less - more) / (2 * step), 1e-6)
+    close(backward(train(given)), (less - more) / (2 * step), 1e-6)
 
 
-def forward_sgd_ie(run: Trajectory, *, curvature: bool = True) -> Tensor:
-    """SGD-IE carried forward: ``d <- dPhi/ds d - 1/|B| dPhi/dw_i``, then read out."""
+def pushed_one_by_one(run: Trajectory, *, curvature: bool = True) -> Tensor:
+    """SGD-IE carried forward, a sample at a time: ``d <- dPhi/ds d - 1/|B| dPhi/dw_i``, then read out."""
     given = run.problem
+
+    def phi(state: Tensor, weights: Tensor, t: int) -> Tensor:
+        theta, batch = state[0] if curvature else state[0].detach(), given.train[given.batch(t)]
+        return given.optimizer.step(state, calculus.gradient(lambda at: weights @ given.losses(at, batch))(theta), t)
+
     carried = run.states.new_zeros(len(given.train), *run.states.shape[1:])
     for t in range(given.steps):
         weights = given.weights(t)
         for i in range(len(given.train)):
             removed = -weights * (given.batch(t) == i)
-            phi = lambda state, weights, t=t: given.step(t, state, weights, curvature=curvature)  # noqa: E731
-            carried[i] = calculus.push(phi, (run.states[t], weights), (carried[i], removed))[1]
-    return run.readout(carried[:, 0], exact=False)
+            carried[i] = calculus.push(partial(phi, t=t), (run.states[t], weights), (carried[i], removed))[1]
+    return readout(run, carried[:, 0], "linear")
 
 
 @every_optimizer
 @pytest.mark.parametrize("curvature", [True, False])
-def test_5_the_backward_sweep_equals_the_forward_sweep(optimizer: Optimizer, curvature: bool) -> None:
+def test_5_the_backward_sweep_equals_one_pushed_forward_for_each_sample(optimizer: Optimizer, curvature: bool) -> None:
     run = train(problem(optimizer=optimizer))
 
-    close(sgd_ie(run, curvature=curvature), forward_sgd_ie(run, curvature=curvature), 1e-10)
+    close(backward(run, curvature=curvature), pushed_one_by_one(run, curvature=curvature), 1e-10)
+
+
+@every_optimizer
+@every_model
+def test_5_the_backward_sweep_equals_the_shifts_carried_forward(model: Network, optimizer: Optimizer) -> None:
+    run = train(problem(model, optimizer))
+
+    close(backward(run), effects(run, SGD_IE, "linear")[-1], 1e-10)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_5_with_a_frozen_second_moment_backward_equals_forward_too(optimizer: str) -> None:
+    run = train(problem(optimizer=OPTIMIZERS[optimizer]))
+    frozen = replace(run, problem=replace(run.problem, optimizer=FrozenAdam(**vars(run.problem.optimizer))))
+
+    close(adam_ie(run, frozen=True), effects(frozen, SGD_IE, "linear")[-1], 1e-10)
+    assert (adam_ie(run, frozen=True) - adam_ie(run, frozen=False)).abs().max() > 1e-3
 
 
 @plain_and_momentum
 def test_6_acc_sgd_ie_is_exact_on_least_squares(optimizer: Optimizer) -> None:
     given = problem(MODELS["regression"], optimizer, epochs=6)
     run = train(given)
-    exact = retrain(given, ~torch.eye(12, dtype=torch.bool))
+    keep = ~torch.eye(12, dtype=torch.bool)
 
-    for shift, cut, without in zip(shifts(run), run.at_horizons(), exact, strict=True):
+    for shift, cut, without in zip(carry(run, keep, ACC), run.at_horizons(), retrain(given, keep), strict=True):
         close(shift, without - cut.final, 1e-9)
-    close(acc_sgd_ie(run, exact=True), leave_one_out(run), 1e-9)
-    assert (acc_sgd_ie(run, exact=False)[-1] - sgd_ie(run, curvature=True)).abs().max() > 1e-3  # SGD-IE is not exact
+    close(effects(run, ACC, "exact"), leave_one_out(run), 1e-9)
+    close(effects(run, ACC, "logit"), leave_one_out(run), 1e-9)  # outputs are linear in the parameters
+    assert (effects(run, ACC, "linear")[-1] - backward(run)).abs().max() > 1e-3  # SGD-IE is not exact
+
+
+@every_optimizer
+def test_6_with_the_optimisers_map_kept_exact_acc_is_exact_on_least_squares_for_all(optimizer: Optimizer) -> None:
+    run = train(problem(MODELS["regression"], optimizer, epochs=6))
+
+    for rule in (Rule("curvature", exact_map=True), Rule("exact", exact_map=True)):
+        close(effects(run, rule, "exact"), leave_one_out(run), 1e-9)
+
+
+def test_6_acc_is_exact_on_least_squares_for_any_samples_left_out() -> None:
+    given = problem(MODELS["regression"], epochs=6)
+    keep = torch.rand(7, 12, generator=torch.Generator().manual_seed(0)) > 0.4
+    run = train(given)
+
+    close(carry(run, keep, ACC), retrain(given, keep) - torch.stack([cut.final for cut in run.at_horizons()])[:, None], 1e-9)
 
 
 @plain_and_momentum
 def test_7_acc_equals_sgd_ie_when_each_sample_is_seen_once(optimizer: Optimizer) -> None:
     run = train(problem(optimizer=optimizer, epochs=1))
 
-    close(acc_sgd_ie(run, exact=False)[-1], sgd_ie(run, curvature=True), 1e-10)
+    close(effects(run, ACC, "linear")[-1], backward(run), 1e-10)
 
 
 def converged() -> Trajectory:
@@ -229,8 +270,8 @@ def test_8_at_a_full_batch_optimum_sgd_ie_is_the_influence_function_and_acc_the_
     newton = torch.stack([torch.linalg.solve(sum(sample) - sample[i], gradients[i]) for i in range(12)])
 
     assert gradients.mean(0).abs().max() < 1e-12
-    close(sgd_ie(run, curvature=True), if_direct(run, damping=0.0), 1e-9)
-    close(next(shifts(run)), newton, 1e-9)
+    close(backward(run), if_direct(run, damping=0.0), 1e-9)
+    close(carry(run, ~torch.eye(12, dtype=torch.bool), ACC)[-1], newton, 1e-9)
 
 
 # ---- 9: solvers ----------------------------------------------------------------------------------------------------

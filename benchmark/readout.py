@@ -1,0 +1,80 @@
+"""What a shift of the final parameters does to the query losses: to first order, through the outputs, or exactly."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmark.engine import Runs, blocks, query_block
+from benchmark.errors import unknown
+from benchmark.models import LOSSES
+from benchmark.optimizers import Sgd
+from benchmark.problem import Problem, Trajectory
+from benchmark.tangents import split, tangents
+
+Reader = Callable[[Tensor], Tensor]  # shifts (R, P) of the final parameters -> effects (R, Q)
+ROWS = 64  # shifts read at once
+
+
+def readout(run: Trajectory, shift: Tensor, kind: str) -> Tensor:
+    """Effects of shifts of the final parameters on the query losses, by one of three readouts. (R, P) -> (R, Q)
+
+    "linear" ``<grad L_q(theta_T), d>``; "logit" ``L_q(f_q + J_q d) - L_q(f_q)``, linear in the parameters up to the network's
+    outputs f_q and exact after; "exact" ``L_q(theta_T + d) - L_q(theta_T)``. Raises LoobenchError for another kind.
+    """
+    read = reader(run, kind)
+    return torch.cat([read(some) for some in torch.split(shift, ROWS)])
+
+
+def reader(run: Trajectory, kind: str) -> Reader:
+    """The readout of one kind, with what all shifts share computed once; cost: Q gradients if linear."""
+    if kind not in READERS:
+        raise unknown("readout", kind, READERS)
+    return READERS[kind](run)
+
+
+def _linear(run: Trajectory) -> Reader:
+    gradients = run.query_gradients()
+    return lambda shift: shift @ gradients.T
+
+
+def _logit(run: Trajectory) -> Reader:
+    problem = run.problem
+    parts = [problem.query[some] for some in blocks(len(problem.query), query_block(problem))]
+    at = [tangents(problem.model, run.final, some.inputs, some.targets, 0.0) for some in parts]
+    outputs = [problem.model.outputs(run.final, some.inputs) for some in parts]
+
+    def losses(shift: Tensor) -> Tensor:
+        moved = split(problem.model, shift)
+        found = [
+            LOSSES[problem.model.loss](before + at.outputs(moved), some.targets.expand(len(shift), -1))
+            for before, at, some in zip(outputs, at, parts, strict=True)
+        ]
+        each = torch.cat(found, dim=1)
+        return each.mean(1, keepdim=True) if problem.query_kind == "mean" else each
+
+    return _against_none(losses)
+
+
+def _exact(run: Trajectory) -> Reader:
+    return _against_none(lambda shift: losses_at(run.problem, run.final + shift))
+
+
+def _against_none(losses: Reader) -> Reader:
+    """Losses less those without a shift, computed along with them, so that rounding common to all cancels."""
+
+    def read(shift: Tensor) -> Tensor:
+        found = losses(torch.cat([shift, torch.zeros_like(shift[:1])]))
+        return found[:-1] - found[-1:]
+
+    return read
+
+
+def losses_at(problem: Problem, thetas: Tensor) -> Tensor:
+    """Query losses at many parameter vectors, at the engine's speed. (R, P) -> (R, Q)"""
+    still = replace(problem, optimizer=Sgd(0.0))  # whose state is the parameters alone
+    return Runs(still, thetas[:, None], len(thetas)).query_losses()
+
+
+READERS: dict[str, Callable[[Trajectory], Reader]] = {"linear": _linear, "logit": _logit, "exact": _exact}

@@ -1,0 +1,24 @@
+"""Exact retraining of the last epochs only: what lies between an estimate and the truth."""
+
+from torch import Tensor
+
+from benchmark.problem import Trajectory
+from benchmark.registry import estimator
+from benchmark.sweep import backward
+from benchmark.train import leave_one_out
+
+
+@estimator("partial-retrain", paper="ours", loss_units=True, epochs=1, linear=False)
+@estimator("partial-retrain-3", paper="ours", loss_units=True, epochs=3, linear=False)
+@estimator("partial-retrain-linear", paper="ours", loss_units=True, epochs=1, linear=True)
+def partial_retrain(run: Trajectory, *, epochs: int, linear: bool) -> Tensor:
+    """Exact effect of leaving the sample out of the last epochs only, from the reference state before them. (K, Q)
+
+    Its earlier visits are ignored, or with `linear` their effects are added as SGD-IE has them, by the derivative of the whole
+    run. An epoch is ceil(N/B) steps. Cost: that of so many epochs of exact retraining and, with `linear`, of SGD-IE.
+    """
+    problem = run.problem
+    each = -(-len(problem.train) // problem.batches.shape[1])
+    since = max(0, problem.steps - epochs * each)
+    late = leave_one_out(run, since=since)[0]
+    return late + backward(run, before=since)[problem.left_out] if linear else late
