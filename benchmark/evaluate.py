@@ -52,11 +52,16 @@ def _answer(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
     given = map_tensors(run, torch.clone)
     cuts = [given] if estimator.all_horizons else list(given.at_horizons())
     calls = [_call(estimator, cut, device) for cut in cuts]
-    if not all(map(torch.equal, tensors(given), tensors(run))):
+    if not all(map(_same_bits, tensors(given), tensors(run))):
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
     effect = torch.cat([_of_shape(call.effect, cut, estimator) for call, cut in zip(calls, cuts, strict=True)])
     _judge(effect, estimator)
     return Estimate(effect, calls[-1].seconds, calls[-1].count)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN included, as a run that diverged may have it."""
+    return one.shape == other.shape and torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in (one, other)))
 
 
 def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:

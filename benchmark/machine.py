@@ -20,7 +20,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
     *("calculus", "chunks", "convolution", "dense", "engine", "features", "models", "optimizers"),
-    *("problem", "streams", "tasks", "train", "truth", "updaters"),
+    *("problem", "readout", "shifts", "streams", "sweep", "tangents", "tasks", "train", "truth", "updaters"),
 )
 Provenance = dict[str, str | int]
 

@@ -173,7 +173,7 @@ def test_on_a_tiny_path_z0_inf_is_the_product_of_gradients_projected_on_its_disp
     expected = 9e-6 / 12 * (given.gradients(run.final, given.train) @ basis) @ (run.query_gradients() @ basis).T
 
     assert basis.shape[1] == rank
-    assert error(z0_inf(run, checkpoints=checkpoints, cutoff=1e-8), expected) < 1e-3
+    assert error(z0_inf(run, checkpoints=checkpoints, cutoff=1e-8), expected) < 1e-5
 
 
 def test_z0_inf_drops_directions_shorter_than_its_cutoff_and_none_is_left_where_nothing_moves() -> None:
@@ -184,7 +184,7 @@ def test_z0_inf_drops_directions_shorter_than_its_cutoff_and_none_is_left_where_
     basis = basis[:, :3]
     expected = 9e-6 / 12 * (given.gradients(run.final, given.train) @ basis) @ (run.query_gradients() @ basis).T
 
-    assert error(z0_inf(run, checkpoints=9, cutoff=between), expected) < 1e-3
+    assert error(z0_inf(run, checkpoints=9, cutoff=between), expected) < 1e-5
     still = replace(run, states=run.states[:1].expand(10, -1, -1))
     assert (z0_inf(still, checkpoints=9, cutoff=1e-2) == 0).all()
 

@@ -124,6 +124,14 @@ def test_the_error_of_projection_falls_with_the_root_of_the_dimension() -> None:
     assert 3 < errors[0] / errors[1] < 5
 
 
+def test_the_projection_is_drawn_from_the_runs_own_random_numbers() -> None:
+    run, other = train(problem()), train(problem(seed=1))
+    found = dvemb_projected(run, dimension=8)
+
+    assert torch.equal(found, projected(run, projection(run.random(), run.final, 8)))
+    assert gap(found, projected(run, projection(other.random(), run.final, 8))) > 0.1
+
+
 def test_an_orthogonal_projection_changes_nothing() -> None:
     run = train(problem())
     square = torch.linalg.qr(projection(torch.Generator().manual_seed(0), run.final, len(run.final))).Q
@@ -188,7 +196,7 @@ ALL = {
     "last": lambda run: dvemb(run, curvature="fisher", last=True),
     "hessian": lambda run: dvemb(run, curvature="hessian", last=False),
     "gauss-newton": lambda run: dvemb(run, curvature="gauss-newton", last=False),
-    "projected": lambda run: dvemb_projected(run, dimension=256),
+    "projected": lambda run: projected(run, projection(torch.Generator().manual_seed(0), run.final, 64)),
     "acc": lambda run: acc_dvemb(run)[-1],
 }
 every_variant = pytest.mark.parametrize("variant", ALL.values(), ids=ALL)

@@ -17,9 +17,8 @@ from benchmark.errors import LoobenchError
 from benchmark.metrics import METRICS, scores
 from benchmark.models import LOSSES, Network, mlp
 from benchmark.optimizers import FrozenAdam, Optimizer, Sgd
-from benchmark.problem import Problem, Trajectory, map_tensors
+from benchmark.problem import Trajectory, map_tensors
 from benchmark.readout import readout
-from benchmark.registry import registered
 from benchmark.shifts import ACC, SGD_IE, Rule, carry, effects
 from benchmark.speed import mapped, plain_loop
 from benchmark.sweep import backward
@@ -291,33 +290,7 @@ def test_9_the_direct_solver_equals_a_solve_with_the_hessian_of_autograd(model: 
     close(if_direct(run, damping=0.1), expected, 1e-10)
 
 
-# ---- 10: symmetries of every estimator -----------------------------------------------------------------------------
-def answer(name: str, run: Trajectory) -> Tensor:
-    """The estimate at the last horizon."""
-    found = registered()[name](run)
-    return found[-1] if registered()[name].all_horizons else found
-
-
-def permuted(given: Problem, order: Tensor) -> Problem:
-    where = order.argsort()
-    return replace(given, train=given.train[order], batches=torch.where(given.batches < 0, -1, where[given.batches]))
-
-
-@pytest.mark.parametrize("name", sorted(set(registered()) - {"chance"}))
-@pytest.mark.parametrize("optimizer", [OPTIMIZERS["sgd"], OPTIMIZERS["adam"]], ids=["sgd", "adam"])
-def test_10_permuting_the_samples_permutes_the_rows(name: str, optimizer: Optimizer) -> None:
-    given = problem(optimizer=optimizer)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
-
-    close(answer(name, train(permuted(given, order))), answer(name, train(given))[order], 1e-9)
-
-
-@pytest.mark.parametrize("name", sorted(set(registered()) - {"chance"}))
-def test_10_duplicating_a_query_duplicates_a_column(name: str) -> None:
-    given = problem()
-    doubled = answer(name, train(replace(given, query=given.query[[0, 1, 2, 1]])))
-
-    close(doubled, answer(name, train(given))[:, [0, 1, 2, 1]], 1e-12)
+# 10, the symmetries of every estimator, is tests/test_conformance.py
 
 
 # ---- 11: metrics ---------------------------------------------------------------------------------------------------

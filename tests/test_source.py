@@ -72,15 +72,27 @@ def dense_source(run: Trajectory, *, segments: int, checkpoints: int, curvature:
 def test_source_equals_its_formula_with_dense_matrices(
     model: str, optimizer: Optimizer, curvature: str, segments: int, checkpoints: int
 ) -> None:
-    run = train(problem(MODELS[model], optimizer))
+    run = train(problem(MODELS[model], optimizer, query_kind="mean"))
     dense = dense_source(run, segments=segments, checkpoints=checkpoints, curvature=curvature)
     settings = SETTINGS | {"segments": segments, "checkpoints": checkpoints, "curvature": curvature}
 
     assert gap(source(run, **settings), dense) < 1e-9
 
 
+@every_optimizer
+@pytest.mark.parametrize("curvature", ["gauss-newton", "hessian"])
+def test_many_queries_share_an_explicit_matrix_to_the_same_effect(optimizer: Optimizer, curvature: str) -> None:
+    run = train(problem(optimizer=optimizer))
+    shared = SETTINGS | {"curvature": curvature}
+    with calculus.counting() as count:
+        found = source(run, **shared)
+
+    assert count.hessian_products == 3 * 2 * 12 * 29  # L C N P
+    assert gap(found, dense_source(run, segments=3, checkpoints=2, curvature=curvature)) < 1e-9
+
+
 def test_forty_iterations_are_enough_for_a_wider_model() -> None:
-    run = train(problem(mlp((20, 8, 3), "tanh", "cross-entropy"), train=30, batch=10, epochs=20))  # 195 parameters
+    run = train(problem(mlp((20, 8, 3), "tanh", "cross-entropy"), train=50, batch=10, epochs=10))  # 195 parameters
 
     errors = [gap(source(run, **SETTINGS | {"iterations": m}), source(run, **SETTINGS)) for m in (5, 10, 40)]
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
@@ -119,7 +131,7 @@ def test_with_a_segment_a_step_source_tends_to_sgd_ie_with_the_square_of_the_rat
         found = source(run, **SETTINGS | {"segments": 8, "curvature": "hessian"})
         return float((found - sgd_ie(run, curvature=True)).abs().max())
 
-    errors = [error(rate) for rate in (0.02, 0.01, 0.005)]
+    errors = [error(rate) for rate in (4e-3, 2e-3, 1e-3)]
     for wide, narrow in pairwise(errors):
         assert wide / narrow == pytest.approx(4, rel=0.03)
 
@@ -148,12 +160,12 @@ def test_with_a_segment_a_step_source_tends_to_steps_of_adam_of_fixed_scale(deca
         assert wide / narrow == pytest.approx(2, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["source", "source-1", "source-6", "source-hessian"])
 @pytest.mark.parametrize("optimizer", [Sgd(1.0), Sgd(0.2, momentum=0.8)], ids=["sgd", "momentum"])
-def test_of_a_long_converged_run_source_is_the_influence_function(name: str, optimizer: Optimizer) -> None:
-    run = full_batch(MODELS["logistic"], optimizer, 4000)
+def test_of_a_long_converged_run_source_is_the_influence_function(optimizer: Optimizer) -> None:
+    run = full_batch(MODELS["logistic"], optimizer, 2000)
 
-    assert gap(registered()[name](run), if_direct(run, damping=0.0)) < 1e-9
+    for name in ("source", "source-1", "source-6", "source-hessian"):
+        assert gap(registered()[name](run), if_direct(run, damping=0.0)) < 1e-9
 
 
 # ---- Lanczos -------------------------------------------------------------------------------------------------------
@@ -185,6 +197,7 @@ def test_lanczos_is_exact_where_there_are_fewer_eigenvalues_than_iterations(dist
 def test_lanczos_needs_no_more_iterations_than_parameters() -> None:
     values = torch.linspace(0.1, 5, 7, dtype=torch.float64)
     starts = random(4, 7)
+    assert lanczos(diagonal(values), starts, 100)[0].shape == (4, 7, 7)
     for found, expected in zip(flow(diagonal(values), 0.7, starts, 100), exact(values, 0.7, starts), strict=True):
         assert gap(found, expected) < 1e-13
 
@@ -197,15 +210,16 @@ def test_lanczos_bases_are_orthonormal_and_give_the_matrix_back() -> None:
     assert gap(basis @ (basis * values).mT, small) < 1e-13
 
 
-def test_columns_do_not_depend_on_how_queries_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = train(problem(query=10))
-    whole = source(run, **SETTINGS | {"iterations": 20})
+@pytest.mark.parametrize("iterations", [5, 15])
+def test_columns_do_not_depend_on_how_queries_and_samples_are_chunked(iterations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(problem(query=10))  # in chunks of 9 and 1, or 8 and 2
+    whole = source(run, **SETTINGS | {"iterations": iterations})
+    one = replace(run, problem=replace(run.problem, query=run.problem.query[[4]]))  # without an explicit matrix
+    single = source(one, **SETTINGS | {"iterations": iterations})
     monkeypatch.setattr(module, "ROWS", 5)
-    narrow = source(run, **SETTINGS | {"iterations": 20})
-    single = [source(replace(run, problem=replace(run.problem, query=run.problem.query[[q]])), **SETTINGS) for q in range(10)]
 
-    assert gap(narrow, whole) < 1e-12
-    assert gap(torch.cat(single, 1), source(run, **SETTINGS)) < 1e-12
+    assert gap(single, whole[:, [4]]) < 1e-11
+    assert gap(source(run, **SETTINGS | {"iterations": iterations}), whole) < 1e-11
 
 
 # ---- what may go wrong ---------------------------------------------------------------------------------------------
@@ -229,6 +243,13 @@ def test_what_is_not_a_number_stays_in_its_own_column(start: float) -> None:
         assert gap(found[1], expected[1]) < 1e-12
 
 
+@pytest.mark.parametrize("size", [1e200, torch.inf, torch.nan])
+def test_a_product_that_overflows_shows(size: float) -> None:
+    values = torch.linspace(0.1, 5, 30, dtype=torch.float64) * size
+    for found in flow(diagonal(values), 0.7, random(2, 30), 20):
+        assert found.isnan().all()
+
+
 @every_optimizer
 def test_single_precision_single_samples_and_single_steps_will_do(optimizer: Optimizer) -> None:
     given = problem(optimizer=optimizer)
@@ -248,6 +269,6 @@ def test_rows_are_the_samples_left_out() -> None:
 def test_cost_does_not_depend_on_the_number_of_epochs() -> None:
     for epochs in (3, 6):
         with calculus.counting() as count:
-            source(train(problem(epochs=epochs)), **SETTINGS | {"iterations": 10})
-        assert count.hessian_products == 3 * 2 * 10 * 12 * 3  # L C m N Q
-        assert count.gradients == epochs * 12 + 3 + 3 * 2 * (12 + 10 * 12)  # the run, Q, L C (K + m N)
+            source(train(problem(epochs=epochs)), **SETTINGS | {"iterations": 7})
+        assert count.hessian_products == 3 * 2 * 7 * 12 * 3  # L C m N Q
+        assert count.gradients == epochs * 12 + 3 + 3 * 2 * (12 + 7 * 12)  # the run, Q, L C (K + m N)

@@ -1,0 +1,110 @@
+"""Every registered estimator on every small problem: models x optimisers."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from cases import MODELS, OPTIMIZERS, problem
+from torch import Tensor
+
+from benchmark.evaluate import Failure, estimate
+from benchmark.problem import Problem, Trajectory, tensors
+from benchmark.registry import registered
+from benchmark.train import train
+
+FITS = [(model, optimizer) for model in MODELS for optimizer in OPTIMIZERS if not model.startswith("cnn")]
+FITS += [("cnn", "adam"), ("cnn-norm", "sgd")]
+every_fit = pytest.mark.parametrize(("model", "optimizer"), FITS, ids=["-".join(fit) for fit in FITS])
+every_estimator = pytest.mark.parametrize("name", registered())
+BLIND_TO_QUERIES = {"chance"}  # drawn in the order of rows and columns
+BLIND_TO_STATES = {"chance", "exact-loo", "partial-retrain-3"}  # these train again from the start, where the run is finite
+
+
+@cache
+def reference(model: str, optimizer: str) -> Trajectory:
+    """Two epochs with a short batch each, one horizon; sample 4 is never visited."""
+    given = problem(MODELS[model], OPTIMIZERS[optimizer], epochs=2)
+    given.batches[given.batches == 4] = -1
+    return train(replace(given, horizons=(given.steps,)))
+
+
+def supported(name: str, run: Trajectory) -> bool:
+    """Whether the estimator supports the problem; that one it does not is `unsupported`, with a reason, is asserted here."""
+    reason = registered()[name].unsupported(run.problem)
+    if reason is None:
+        return True
+    with pytest.raises(Failure, match=name) as failure:
+        estimate(registered()[name], run)
+    assert failure.value.status == "unsupported"
+    return False
+
+
+def answer(name: str, run: Trajectory) -> Tensor:
+    return estimate(registered()[name], run).effect[-1]
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= 1e-8 * float(expected.abs().max())
+
+
+def permuted(given: Problem, order: Tensor) -> Problem:
+    where = order.argsort()
+    return replace(given, train=given.train[order], batches=torch.where(given.batches < 0, -1, where[given.batches]))
+
+
+@every_fit
+@every_estimator
+def test_an_estimator_keeps_the_rules(name: str, model: str, optimizer: str) -> None:
+    """Shape, finite, twice the same bits, inputs untouched; rows follow the samples, columns the queries."""
+    run = reference(model, optimizer)
+    if not supported(name, run):
+        return
+    before = [tensor.clone() for tensor in tensors(run)]
+    found = answer(name, run)
+
+    assert found.shape == (12, 3)
+    assert found.isfinite().all()
+    assert torch.equal(found, answer(name, run))
+    assert all(map(torch.equal, tensors(run), before))
+    if name in BLIND_TO_QUERIES:
+        return
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    close(answer(name, train(permuted(run.problem, order))), found[order])
+    for columns in ([1], [0, 1, 2, 1]):  # queries in other chunks
+        asked = replace(run, problem=replace(run.problem, query=run.problem.query[columns]))
+        close(answer(name, asked), found[:, columns])
+
+
+@every_estimator
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_batches_of_one_sample_and_a_run_of_one_step_are_no_trouble(name: str, optimizer: str) -> None:
+    alone = train(problem(optimizer=OPTIMIZERS[optimizer], batch=1, epochs=1))
+    step = train(replace(problem(optimizer=OPTIMIZERS[optimizer], batch=12, epochs=1), horizons=(1,)))
+    for run in (alone, step):
+        if supported(name, run):
+            assert answer(name, run).isfinite().all()
+
+
+@every_estimator
+def test_rows_for_some_samples_are_those_for_all(name: str) -> None:
+    run = reference("mlp", "adamw" if "adam" in name or name == "less" else "sgd")
+    assert supported(name, run)
+    if name in BLIND_TO_QUERIES:
+        return
+    some = torch.tensor([1, 4, 10])
+    close(answer(name, replace(run, problem=replace(run.problem, left_out=some))), answer(name, run)[some])
+
+
+@every_estimator
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_that_diverged_is_a_typed_failure(name: str, optimizer: str) -> None:
+    run = reference("mlp", optimizer)
+    if not supported(name, run) or name in BLIND_TO_STATES:
+        return
+    broken = replace(run, states=run.states.clone())
+    broken.states[2:] = float("nan")
+    with pytest.raises(Failure) as failure:
+        estimate(registered()[name], broken)
+    assert failure.value.status in ("non-finite", "crashed")
