@@ -263,6 +263,11 @@ class Network:
         return self.layers[-1].features
 
     @property
+    def linear(self) -> bool:
+        """Whether the outputs are linear in the parameters."""
+        return len(self.layers) == 1 and isinstance(self.layers[0], Dense)
+
+    @property
     def parameters(self) -> int:
         """P."""
         return sum(prod(shape) for layer in self.layers for shape in layer.shapes)

@@ -1,5 +1,6 @@
 """Every registered estimator on every small problem: models x optimisers."""
 
+import itertools
 from dataclasses import replace
 from functools import cache
 
@@ -89,8 +90,8 @@ def test_batches_of_one_sample_and_a_run_of_one_step_are_no_trouble(name: str, o
 
 @every_estimator
 def test_rows_for_some_samples_are_those_for_all(name: str) -> None:
-    run = reference("mlp", "adamw" if "adam" in name or name == "less" else "sgd")
-    assert supported(name, run)
+    fits = (("mlp", "sgd"), ("mlp", "adamw"), ("logistic", "sgd"))
+    run = next(run for run in itertools.starmap(reference, fits) if supported(name, run))
     if name in BLIND_TO_QUERIES:
         return
     some = torch.tensor([1, 4, 10])

@@ -1,0 +1,104 @@
+"""The estimator that is ACC with exact readout at less than the price of exact retraining."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import MODELS, OPTIMIZERS, problem
+
+from benchmark import calculus
+from benchmark.evaluate import estimate
+from benchmark.models import Network, mlp
+from benchmark.problem import Trajectory
+from benchmark.registry import registered
+from benchmark.shifts import ACC, SGD_IE, effects
+from benchmark.train import leave_one_out, train
+from estimators.acc_lowcost import acc_lowcost, extended, longest
+
+LINEAR = {
+    "logistic": MODELS["logistic"],
+    "classes": mlp((5, 3), loss="cross-entropy"),
+    "regression": MODELS["regression"],
+    "wide": mlp((30, 1)),
+}
+every_linear_model = pytest.mark.parametrize("model", LINEAR.values(), ids=LINEAR)
+
+
+def trained(model: Network, **changes: object) -> Trajectory:
+    given = problem(model, OPTIMIZERS["sgd-decaying"], **{"epochs": 5, "weight_decay": 0.0, **changes})  # type: ignore[arg-type]
+    return train(replace(given, horizons=(given.steps,)))
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@every_linear_model
+@pytest.mark.parametrize("kind", ["each", "mean"])
+def test_with_all_directions_it_is_acc_with_exact_readout(model: Network, kind: str) -> None:
+    run = trained(model, query_kind=kind)
+
+    assert error(acc_lowcost(run, rank=40, share=1), effects(run, ACC, "exact")[-1]) < 1e-12
+
+
+@every_linear_model
+def test_with_an_l2_term_it_is_so_too(model: Network) -> None:
+    run = trained(model, weight_decay=0.3)
+    expected = effects(run, ACC, "exact")[-1]
+
+    assert error(acc_lowcost(run, rank=40, share=1), expected) < 1e-12
+    assert error(effects(run, SGD_IE, "exact")[-1], expected) > 1e-2
+
+
+def test_on_least_squares_it_is_the_truth() -> None:
+    run = trained(MODELS["regression"])
+
+    assert error(acc_lowcost(run, rank=6, share=1), leave_one_out(run)[-1]) < 1e-10
+
+
+def test_few_directions_are_nearer_to_acc_than_sgd_ie_is() -> None:
+    run = trained(LINEAR["wide"], train=40, batch=10)
+    run.problem.train.inputs[:, 4:] *= 0.2
+    run = train(run.problem)
+    expected = effects(run, ACC, "exact")[-1]
+    few, fewer, none = (error(acc_lowcost(run, rank=rank, share=1000), expected) for rank in (8, 4, 1))
+
+    assert few < fewer < none
+    assert few < 0.1 * error(effects(run, SGD_IE, "exact")[-1], expected)
+
+
+def test_the_directions_are_orthonormal_and_no_more_than_the_features_span() -> None:
+    for rows, columns in ((40, 5), (5, 40)):
+        features = extended(problem(mlp((columns, 1)), train=rows).train)
+        axes = longest(features, 100)
+
+        assert axes.shape == (columns + 1, min(rows, columns + 1))
+        assert torch.allclose(axes.T @ axes, torch.eye(axes.shape[1], dtype=torch.float64), atol=1e-10)
+        assert torch.allclose(features @ axes @ axes.T, features, atol=1e-10)
+
+
+def test_it_counts_fewer_gradients_than_exact_retraining() -> None:
+    run = trained(mlp((63, 1)), train=40, batch=10, query_kind="mean")
+    with calculus.counting() as ours:
+        acc_lowcost(run, rank=8, share=8)
+    with calculus.counting() as exact:
+        leave_one_out(run)
+
+    assert ours == calculus.Count(2 * 5 * 40 + 3, 5 * 40 + 5 * 40 * 40 * 8 // 64)
+    assert ours.gradients + 2 * ours.hessian_products < exact.gradients == 5 * 40 * 41
+
+
+def test_it_leaves_out_some_of_the_samples() -> None:
+    run = trained(LINEAR["classes"], weight_decay=0.1)
+    some = torch.tensor([0, 7, 11])
+    asked = replace(run, problem=replace(run.problem, left_out=some))
+
+    assert error(acc_lowcost(asked, rank=3, share=8), acc_lowcost(run, rank=3, share=8)[some]) < 1e-12
+
+
+def test_it_declares_what_it_is_not_for() -> None:
+    lowcost = registered()["acc-lowcost"]
+
+    assert "linear in their parameters" in str(lowcost.unsupported(problem(MODELS["mlp"])))
+    assert "is for sgd" in str(lowcost.unsupported(problem(MODELS["logistic"], OPTIMIZERS["momentum"])))
+    assert estimate(lowcost, train(problem(MODELS["logistic"]))).effect.isfinite().all()
