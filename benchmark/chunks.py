@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from threading import Event
 
 import torch
@@ -76,7 +76,7 @@ def plan(problem: Problem, runs: int, gram: bool, means: Means) -> Plan:
     workers = max(1, min(means.workers, -(-runs // usual)))
     if means.memory is None:
         return Plan(usual, workers)
-    shared = shared_bytes(problem, runs, gram)
+    shared = shared_bytes(problem, runs, gram, means)
     while workers > 1 and workers * chunk_bytes(problem, usual, gram) > means.memory - shared:
         workers -= 1
     fitting = usual
@@ -111,14 +111,22 @@ def _between(least: int, value: int, most: int) -> int:
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
-def shared_bytes(problem: Problem, runs: int, gram: bool) -> int:
+def shared_bytes(problem: Problem, runs: int, gram: bool, means: Means = FREE) -> int:
     """Memory that all chunks share: reference run, masks, what is read of all runs and, in Gram space, the inner products."""
     everyone = len(problem.train)
     kernel = (everyone + len(problem.query)) * everyone if gram else 0
-    states = (problem.steps + 1) * problem.optimizer.rows * problem.model.parameters
+    every = spacing(problem, means)
+    states = (problem.steps // every + 1 + (every if every > 1 else 0)) * problem.optimizer.rows * problem.model.parameters
     readings = 3 * len(problem.horizons) * runs * problem.queries
     masks = runs * everyone + 24 * min(runs, 256) * everyone  # a byte each, and the search for each run's first step
     return SPARE + problem.initial.element_size() * (2 * states + kernel + readings) + masks  # states: a list and a tensor
+
+
+def spacing(problem: Problem, means: Means) -> int:
+    """Steps from one state of the reference run that is kept to the next: 1, or sqrt(T) where all would take half the memory."""
+    state = problem.optimizer.rows * problem.model.parameters * problem.initial.element_size()
+    scarce = means.memory is not None and 4 * (problem.steps + 1) * state > means.memory  # a list and a tensor of them
+    return ceil(problem.steps**0.5) if scarce else 1
 
 
 def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:

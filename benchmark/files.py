@@ -105,6 +105,18 @@ def tensor_digest(tensors: Iterable[Tensor]) -> str:
     return digest(*(part for tensor in tensors for part in _parts(tensor)))
 
 
+def stack_digest(tensors: Iterable[Tensor], count: int) -> str:
+    """`tensor_digest` of the one tensor that stacks `count` tensors of one shape, of which one is held at a time."""
+    total = hashlib.sha256()
+    for place, tensor in enumerate(tensors):
+        _, content = _parts(tensor)
+        if not place:
+            header = f"{tensor.dtype} {(count, *tensor.shape)}".encode()
+            total.update(struct.pack("<Q", len(header)) + header + struct.pack("<Q", count * len(content)))
+        total.update(content)
+    return total.hexdigest()
+
+
 def _parts(tensor: Tensor) -> tuple[bytes, bytes]:
     values = tensor.detach().cpu().contiguous()
     return f"{values.dtype} {tuple(values.shape)}".encode(), values.reshape(-1).view(torch.uint8).numpy().tobytes()

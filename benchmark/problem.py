@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
+from threading import local
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark import calculus
-from benchmark.files import digest, tensor_digest
+from benchmark.files import digest, stack_digest, tensor_digest
 from benchmark.models import LOSSES, Network
 from benchmark.optimizers import Optimizer
 from benchmark.tangents import Tangents, join, split, tangents
@@ -192,11 +193,55 @@ def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor) ->
 
 
 @dataclass(frozen=True, eq=False)
+class Replay:
+    """States (T + 1, S, P) of a run, kept every so many steps: those between are computed again when asked for, bit for bit.
+
+    About ``T/every + every`` states are held at a time, fewest where `every` is sqrt(T); passing once over all of them, forward
+    or backward, costs one more training run. Index it like the tensor: by a step, by a step and more, or by a beginning ``[:n]``.
+    """
+
+    problem: Problem
+    kept: Tensor  # (C, S, P), before steps 0, every, 2 every ...
+    every: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_held", local())  # of each thread, the states from one that is kept to the next
+
+    @property
+    def shape(self) -> torch.Size:
+        """(T + 1, S, P)"""
+        return torch.Size((self.steps + 1, *self.kept.shape[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the states between two that are kept included."""
+        return self.kept.nbytes + self.kept[0].nbytes * self.every
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return replace(self, steps=range(self.steps + 1)[at][-1])
+        t, *rest = at if isinstance(at, tuple) else (at,)
+        return self._state(range(self.steps + 1)[t]).clone()[tuple(rest)]
+
+    def _state(self, t: int) -> Tensor:
+        start, states = getattr(self._held, "between", (0, []))  # type: ignore[attr-defined]
+        if not start <= t < start + len(states):
+            start = t - t % self.every
+            states = [self.kept[start // self.every]]
+            for step in range(start, min(start + self.every, self.problem.steps)):
+                states.append(self.problem.step(step, states[-1], self.problem.weights(step)))
+            self._held.between = start, states  # type: ignore[attr-defined]
+        found: Tensor = states[t - start]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The reference run: all that an estimator may look at."""
 
     problem: Problem
-    states: Tensor  # (T + 1, S, P)
+    states: Tensor  # (T + 1, S, P), or a Replay, which is indexed alike
 
     def params(self, t: int) -> Tensor:
         """Parameters (P,) before step t; at t = T the final ones."""
@@ -230,9 +275,13 @@ class Trajectory:
         """A fresh generator on the CPU for the estimator's own random numbers, keyed by the initial parameters."""
         return torch.Generator().manual_seed(int(tensor_digest([self.problem.initial])[:15], 16))
 
+    def whole(self) -> Tensor:
+        """All states (T + 1, S, P) as one tensor."""
+        return torch.stack([self.states[t] for t in range(self.problem.steps + 1)])
+
     def digest(self) -> str:
-        """Content digest of the states."""
-        return tensor_digest([self.states])
+        """Content digest of the states, as of one tensor."""
+        return stack_digest((self.states[t] for t in range(self.problem.steps + 1)), self.problem.steps + 1)
 
 
 @dataclass(frozen=True)
@@ -267,7 +316,7 @@ def map_tensors(value: Any, change: Any) -> Any:
     """A copy of a record of ours, nested ones included, with `change` applied to each tensor."""
     if isinstance(value, Tensor):
         return change(value)
-    if not isinstance(value, Samples | Problem | Trajectory):
+    if not isinstance(value, Samples | Problem | Trajectory | Replay):
         return value
     return replace(value, **{field.name: map_tensors(getattr(value, field.name), change) for field in fields(value)})
 

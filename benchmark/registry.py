@@ -47,7 +47,7 @@ class Estimator:
     `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
     `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
     there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
-    `optimizers`, `max_parameters` and `linear` (only models whose outputs are linear in the parameters) bound what it supports;
+    `optimizers`, `max_parameters` and `linear_models` (only models whose outputs are linear in the parameters) bound what it supports;
     outside them a task is `unsupported`, which is no failure.
     `interpretation`: the formula is known only second-hand.
     """
@@ -61,7 +61,7 @@ class Estimator:
     all_horizons: bool = False
     optimizers: tuple[str, ...] = OPTIMIZERS
     max_parameters: int | None = None
-    linear: bool = False
+    linear_models: bool = False
     interpretation: bool = False
 
     def __call__(self, run: Trajectory) -> Tensor:
@@ -78,7 +78,7 @@ class Estimator:
             return f"{self.name} is for {', '.join(self.optimizers)}, the task trains with {problem.optimizer.name}"
         if self.max_parameters and problem.model.parameters > self.max_parameters:
             return f"{self.name} is for at most {self.max_parameters} parameters, the model has {problem.model.parameters}"
-        if self.linear and not problem.model.linear:
+        if self.linear_models and not problem.model.linear:
             return f"{self.name} is for models linear in their parameters, the task's has {len(problem.model.layers)} layers"
         return None
 
@@ -91,7 +91,7 @@ def estimator(
     all_horizons: bool = False,
     optimizers: tuple[str, ...] = OPTIMIZERS,
     max_parameters: int | None = None,
-    linear: bool = False,
+    linear_models: bool = False,
     interpretation: bool = False,
     **settings: Any,
 ) -> Callable[[Function], Function]:
@@ -114,7 +114,7 @@ def estimator(
             all_horizons,
             optimizers,
             max_parameters,
-            linear,
+            linear_models,
             interpretation,
         )
         vars(function).setdefault("estimators", []).append(variant)

@@ -12,19 +12,24 @@ from benchmark.chunks import Means, Stopped
 from benchmark.dense import Gram
 from benchmark.engine import Runs, blocks, gram_pays
 from benchmark.errors import LoobenchError
-from benchmark.problem import Problem, Trajectory
+from benchmark.problem import Problem, Replay, Trajectory
 
 Progress = Callable[[int], object]  # called with the number of sample visits just done
 
 
-def train(problem: Problem) -> Trajectory:
-    """The reference run, every sample kept."""
-    states = [problem.start()]
+def train(problem: Problem, every: int = 1) -> Trajectory:
+    """The reference run, every sample kept, with all of its states or with every so many and a `Replay` of the others."""
+    state = problem.start()
+    kept = [state]
     for t in range(problem.steps):
         weights = problem.weights(t)
         calculus.count(gradients=len(weights))
-        states.append(problem.step(t, states[-1], weights))
-    return Trajectory(problem, torch.stack(states))
+        state = problem.step(t, state, weights)
+        if (t + 1) % every == 0:
+            kept.append(state)
+    states = torch.stack(kept)
+    replay: Any = Replay(problem, states, every, problem.steps)
+    return Trajectory(problem, states if every == 1 else replay)
 
 
 class Ledger(Protocol):

@@ -13,7 +13,13 @@ from benchmark.tangents import split, tangents
 
 
 @estimator(
-    "acc-lowcost", paper="ours; see docs/acc-lowcost.md", loss_units=True, optimizers=("sgd",), linear=True, rank=32, share=8
+    "acc-lowcost",
+    paper="ours; see docs/acc-lowcost.md",
+    loss_units=True,
+    optimizers=("sgd",),
+    linear_models=True,
+    rank=32,
+    share=8,
 )
 def acc_lowcost(run: Trajectory, *, rank: int, share: int) -> Tensor:
     """ACC-SGD-IE with its own-sample term from a subspace and its linear readout from one backward sweep. (K, Q)
