@@ -115,18 +115,26 @@ def shared_bytes(problem: Problem, runs: int, gram: bool, means: Means = FREE) -
     """Memory that all chunks share: reference run, masks, what is read of all runs and, in Gram space, the inner products."""
     everyone = len(problem.train)
     kernel = (everyone + len(problem.query)) * everyone if gram else 0
-    every = spacing(problem, means)
-    states = (problem.steps // every + 1 + (every if every > 1 else 0)) * problem.optimizer.rows * problem.model.parameters
     readings = 3 * len(problem.horizons) * runs * problem.queries
     masks = runs * everyone + 24 * min(runs, 256) * everyone  # a byte each, and the search for each run's first step
-    return SPARE + problem.initial.element_size() * (2 * states + kernel + readings) + masks  # states: a list and a tensor
+    states = 2 * states_bytes(problem, means)  # a list and a tensor
+    return SPARE + states + problem.initial.element_size() * (kernel + readings) + masks
 
 
 def spacing(problem: Problem, means: Means) -> int:
-    """Steps from one state of the reference run that is kept to the next: 1, or sqrt(T) where all would take half the memory."""
-    state = problem.optimizer.rows * problem.model.parameters * problem.initial.element_size()
-    scarce = means.memory is not None and 4 * (problem.steps + 1) * state > means.memory  # a list and a tensor of them
+    """Steps from one kept state of the reference run to the next: 1, or sqrt(T) where all would take half of the memory."""
+    scarce = means.memory is not None and 4 * (problem.steps + 1) * _state_bytes(problem) > means.memory  # a list and a tensor
     return ceil(problem.steps**0.5) if scarce else 1
+
+
+def states_bytes(problem: Problem, means: Means) -> int:
+    """Bytes of the states that are kept of the reference run, and of those that are computed again at a time."""
+    every = spacing(problem, means)
+    return (problem.steps // every + 1 + (every if every > 1 else 0)) * _state_bytes(problem)
+
+
+def _state_bytes(problem: Problem) -> int:
+    return problem.optimizer.rows * problem.model.parameters * problem.initial.element_size()
 
 
 def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:

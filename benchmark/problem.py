@@ -197,7 +197,7 @@ class Replay:
     """States (T + 1, S, P) of a run, kept every so many steps: those between are computed again when asked for, bit for bit.
 
     About ``T/every + every`` states are held at a time, fewest where `every` is sqrt(T); passing once over all of them, forward
-    or backward, costs one more training run. Index it like the tensor: by a step, by a step and more, or by a beginning ``[:n]``.
+    or backward, costs one more training run. Index it like the tensor: by a step, by a step and more, or up to one ``[:n]``.
     """
 
     problem: Problem

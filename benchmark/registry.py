@@ -47,8 +47,8 @@ class Estimator:
     `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
     `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
     there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
-    `optimizers`, `max_parameters` and `linear_models` (only models whose outputs are linear in the parameters) bound what it supports;
-    outside them a task is `unsupported`, which is no failure.
+    `optimizers`, `max_parameters` and `linear_models` (only models whose outputs are linear in the parameters) bound what it
+    supports; outside them a task is `unsupported`, which is no failure.
     `interpretation`: the formula is known only second-hand.
     """
 

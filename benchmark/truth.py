@@ -48,18 +48,23 @@ def reference(task: Task, seed: int, cache: Path, device: str, means: Means = FR
     """The reference run of a task and seed. Raises Diverged, and LoobenchError where retraining will not fit the memory."""
     problem = build(task, seed, cache, device)
     check_memory(problem, means)
-    run = train(problem, every=chunks.spacing(problem, means))
+    run = trained(problem, means)
     if not run.states[problem.steps].isfinite().all():  # what is not finite does not become so again
         raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
+
+
+def trained(problem: Problem, means: Means) -> Trajectory:
+    """The reference run, with as many of its states kept as the memory allows."""
+    return train(problem, every=chunks.spacing(problem, means))
 
 
 def check_memory(problem: Problem, means: Means) -> None:
     """Raise LoobenchError where retraining, or the float64 part of its noise floor, would not fit the memory."""
     planned(problem, means)
     if problem.initial.dtype != torch.float64:
-        held = problem.initial.nbytes * problem.optimizer.rows * (problem.steps + 1)
-        chunks.plan(in_precision(problem, torch.float64), NOISE_SAMPLES + 1, gram_pays(problem), beside(held, means))
+        left = beside(chunks.states_bytes(problem, means), means)
+        chunks.plan(in_precision(problem, torch.float64), NOISE_SAMPLES + 1, gram_pays(problem), left)
 
 
 def planned(problem: Problem, means: Means) -> chunks.Plan:
@@ -135,8 +140,8 @@ def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
     """
     chosen = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
     problem, means = some_of(run, chosen).problem, beside(run.states.nbytes, means)
-    again = leave_one_out(train(replace(problem, batches=problem.batches.flip(1))), means=means).cpu()
-    double = leave_one_out(train(in_precision(problem, torch.float64)), means=means).cpu()
+    again = leave_one_out(trained(replace(problem, batches=problem.batches.flip(1)), means), means=means).cpu()
+    double = leave_one_out(trained(in_precision(problem, torch.float64), means), means=means).cpu()
     spread = effect.double().std(dim=1)  # (H, Q)
 
     def floor(other: Tensor) -> float | None:

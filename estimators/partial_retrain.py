@@ -17,6 +17,7 @@ def partial_retrain(run: Trajectory, *, epochs: int, linear: bool) -> Tensor:
     Its earlier visits are ignored, or with `linear` their effects are added as SGD-IE has them, by the derivative of the whole
     run. An epoch is ceil(N/B) steps. Cost: that of so many epochs of exact retraining and, with `linear`, of SGD-IE.
     """
+    run = run.until(run.problem.steps)  # with one horizon, the end
     problem = run.problem
     each = -(-len(problem.train) // problem.batches.shape[1])
     since = max(0, problem.steps - epochs * each)

@@ -1,11 +1,14 @@
 """The small problems that the tests share: every model and optimiser, short batches, nothing downloaded."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
 from benchmark.problem import Problem, Samples
+from benchmark.registry import Estimator
 from benchmark.streams import stream
 from benchmark.tasks import batches
 
@@ -68,3 +71,10 @@ def _targets(model: Network, values: object) -> Tensor:
     classes = max(2, model.classes)
     numbers = (real.sigmoid() * classes).long().clamp(max=classes - 1)
     return numbers if model.loss == "cross-entropy" else numbers.double()
+
+
+def supported_by(estimator: Estimator, **changes: Any) -> Problem:
+    """A small problem that an estimator supports."""
+    fits = (("mlp", "sgd"), ("mlp", "adamw"), ("logistic", "sgd"))
+    problems = (problem(MODELS[model], OPTIMIZERS[optimizer], **changes) for model, optimizer in fits)
+    return next(given for given in problems if not estimator.unsupported(given))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import MODELS, OPTIMIZERS, problem
+from cases import OPTIMIZERS, problem, supported_by
 
 from benchmark import machine
 from benchmark.chunks import MIB, Means, spacing
@@ -37,8 +37,7 @@ def test_its_states_are_those_of_the_whole_run_bit_for_bit(optimizer: str, every
 @pytest.mark.parametrize("name", registered())
 def test_an_estimator_says_the_same_of_it(name: str) -> None:
     variant = registered()[name]
-    fits = (("mlp", "sgd"), ("mlp", "adamw"), ("logistic", "sgd"))
-    given = next(p for m, o in fits if not variant.unsupported(p := problem(MODELS[m], OPTIMIZERS[o])))
+    given = supported_by(variant)
     whole, replayed = (estimate(variant, train(given, every)).effect for every in (1, 3))
 
     assert torch.allclose(replayed, whole, rtol=1e-8, atol=1e-10 * float(whole.abs().max()))
