@@ -128,9 +128,9 @@ def spacing(problem: Problem, means: Means) -> int:
 
 
 def states_bytes(problem: Problem, means: Means) -> int:
-    """Bytes of the states that are kept of the reference run, and of those that are computed again at a time."""
+    """Bytes of the states that are kept of the reference run, and of those that each worker computes again at a time."""
     every = spacing(problem, means)
-    return (problem.steps // every + 1 + (every if every > 1 else 0)) * _state_bytes(problem)
+    return (problem.steps // every + 1 + (every * means.workers if every > 1 else 0)) * _state_bytes(problem)
 
 
 def _state_bytes(problem: Problem) -> int:

@@ -80,6 +80,9 @@ def _score_options(command: argparse.ArgumentParser) -> None:
 
 def _speed_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", action="append", default=[], help="measure only this task; may be repeated")
+    command.add_argument(
+        "--estimators", nargs="*", metavar="NAME|FILE.py[:NAME]", help="what estimators cost against it, all or the named ones"
+    )
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--out", type=Path, default=Path("speed.json"), help="file of all figures (default: %(default)s)")
     _add_cache(command)
@@ -375,6 +378,21 @@ def _chosen(result: Any, options: argparse.Namespace) -> bool:
     )
 
 
+def _prices(options: argparse.Namespace) -> int:
+    """`loobench speed --estimators`."""
+    import json
+
+    from tabulate import tabulate
+
+    from benchmark import files, prices, registry
+
+    found = prices.report(registry.resolve(options.estimators), lambda case: print(f"measuring {case}", file=sys.stderr))
+    files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
+    print(tabulate(prices.lines(found["prices"]), prices.HEADERS, disable_numparse=True))
+    print(f"\nall over exact leave-one-out by the engine, on one thread; all figures in {options.out}")
+    return 0
+
+
 def speed_command(options: argparse.Namespace) -> int:
     """`loobench speed`."""
     import json
@@ -384,6 +402,8 @@ def speed_command(options: argparse.Namespace) -> int:
     from benchmark import files, machine, speed, suites
 
     files.probe(options.out.absolute().parent)
+    if options.estimators is not None:
+        return _prices(options)
     tasks, device = [suites.task(name) for name in options.task], machine.device(options.device)
     found = speed.report(tasks, options.cache, device, lambda case: print(f"measuring {case}", file=sys.stderr))
     files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")

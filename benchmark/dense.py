@@ -219,7 +219,8 @@ class Span:
     """
 
     def __init__(self, problem: Problem, rows: Tensor, runs: int, gram: Gram, row: int = 0) -> None:
-        outputs, self.starts = rows.shape[2], rows[:, 0].flatten(0, 1)  # (S h, d): all runs start alike
+        assert rows.shape[1] == 1  # all runs start alike
+        outputs, self.starts = rows.shape[2], rows[:, 0].flatten(0, 1)  # (S h, d)
         self.problem, self.gram = problem, gram
         self.at_start = {split: getattr(problem, split).inputs @ self.starts.T for split in ("train", "query")}  # (N, S h)
         own = len(problem.train) + row * outputs

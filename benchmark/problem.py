@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmark import calculus
+from benchmark.errors import LoobenchError
 from benchmark.files import digest, stack_digest, tensor_digest
 from benchmark.models import LOSSES, Network
 from benchmark.optimizers import Optimizer
 from benchmark.tangents import Tangents, join, split, tangents
+
+SAMPLES = 256  # samples whose tangents are held at once: bounds memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +86,13 @@ class Problem:
         return self.model.losses(theta, samples.inputs, samples.targets) + self.weight_decay / 2 * (theta @ theta)
 
     def gradients(self, theta: Tensor, samples: Samples) -> Tensor:
-        """Gradient of each sample's training loss, L2 term included. (P,) -> (B, P)"""
+        """Gradient of each sample's training loss, L2 term included. (P,) for all, or (B, P) one for each -> (B, P)"""
         calculus.count(gradients=len(samples))
 
         def loss(theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
             return self.losses(theta, Samples(inputs[None], targets[None]))[0]
 
-        each = calculus.many(calculus.gradient(loss), over=(None, 0, 0))
+        each = calculus.many(calculus.gradient(loss), over=(None if theta.ndim == 1 else 0, 0, 0))
         gradients: Tensor = each(theta, samples.inputs, samples.targets)
         return gradients
 
@@ -99,26 +102,14 @@ class Problem:
         mean = calculus.gradient(lambda theta: self.losses(theta, self.train).mean())
         return calculus.pull(mean, (theta,), torch.eye(len(theta), dtype=theta.dtype, device=theta.device))[0]
 
-    def gradients_at(self, thetas: Tensor, samples: Samples) -> Tensor:
-        """Gradient of each sample's training loss at a parameter vector of its own, L2 term included. (B, P) -> (B, P)"""
-        calculus.count(gradients=len(samples))
-
-        def loss(theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-            return self.losses(theta, Samples(inputs[None], targets[None]))[0]
-
-        gradients: Tensor = calculus.many(calculus.gradient(loss), over=(0, 0, 0))(thetas, samples.inputs, samples.targets)
-        return gradients
-
-    def slopes(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
-        """Directional derivatives ``<g_b(theta), v_k>`` of training losses, L2 term included. (P,), (K, P) -> (K, B)"""
-        calculus.count(gradients=len(samples))
-        return self._tangents(theta, samples).slopes(split(self.model, vectors))
-
     def hessian_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
         """``H v_k`` with the Hessian H of the mean training loss of some samples, L2 term included. (P,), (K, P) -> (K, P)"""
         calculus.count(gradients=len(samples), hessian_products=len(samples) * len(vectors))
-        mean = theta.new_full((1, len(samples)), 1 / len(samples))
-        return _products(self.model, self._tangents(theta, samples), vectors, mean)
+        found = torch.zeros_like(vectors)
+        for rows in torch.split(torch.arange(len(samples)), SAMPLES):
+            mean = theta.new_full((1, len(rows)), 1 / len(samples))
+            found += _products(self.model, self._tangents(theta, samples[rows]), vectors, mean)
+        return found
 
     def _tangents(self, theta: Tensor, samples: Samples) -> Tangents:
         return tangents(self.model, theta, samples.inputs, samples.targets, self.weight_decay)
@@ -172,7 +163,7 @@ class Problem:
         before, along = calculus.pull(
             lambda state, gradient: self.optimizer.step(state, gradient, t), (state, gradient), cotangents
         )
-        slopes = at.slopes(split(self.model, along))
+        slopes = torch.cat([at.slopes(split(self.model, some)) for some in torch.split(along, calculus.CHUNK)])
         if curvature:
             before[:, 0] += _products(self.model, at, along, weights[None])
         return before, slopes
@@ -186,18 +177,23 @@ class Problem:
 
 def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor) -> Tensor:
     """``sum_b w_b H_b v_k``. (K, P), (1, B) -> (K, P)"""
-    shift = split(model, vectors)
-    found = [torch.zeros_like(part) for part in shift]
-    at.add(found, shift, weights, None, 1.0)
-    return join(found)
+
+    def some(vectors: Tensor) -> Tensor:
+        shift = split(model, vectors)
+        found = [torch.zeros_like(part) for part in shift]
+        at.add(found, shift, weights, None, 1.0)
+        return join(found)
+
+    return torch.cat([some(part) for part in torch.split(vectors, calculus.CHUNK)])
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
     """States (T + 1, S, P) of a run, kept every so many steps: those between are computed again when asked for, bit for bit.
 
-    About ``T/every + every`` states are held at a time, fewest where `every` is sqrt(T); passing once over all of them, forward
-    or backward, costs one more training run. Index it like the tensor: by a step, by a step and more, or up to one ``[:n]``.
+    About ``T/every + every`` states are held at a time, by each thread that reads them, fewest where `every` is sqrt(T). Each
+    pass over all of them, forward or backward, costs one more training run. It is indexed by a step, by a step and more, or up
+    to one, ``[:n]``.
     """
 
     problem: Problem
@@ -218,8 +214,15 @@ class Replay:
         """Bytes held, the states between two that are kept included."""
         return self.kept.nbytes + self.kept[0].nbytes * self.every
 
+    def __len__(self) -> int:
+        return self.steps + 1
+
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
+            if at.start or at.step:
+                raise LoobenchError(
+                    "states that are replayed are read by step, or up to one: take run.params(t) or run.whole()"
+                )
             return replace(self, steps=range(self.steps + 1)[at][-1])
         t, *rest = at if isinstance(at, tuple) else (at,)
         return self._state(range(self.steps + 1)[t]).clone()[tuple(rest)]
@@ -227,6 +230,7 @@ class Replay:
     def _state(self, t: int) -> Tensor:
         start, states = getattr(self._held, "between", (0, []))  # type: ignore[attr-defined]
         if not start <= t < start + len(states):
+            self._held.between = 0, []  # type: ignore[attr-defined]  # the old ones go before the new ones come
             start = t - t % self.every
             states = [self.kept[start // self.every]]
             for step in range(start, min(start + self.every, self.problem.steps)):

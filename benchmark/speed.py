@@ -25,7 +25,7 @@ from benchmark.problem import Problem, Samples, map_tensors
 from benchmark.streams import stream
 from benchmark.suites import SUITES, TASKS
 from benchmark.tasks import DTYPES, Task, batches, build, variant
-from benchmark.train import leave_one_out, left_out, retrain, train
+from benchmark.train import leave_one_out, left_out, retrain, train, trained
 
 MAPPED_RUNS, MAPPED_CONVOLUTIONS = 32, 4  # mapped runs timed, and scaled to all
 BUDGETS = (96 * MIB, 384 * MIB)  # for the case of N = 1,000 and P = 100,000
@@ -251,7 +251,7 @@ def memory_taken(problem: Problem, means: Means) -> int | None:
     """
     device = problem.initial.device.type
     if device == "cuda":
-        return machine.peak_growth(lambda: leave_one_out(train(problem), means=means), device)
+        return machine.peak_growth(lambda: leave_one_out(trained(problem, means), means=means), device)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         return fresh.submit(_memory_taken_here, problem, means).result()
 
@@ -259,7 +259,7 @@ def memory_taken(problem: Problem, means: Means) -> int | None:
 def _memory_taken_here(problem: Problem, means: Means) -> int | None:
     torch.set_num_threads(1)
     leave_one_out(train(replace(problem, left_out=problem.left_out[:2])).until(1))  # what libraries take on their first call
-    return machine.peak_growth(lambda: leave_one_out(train(problem), means=means), "cpu")
+    return machine.peak_growth(lambda: leave_one_out(trained(problem, means), means=means), "cpu")
 
 
 def _loop(problem: Problem, threads: int) -> float:

@@ -27,9 +27,15 @@ def train(problem: Problem, every: int = 1) -> Trajectory:
         state = problem.step(t, state, weights)
         if (t + 1) % every == 0:
             kept.append(state)
-    states = torch.stack(kept)
-    replay: Any = Replay(problem, states, every, problem.steps)
-    return Trajectory(problem, states if every == 1 else replay)
+    if every == 1:
+        return Trajectory(problem, torch.stack(kept))
+    replay: Any = Replay(problem, torch.stack(kept), every, problem.steps)
+    return Trajectory(problem, replay)
+
+
+def trained(problem: Problem, means: Means) -> Trajectory:
+    """The reference run, with as many of its states kept as the memory allows."""
+    return train(problem, every=chunks.spacing(problem, means))
 
 
 class Ledger(Protocol):
@@ -83,9 +89,11 @@ def retrain(
     `progress` is told of sample visits done, shared ones included. Raises LoobenchError for no runs, and where memory does not
     suffice for one.
     """
+    if since and states is None:
+        raise LoobenchError(f"to leave samples out from step {since} on takes the states of the reference run, got none")
     spanned = gram_pays(problem) if gram is None else gram
     shared = Gram.of(problem) if spanned and len(keep) else None
-    visits = int((problem.batches[since if states is not None else 0 : problem.horizons[-1]] >= 0).sum())
+    visits = int((problem.batches[since : problem.horizons[-1]] >= 0).sum())
     calculus.count(gradients=visits * len(keep))  # of the question, whatever is shared
 
     def begin(start: int, count: int) -> Runs:

@@ -18,7 +18,7 @@ from benchmark.errors import DamagedFile, Diverged
 from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
 from benchmark.tasks import Task, build
-from benchmark.train import Clock, Progress, leave_one_out, train
+from benchmark.train import Clock, Progress, leave_one_out, trained
 
 NOISE_SAMPLES = 32  # left-out samples from which the noise of a truth is taken
 SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
@@ -52,11 +52,6 @@ def reference(task: Task, seed: int, cache: Path, device: str, means: Means = FR
     if not run.states[problem.steps].isfinite().all():  # what is not finite does not become so again
         raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
-
-
-def trained(problem: Problem, means: Means) -> Trajectory:
-    """The reference run, with as many of its states kept as the memory allows."""
-    return train(problem, every=chunks.spacing(problem, means))
 
 
 def check_memory(problem: Problem, means: Means) -> None:

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from benchmark import calculus
 from benchmark.models import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
 from benchmark.problem import Samples, Trajectory
 from benchmark.registry import estimator
 from benchmark.tangents import split, tangents
+
+BLOCK = 1024  # left-out samples whose bases are held at once: bounds memory
 
 
 @estimator(
@@ -20,23 +23,29 @@ from benchmark.tangents import split, tangents
     linear_models=True,
     rank=32,
     share=8,
+    nodes=2,
 )
-def acc_lowcost(run: Trajectory, *, rank: int, share: int) -> Tensor:
-    """ACC-SGD-IE with its own-sample term from a subspace and its linear readout from one backward sweep. (K, Q)
+def acc_lowcost(run: Trajectory, *, rank: int, share: int, nodes: int) -> Tensor:
+    """ACC-SGD-IE with its linear readout from one backward sweep and the rest from few numbers a sample. (K, Q)
 
     For a linear model ``f = W phi``, phi = (x, 1), the sample's Hessian is ``Lambda_i`` in the outputs times ``phi_i phi_i^T``,
     so that ACC is SGD-IE with other coefficients: its visit at step t adds ``rate/|B| <u_{t+1}, g_i + Lambda_i z_i phi_i^T>``,
-    where u is SGD-IE's sweep and ``z_i = d_i phi_i`` (C,) the sample's own output under its shift. Only z_i asks for the shift
-    of every sample. It is carried in the `rank` or D/`share` directions V, whichever are more, in which the features are
-    longest (exact there); what a visit leaves outside V is taken to stay where it was put. The exact readout is the linear
-    one, exact, and the rest of it, ``L(f_q + z_q) - L(f_q) - <l'_q, z_q>``, with z_q from the carried shift. With all D
-    directions, or as many as there are samples, it is ACC with exact readout. Cost: 2 E N + Q gradients, E N Q Hessian
-    products for the sweep, and E N K r/D for the carrying, for E epochs and r directions.
+    where u is SGD-IE's sweep and ``z_i = d_i phi_i`` (C,) the sample's own output under its shift. The exact readout is the
+    linear one and ``L(f_q + z_q) - L(f_q) - <l'_q, z_q>``, z_q the query's outputs. Only z_i and z_q ask for shifts, which are
+    carried in two parts. In the `rank` or D/`share` directions V, whichever are more, in which the features are longest, they
+    move as in ACC. Outside V they move by the curvature of all other samples on average, from `nodes` Lanczos steps started at
+    phi_i. With all D directions, or as many as there are samples, it is ACC with exact readout.
+    Cost: 2 E N + Q gradients, E N Q Hessian products for the sweep and E N K r/D for the carrying, for E epochs and r
+    directions; at most `nodes` K N more where features reach out of V.
     """
-    carried = Carried(Line.of(run, rank, share))
+    line = Line.of(run, max(rank, (run.problem.model.inputs + 1) // share))
+    carried = Carried(line, Outside.of(line, nodes))
     effect = run.final.new_zeros(len(run.problem.left_out), run.problem.queries)  # of the visits so far, read linearly
-    for t, (along, slopes) in enumerate(backward(run)):
+    for t, swept in enumerate(backward(run, carried.row)):
         visits = carried.step(t)
+        if swept is None:
+            continue
+        along, slopes = swept
         rate, decay = run.problem.optimizer.rate(t), run.problem.weight_decay
         part = rate / len(run.problem.batch(t))
         before = effect[visits.rows] + part * torch.einsum("qbc,vbc->vq", along, visits.pulled)
@@ -45,16 +54,21 @@ def acc_lowcost(run: Trajectory, *, rank: int, share: int) -> Tensor:
     return effect + carried.bend()
 
 
-def backward(run: Trajectory) -> list[tuple[Tensor, Tensor]]:
-    """For each step ``u_{t+1} phi_b`` (Q, B, C) and ``<u_{t+1}, g_b>`` (Q, B), with ``u_t = (I - rate H_t) u_{t+1}``."""
-    problem, found = run.problem, []
+def backward(run: Trajectory, row: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+    """For each step ``u_{t+1} phi_b`` (Q, B, C) and ``<u_{t+1}, g_b>`` (Q, B), with ``u_t = (I - rate H_t) u_{t+1}``.
+
+    None where no sample b of the batch is left out, that is, where `row` (N,) is negative for all.
+    """
+    problem = run.problem
+    found: list[tuple[Tensor, Tensor] | None] = []
     u = split(problem.model, run.query_gradients())
     visits = int((problem.batches >= 0).sum())
     calculus.count(gradients=visits, hessian_products=visits * problem.queries)
     for t in reversed(range(problem.steps)):
         batch, theta = problem.train[problem.batch(t)], run.params(t)
         at = tangents(problem.model, theta, batch.inputs, batch.targets, problem.weight_decay)
-        found.append((at.outputs(u), at.slopes(u)))
+        asked = bool((row[problem.batch(t)] >= 0).any())
+        found.append((at.outputs(u), at.slopes(u)) if asked else None)
         at.add(u, u, problem.weights(t)[None], None, -problem.optimizer.rate(t))
     return found[::-1]
 
@@ -69,13 +83,13 @@ class Line:
     low: Tensor  # (N, r), features in V
 
     @staticmethod
-    def of(run: Trajectory, rank: int, share: int) -> "Line":
-        """The run with at least `rank` and at least D/`share` directions, at most as many as span the features."""
+    def of(run: Trajectory, rank: int) -> "Line":
+        """The run with `rank` directions, or as many as span the features."""
         features = extended(run.problem.train)
-        axes = longest(features, max(rank, features.shape[1] // share))
+        axes = longest(features, rank)
         visits = int((run.problem.batches >= 0).sum())
-        reduced = visits * len(run.problem.left_out) * axes.shape[1] / features.shape[1]
-        calculus.count(gradients=visits, hessian_products=round(reduced))
+        carried = visits * len(run.problem.left_out) * axes.shape[1] / features.shape[1]
+        calculus.count(gradients=visits, hessian_products=round(carried))
         return Line(run, features, axes, features @ axes)
 
     def weights(self, t: int) -> Tensor:
@@ -99,6 +113,46 @@ def longest(features: Tensor, rank: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
+class Outside:
+    """What K features have outside V: Lanczos bases of m vectors, the first along phi_i, for the Gram matrix without phi_i."""
+
+    lengths: Tensor  # (K,) of phi_i outside V
+    gram: Tensor  # (K, m, m), sum over j != i of phi_j phi_j^T outside V in the basis, over N
+    query: Tensor  # (Q, K, m), the queries' features in the basis
+
+    @staticmethod
+    def of(line: Line, nodes: int) -> "Outside":
+        """Bases of `nodes` vectors; of lengths 0 where V spans the features."""
+        left_out, rest = line.run.problem.left_out, line.features - line.low @ line.axes.T
+        query = extended(line.run.problem.query)
+        query = query - query @ line.axes @ line.axes.T
+        if line.axes.shape[1] == min(rest.shape):
+            nothing = rest.new_zeros(len(left_out))
+            return Outside(nothing, nothing[:, None, None], nothing[:, None].expand(len(query), -1, 1))
+        calculus.count(hessian_products=nodes * len(left_out) * min(len(rest), rest.shape[1] // 2))
+        wide = rest.T @ rest if rest.shape[1] < 2 * len(rest) else None
+        parts = [_lanczos(rest[some], rest, wide, query, nodes) for some in torch.split(left_out, BLOCK)]
+        lengths, gram, products = (list(part) for part in zip(*parts, strict=True))
+        return Outside(torch.cat(lengths), torch.cat(gram), torch.cat(products, dim=1))
+
+
+def _lanczos(own: Tensor, rest: Tensor, wide: Tensor | None, query: Tensor, nodes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lengths (K,), Gram matrices (K, m, m) and query products (Q, K, m) of the bases begun by `own` (K, D)."""
+    basis = [normalize(own, dim=1)]
+    gram = own.new_zeros(len(own), nodes, nodes)
+    for k in range(nodes):
+        image = basis[k] @ wide if wide is not None else basis[k] @ rest.T @ rest
+        image = (image - own * (own * basis[k]).sum(1, keepdim=True)) / len(rest)  # without the sample itself
+        gram[:, k, k] = (image * basis[k]).sum(1)
+        for vector in [*basis, *basis]:  # twice, as once leaves rounding
+            image = image - (image * vector).sum(1, keepdim=True) * vector
+        if k + 1 < nodes:
+            gram[:, k, k + 1] = gram[:, k + 1, k] = image.norm(dim=1)
+            basis.append(normalize(image, dim=1))
+    return own.norm(dim=1), gram, torch.stack([query @ vector.T for vector in basis], dim=2)
+
+
+@dataclass(frozen=True, eq=False)
 class Visits:
     """The V samples left out that a batch of B holds, and ``Lambda_b d_i phi_b`` of its samples b under the shift of each."""
 
@@ -113,46 +167,63 @@ class Visits:
 
 
 class Carried:
-    """Shifts of K runs, each without one sample i: in V (K, C, r), and outside it along phi_i (K, C) and theta (K,)."""
+    """Shifts of K runs, each without one sample i: in V (K, C, r), outside it in the basis (K, C, m) and along theta (K,)."""
 
-    def __init__(self, line: Line) -> None:
-        self.line, self.problem = line, line.run.problem
+    def __init__(self, line: Line, outside: Outside) -> None:
+        self.line, self.outside, self.problem = line, outside, line.run.problem
         left_out, outputs = self.problem.left_out, self.problem.model.classes
         self.low = line.low.new_zeros(len(left_out), outputs, line.low.shape[1])
-        self.rest, self.theta = self.low.new_zeros(len(left_out), outputs), self.low.new_zeros(len(left_out))
-        self.squares = line.features.square().sum(1) - line.low.square().sum(1)  # (N,), |phi|^2 outside V
+        self.rest = self.low.new_zeros(len(left_out), outputs, outside.gram.shape[1])
+        self.theta = self.low.new_zeros(len(left_out))
         self.row = left_out.new_full((len(line.features),), -1)
         self.row[left_out] = torch.arange(len(left_out), device=left_out.device)
 
     def step(self, t: int) -> Visits:
         """Carry the shifts over step t; what is returned is of the shifts before it."""
-        line, batch = self.line, self.problem.batch(t)
+        line, batch, loss = self.line, self.problem.batch(t), self.problem.model.loss
         weights, low = line.weights(t), line.low[batch]
         at_low = weights @ line.axes  # (C, r)
         outputs = line.features[batch] @ weights.T  # (B, C)
         places = (self.row[batch] >= 0).nonzero()[:, 0]
-        rows, own = self.row[batch][places], batch[places]
-        moved = (low @ self.low.flatten(0, 1).T).view(len(batch), *self.rest.shape)  # (B, K, C)
-        moved[places, rows] += self.squares[own, None] * self.rest[rows]
+        rows = self.row[batch][places]
+        moved = (low @ self.low.flatten(0, 1).T).view(len(batch), *self.rest.shape[:2])  # (B, K, C)
+        moved[places, rows] += self.outside.lengths[rows, None] * self.rest[rows, :, 0]
         moved[places, rows] += self.theta[rows, None] * (outputs - low @ at_low.T)[places]
-        pulled = LOSS_CURVATURES[self.problem.model.loss](outputs, moved)
+        pulled = LOSS_CURVATURES[loss](outputs, moved)
         found = Visits(places, rows, pulled[:, rows].transpose(0, 1))
         pulled[places, rows] = 0  # no run feels the curvature of the sample that it lacks
-        slope = LOSS_SLOPES[self.problem.model.loss](outputs, self.problem.train.targets[batch])[places]
+        one = torch.eye(outputs.shape[1]).to(outputs).expand(len(batch), -1, -1)
+        outward = self._outward(self.problem.optimizer.rate(t) * LOSS_CURVATURES[loss](outputs, one).mean(0))
+        slope = LOSS_SLOPES[loss](outputs, self.problem.train.targets[batch])[places]
         self._descend(t, rows, (low, pulled), (slope, low[places], at_low))
+        for part, change in zip((self.low, self.rest), outward, strict=True):
+            part += change
         return found
 
+    def _outward(self, curvature: Tensor) -> tuple[Tensor, Tensor]:
+        """Changes by the mean curvature (C, C) of the other samples, times the rate: between V and outside it, and outside.
+
+        In all samples' Gram matrix the two do not mix; without ``phi_i phi_i^T`` they do.
+        """
+        lengths, low = self.outside.lengths[:, None], self.line.low[self.problem.left_out]  # (K, 1), (K, r)
+        inside = torch.einsum("kcr,kr->kc", self.low, low) @ curvature / len(self.line.features)
+        outer = self.rest[:, :, 0] * lengths @ curvature / len(self.line.features)
+        rest = -torch.einsum("kij,kdj,dc->kci", self.outside.gram, self.rest, curvature)
+        rest[:, :, 0] += lengths * inside
+        return outer[:, :, None] * low[:, None], rest
+
     def _descend(self, t: int, rows: Tensor, felt: tuple[Tensor, Tensor], missing: tuple[Tensor, Tensor, Tensor]) -> None:
+        """The step by the curvature that is felt, features in V and slopes (B, K, C), and by the gradients that are missing."""
         rate, decay, size = self.problem.optimizer.rate(t), self.problem.weight_decay, len(self.problem.batch(t))
         for part in (self.low, self.rest):
             own = part[rows]
             part *= 1 - rate * decay
-            part[rows] += rate * decay / size * own  # nor its L2 term
+            part[rows] += rate * decay / size * own  # nor does a run feel the L2 term of the sample that it lacks
         low, pulled = felt
         self.low.flatten(0, 1).addmm_(pulled.flatten(1).T, low, alpha=-rate / size)
         slope, low, at_low = missing
         self.low[rows] += rate / size * (slope[:, :, None] * low[:, None] + decay * at_low)
-        self.rest[rows] += rate / size * slope
+        self.rest[rows, :, 0] += rate / size * slope * self.outside.lengths[rows, None]
         # outside V theta itself shrinks by the L2 term, and so does what lies along it: the coefficient stays
         self.theta[rows] += rate / size * decay * (1 + self.theta[rows]) / (1 - rate * decay)
 
@@ -160,12 +231,11 @@ class Carried:
         """What the exact readout has over the linear one, ``L(f_q + z_q) - L(f_q) - <l'_q, z_q>``. (K, Q)"""
         line, problem, loss = self.line, self.problem, LOSSES[self.problem.model.loss]
         query, weights, targets = extended(problem.query), line.weights(problem.steps), problem.query.targets
-        low = query @ line.axes
-        rest = query @ line.features[problem.left_out].T - low @ line.low[problem.left_out].T  # (Q, K), products outside V
-        outputs = query @ weights.T
-        moved = (low @ self.low.flatten(0, 1).T).view(-1, *self.rest.shape) + rest[:, :, None] * self.rest
+        low, outputs = query @ line.axes, query @ weights.T
+        moved = (low @ self.low.flatten(0, 1).T).view(-1, *self.rest.shape[:2])  # (Q, K, C)
+        moved += torch.einsum("qkm,kcm->qkc", self.outside.query, self.rest)
         moved += (outputs - low @ (weights @ line.axes).T)[:, None] * self.theta[:, None]
-        moved = moved.transpose(0, 1)  # (K, Q, C)
+        moved = moved.transpose(0, 1)
         linear = (LOSS_SLOPES[problem.model.loss](outputs, targets) * moved).sum(-1)
         found = loss(outputs + moved, targets.expand(len(moved), -1)) - loss(outputs, targets) - linear
         return found.mean(1, keepdim=True) if problem.query_kind == "mean" else found

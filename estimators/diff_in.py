@@ -23,7 +23,7 @@ def diff_in(run: Trajectory, *, checkpoints: int) -> Tensor:
     checkpoints and its lack of a first-order term do not follow from the derivation (see `diff_in_derived`), so that at most
     its order means something. The sign is that of the derivation for removal. Where H acts as a positive number that is the
     sign opposite to the first-order term's, which it corrects: alone it may well rank the samples backwards. Momentum and
-    Adam are ignored. Cost at each checkpoint: 3 N gradients and those of the queries, N Q + N Hessian products.
+    Adam are ignored. Cost at each checkpoint: 2 N + K gradients and those of the queries, N Q + K Hessian products.
     """
     problem = run.problem
     stops = [segment.stop for segment in run.segments(checkpoints)]

@@ -19,7 +19,7 @@ def less(run: Trajectory, *, checkpoints: int) -> Tensor:
     The checkpoints c are the last steps of that many segments of the run (the paper's: ends of epochs), rate_c the mean rate
     of the segment. The released code leaves out the bias correction and has eps inside the root; here it is the paper's form.
     Ours: gradients unprojected, for the projection to 8192 dimensions is there to save memory. AdamW's decay of the weights
-    is the same for all samples and no part of Gamma. Cost: N gradients and those of the queries, at each checkpoint.
+    is the same for all samples and no part of Gamma. Cost: K gradients and those of the queries, at each checkpoint.
     """
     problem = run.problem
     effect = run.final.new_zeros(len(problem.left_out), problem.queries)

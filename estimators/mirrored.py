@@ -18,7 +18,7 @@ def mirrored(run: Trajectory, *, step: float) -> Tensor:
     The paper holds that training on the query moves a sample's loss as training on the sample moves the query's. To first
     order in `step` this is grad-dot. The formula is known to us from a summary. Ours: to climb the query's loss, so that
     positive means helpful, by a plain gradient step, and to divide by its size. The optimiser and the path are ignored.
-    Cost: one gradient and N forward passes a query.
+    Cost: one gradient and K forward passes a query, which are not counted.
     """
     problem, query = run.problem, run.query_gradients()  # (Q, P)
     blocks = torch.split(problem.left_out, BLOCK)

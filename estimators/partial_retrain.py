@@ -22,4 +22,4 @@ def partial_retrain(run: Trajectory, *, epochs: int, linear: bool) -> Tensor:
     each = -(-len(problem.train) // problem.batches.shape[1])
     since = max(0, problem.steps - epochs * each)
     late = leave_one_out(run, since=since)[0]
-    return late + backward(run, before=since)[problem.left_out] if linear else late
+    return late + backward(run, before=since)[problem.left_out] if linear and since else late

@@ -1,6 +1,7 @@
 """SOURCE: the run unrolled in a few stretches, each with one curvature and one gradient of every sample."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,13 +13,15 @@ from benchmark.registry import estimator
 PAPER = "Bae et al. 2024, arXiv:2405.12186"
 PRODUCTS = {"gauss-newton": Problem.gauss_newton_products, "hessian": Problem.hessian_products}
 ROWS = 256  # samples of which gradients or products are held at once
+WIDEST = 2000  # vectors (P,) held at once, and parameters of an explicit matrix: bounds memory
 Product = Callable[[Tensor], Tensor]  # A applied to each row of (Q, P)
+variant = partial(estimator, paper=PAPER, loss_units=True, interpretation=True, checkpoints=2, iterations=40)
 
 
-@estimator("source", paper=PAPER, loss_units=True, segments=3, checkpoints=2, curvature="gauss-newton", iterations=40)
-@estimator("source-1", paper=PAPER, loss_units=True, segments=1, checkpoints=2, curvature="gauss-newton", iterations=40)
-@estimator("source-6", paper=PAPER, loss_units=True, segments=6, checkpoints=2, curvature="gauss-newton", iterations=40)
-@estimator("source-hessian", paper=PAPER, loss_units=True, segments=3, checkpoints=2, curvature="hessian", iterations=40)
+@variant("source", segments=3, curvature="gauss-newton")
+@variant("source-1", segments=1, curvature="gauss-newton")
+@variant("source-6", segments=6, curvature="gauss-newton")
+@variant("source-hessian", segments=3, curvature="hessian")
 def source(run: Trajectory, *, segments: int, checkpoints: int, curvature: str, iterations: int) -> Tensor:
     """``<u_q, d_i>, d_i = 1/N sum_l [prod_{l'>l} exp(-e_l' K_l' H_l')] (I - exp(-e_l K_l H_l)) H_l^-1 g_l(i)``.
 
@@ -30,7 +33,7 @@ def source(run: Trajectory, *, segments: int, checkpoints: int, curvature: str, 
     ``d' = -(D H + decay) d + D g_i/N``, so H gives way to ``D^1/2 H D^1/2 + decay``, and w and g are in the coordinates
     ``D^1/2 w, D^1/2 g`` (the paper has D; the decay of AdamW is ours).
     Cost for L segments of C checkpoints and m iterations, whatever E: L C m N Q Hessian products and L C (K + m N) gradients;
-    L C N P and L C (K + N) where m Q > P <= 4 N, by the explicit matrix.
+    L C N P and L C (K + N) where m Q > P <= min(4 N, 2000), by the explicit matrix.
     """
     problem = run.problem
     vectors = run.query_gradients()  # (Q, P)
@@ -86,7 +89,7 @@ def mean_product(run: Trajectory, at: list[int], of: Callable[..., Tensor], root
 def cheapest(product: Product, vectors: Tensor, iterations: int, samples: int) -> Product:
     """The product, or that with its explicit matrix where fewer products make that and its memory is that of a few (N, P)."""
     queries, parameters = vectors.shape
-    if queries * min(iterations, parameters) <= parameters or parameters > 4 * samples:
+    if queries * min(iterations, parameters) <= parameters or parameters > min(4 * samples, WIDEST):
         return product
     matrix = product(torch.eye(parameters, dtype=vectors.dtype, device=vectors.device))
     return lambda vectors: vectors @ matrix
@@ -106,7 +109,7 @@ def pairings(run: Trajectory, at: list[int], vectors: Tensor) -> Tensor:
 # ---- functions of a symmetric matrix A known by its products --------------------------------------------------------
 def flows(product: Product, time: float, vectors: Tensor, iterations: int, samples: int) -> tuple[Tensor, Tensor]:
     """`flow` of each row of (Q, P), in chunks whose Krylov bases take the memory of a few (N, P)."""
-    width = max(8, 4 * samples // iterations)
+    width = max(8, min(4 * samples, WIDEST) // iterations)
     parts = [flow(product, time, part, iterations) for part in torch.split(vectors, width)]
     passed, left = (torch.cat(each) for each in zip(*parts, strict=True))
     return passed, left

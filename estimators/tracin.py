@@ -20,7 +20,7 @@ def tracin(run: Trajectory, *, checkpoints: int | None) -> Tensor:
     With `checkpoints` (TracInCP) the run falls into that many segments, and each counts the sum of its rates over N times
     ``<g_i(theta_c), u_q(theta_c)>``: what a sample's visits in it amount to on average. Ours: c is the middle step of a
     segment, for the paper leaves the choice of checkpoints open. Momentum, Adam and what a step does to later ones are
-    ignored. Cost: E N gradients, with checkpoints N each, and those of the queries at every step or checkpoint.
+    ignored. Cost: E N gradients, with checkpoints K each, and those of the queries at every step or checkpoint.
     """
     problem = run.problem
     effect = run.final.new_zeros(len(problem.train), problem.queries)

@@ -19,7 +19,8 @@ def z0_inf(run: Trajectory, *, checkpoints: int, cutoff: float) -> Tensor:
     displacements. The pseudo-inverse takes eigenvalues below `cutoff` times the largest for 0: along so short a way the
     curvature and the rounding of the losses outweigh their slope. All this is ours, from the paper's idea of finite
     differences between checkpoints, joined by dot products of displacements; its exact formula is unknown to us. The
-    optimiser counts only by its rates and by the path it took. Cost: C + 1 forward passes a sample and query, no gradients.
+    optimiser counts only by its rates and by the path it took. Cost: C + 1 forward passes for
+    each sample and query, which are not counted.
     """
     problem, segments = run.problem, run.segments(checkpoints)
     thetas = [run.params(t) for t in (0, *(segment.stop for segment in segments))]

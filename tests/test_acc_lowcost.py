@@ -9,7 +9,7 @@ from cases import MODELS, OPTIMIZERS, problem
 from benchmark import calculus
 from benchmark.evaluate import estimate
 from benchmark.models import Network, mlp
-from benchmark.problem import Trajectory
+from benchmark.problem import Trajectory, map_tensors
 from benchmark.registry import registered
 from benchmark.shifts import ACC, SGD_IE, effects
 from benchmark.train import leave_one_out, train
@@ -38,7 +38,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_with_all_directions_it_is_acc_with_exact_readout(model: Network, kind: str) -> None:
     run = trained(model, query_kind=kind)
 
-    assert error(acc_lowcost(run, rank=40, share=1), effects(run, ACC, "exact")[-1]) < 1e-12
+    assert error(acc_lowcost(run, rank=40, share=1, nodes=2), effects(run, ACC, "exact")[-1]) < 1e-12
 
 
 @every_linear_model
@@ -46,14 +46,14 @@ def test_with_an_l2_term_it_is_so_too(model: Network) -> None:
     run = trained(model, weight_decay=0.3)
     expected = effects(run, ACC, "exact")[-1]
 
-    assert error(acc_lowcost(run, rank=40, share=1), expected) < 1e-12
+    assert error(acc_lowcost(run, rank=40, share=1, nodes=2), expected) < 1e-12
     assert error(effects(run, SGD_IE, "exact")[-1], expected) > 1e-2
 
 
 def test_on_least_squares_it_is_the_truth() -> None:
     run = trained(MODELS["regression"])
 
-    assert error(acc_lowcost(run, rank=6, share=1), leave_one_out(run)[-1]) < 1e-10
+    assert error(acc_lowcost(run, rank=6, share=1, nodes=2), leave_one_out(run)[-1]) < 1e-10
 
 
 def test_few_directions_are_nearer_to_acc_than_sgd_ie_is() -> None:
@@ -61,7 +61,7 @@ def test_few_directions_are_nearer_to_acc_than_sgd_ie_is() -> None:
     run.problem.train.inputs[:, 4:] *= 0.2
     run = train(run.problem)
     expected = effects(run, ACC, "exact")[-1]
-    few, fewer, none = (error(acc_lowcost(run, rank=rank, share=1000), expected) for rank in (8, 4, 1))
+    few, fewer, none = (error(acc_lowcost(run, rank=rank, share=1000, nodes=2), expected) for rank in (8, 4, 1))
 
     assert few < fewer < none
     assert few < 0.1 * error(effects(run, SGD_IE, "exact")[-1], expected)
@@ -80,11 +80,12 @@ def test_the_directions_are_orthonormal_and_no_more_than_the_features_span() -> 
 def test_it_counts_fewer_gradients_than_exact_retraining() -> None:
     run = trained(mlp((63, 1)), train=40, batch=10, query_kind="mean")
     with calculus.counting() as ours:
-        acc_lowcost(run, rank=8, share=8)
+        acc_lowcost(run, rank=8, share=8, nodes=2)
     with calculus.counting() as exact:
         leave_one_out(run)
 
-    assert ours == calculus.Count(2 * 5 * 40 + 3, 5 * 40 + 5 * 40 * 40 * 8 // 64)
+    outside = 2 * 40 * 32  # two products of each sample with the Gram matrix of half the width
+    assert ours == calculus.Count(2 * 5 * 40 + 3, 5 * 40 + 5 * 40 * 40 * 8 // 64 + outside)
     assert ours.gradients + 2 * ours.hessian_products < exact.gradients == 5 * 40 * 41
 
 
@@ -93,7 +94,7 @@ def test_it_leaves_out_some_of_the_samples() -> None:
     some = torch.tensor([0, 7, 11])
     asked = replace(run, problem=replace(run.problem, left_out=some))
 
-    assert error(acc_lowcost(asked, rank=3, share=8), acc_lowcost(run, rank=3, share=8)[some]) < 1e-12
+    assert error(acc_lowcost(asked, rank=3, share=8, nodes=2), acc_lowcost(run, rank=3, share=8, nodes=2)[some]) < 1e-12
 
 
 def test_it_declares_what_it_is_not_for() -> None:
@@ -102,3 +103,15 @@ def test_it_declares_what_it_is_not_for() -> None:
     assert "linear in their parameters" in str(lowcost.unsupported(problem(MODELS["mlp"])))
     assert "is for sgd" in str(lowcost.unsupported(problem(MODELS["logistic"], OPTIMIZERS["momentum"])))
     assert estimate(lowcost, train(problem(MODELS["logistic"]))).effect.isfinite().all()
+
+
+@every_linear_model
+@pytest.mark.parametrize("rank", [2, 40])
+def test_in_single_precision_it_says_the_same(model: Network, rank: int) -> None:
+    run = trained(model, weight_decay=0.1)
+    run.problem.train.inputs[:, 1] = run.problem.train.inputs[:, 0]  # features of less than full rank
+    run = train(run.problem)
+    single = map_tensors(run, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+    expected = acc_lowcost(run, rank=rank, share=1000, nodes=2)
+
+    assert error(acc_lowcost(single, rank=rank, share=1000, nodes=2).double(), expected) < 2e-5

@@ -27,6 +27,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"tasks"},
     {"suites", "truth", "metrics", "results", "evaluate"},
     {"run", "report", "speed", "doctor"},
+    {"prices"},
     {"cli"},
     {"__main__"},
 )
@@ -39,6 +40,7 @@ HIDDEN = {
     "report",
     "speed",
     "doctor",
+    "prices",
     "cli",
     "tasks",
     "suites",

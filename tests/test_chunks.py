@@ -20,7 +20,7 @@ from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Optimizer
 from benchmark.problem import Problem, Trajectory, map_tensors
 from benchmark.registry import Estimator, registered
-from benchmark.train import leave_one_out, left_out, retrain, train
+from benchmark.train import leave_one_out, left_out, retrain, train, trained
 
 TASK = "quick-breast-cancer-logistic-sgd"
 
@@ -151,9 +151,7 @@ def test_memory_stays_within_the_budget(name: str, workers: int) -> None:
     budget = chunks.shared_bytes(given, runs, gram) + chunk * workers
     with machine.one_thread():
         leave_one_out(train(replace(given, left_out=given.left_out[:2])).until(1))  # what libraries take on their first call
-        taken = machine.peak_growth(
-            lambda: truth.ground_truth(truth.trained(given, Means(budget)), Means(budget, workers)), "cpu"
-        )
+        taken = machine.peak_growth(lambda: truth.ground_truth(trained(given, Means(budget)), Means(budget, workers)), "cpu")
     if taken is None:
         pytest.skip("this system does not tell a process's peak memory")
 
@@ -191,7 +189,7 @@ def test_a_float32_truth_and_its_noise_stay_within_the_least_budget() -> None:
     given = map_tensors(problem(mlp((50, 200, 10), loss="cross-entropy"), train=40, batch=5, epochs=60), single)
     given = replace(given, left_out=torch.arange(4), horizons=(given.steps,))
     budget = next(size * MIB for size in range(20, 900, 4) if fits(given, Means(size * MIB)))
-    taken = machine.peak_growth(lambda: truth.ground_truth(truth.trained(given, Means(budget)), Means(budget)), "cpu")
+    taken = machine.peak_growth(lambda: truth.ground_truth(trained(given, Means(budget)), Means(budget)), "cpu")
 
     assert taken is None or 0.1 * budget < taken <= budget
 

@@ -16,8 +16,8 @@ from benchmark.engine import Runs, gram_applies, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.metrics import METRICS, scores
 from benchmark.models import LOSSES, Network, mlp
-from benchmark.optimizers import FrozenAdam, Optimizer, Sgd
-from benchmark.problem import Trajectory, map_tensors
+from benchmark.optimizers import Adam, FrozenAdam, Optimizer, Sgd
+from benchmark.problem import Trajectory, in_precision, map_tensors
 from benchmark.readout import readout
 from benchmark.shifts import ACC, SGD_IE, Rule, carry, effects
 from benchmark.speed import mapped, plain_loop
@@ -240,6 +240,15 @@ def test_6_with_the_optimisers_map_kept_exact_acc_is_exact_on_least_squares_for_
 
     for rule in (Rule("curvature", exact_map=True), Rule("exact", exact_map=True)):
         close(effects(run, rule, "exact"), leave_one_out(run), 1e-9)
+
+
+@pytest.mark.parametrize("model", ["classes", "mlp", "cnn"])
+def test_6_in_single_precision_a_batch_without_a_sample_left_moves_adam_nowhere(model: str) -> None:
+    given = problem(MODELS[model], Adam(0.01), batch=1)
+    double, one = train(given), train(in_precision(given, torch.float32))
+    for rule in (SGD_IE, ACC, Rule("curvature", exact_map=True), Rule("exact", exact_map=True)):
+        expected = effects(double, rule, "linear")[-1]
+        close(effects(one, rule, "linear")[-1].double(), expected, 2e-2 if rule.own == "exact" else 1e-3)
 
 
 def test_6_acc_is_exact_on_least_squares_for_any_samples_left_out() -> None:

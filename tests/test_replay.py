@@ -7,8 +7,9 @@ import pytest
 import torch
 from cases import OPTIMIZERS, problem, supported_by
 
-from benchmark import machine
+from benchmark import chunks, machine
 from benchmark.chunks import MIB, Means, spacing
+from benchmark.errors import LoobenchError
 from benchmark.evaluate import estimate
 from benchmark.problem import GroundTruth, map_tensors
 from benchmark.registry import registered
@@ -43,11 +44,22 @@ def test_an_estimator_says_the_same_of_it(name: str) -> None:
     assert torch.allclose(replayed, whole, rtol=1e-8, atol=1e-10 * float(whole.abs().max()))
 
 
-def test_chunks_side_by_side_may_replay_it_each_for_itself() -> None:
+def test_chunks_side_by_side_may_replay_it_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "at_once", lambda problem, gram: 5)
     given = problem(train=40, batch=5)
-    whole, replayed = (leave_one_out(train(given, every), runs=5, means=Means(workers=3)) for every in (1, 4))
+    whole, replayed = (leave_one_out(train(given, every), means=Means(workers=3)) for every in (1, 4))
 
+    assert chunks.plan(given, 41, False, Means(workers=3)).workers == 3
     assert torch.equal(whole, replayed)
+
+
+def test_only_a_beginning_is_cut_out_of_it() -> None:
+    replayed = train(problem(), 4).states
+
+    assert len(replayed) == 10
+    for cut in (slice(3, None), slice(None, None, 2), slice(-2, None)):
+        with pytest.raises(LoobenchError, match=r"take run.params\(t\) or run.whole\(\)"):
+            replayed[cut]
 
 
 def test_what_is_done_to_a_state_that_was_given_out_changes_no_other() -> None:
