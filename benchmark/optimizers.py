@@ -25,6 +25,9 @@ class Optimizer(Protocol):
     def step(self, state: Tensor, gradient: Tensor, t: int) -> Tensor:
         """The state after step t."""
 
+    def push(self, state: Tensor, gradient: Tensor, shift: Tensor, change: Tensor, t: int) -> Tensor:
+        """The derivative of `step` at a state and gradient, applied to a shift of the one and a change of the other."""
+
 
 SCHEDULES: dict[str, Callable[[int], float]] = {"constant": lambda t: 1.0, "inverse-sqrt": lambda t: float(t + 1) ** -0.5}
 
@@ -53,6 +56,9 @@ class Sgd:
             return state - self.rate(t) * gradient
         velocity = self.momentum * state[1] + gradient
         return torch.stack([state[0] - self.rate(t) * velocity, velocity])
+
+    def push(self, state: Tensor, gradient: Tensor, shift: Tensor, change: Tensor, t: int) -> Tensor:  # noqa: ARG002
+        return self.step(shift, change, t)  # it is linear
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,21 @@ class Adam:
         theta = (1 - self.rate(t) * self.decay) * state[0] - self.rate(t) * move
         return torch.stack([theta, first, second])
 
+    def push(self, state: Tensor, gradient: Tensor, shift: Tensor, change: Tensor, t: int) -> Tensor:
+        first = self.beta1 * shift[1] + (1 - self.beta1) * change
+        second = self.second_moment_push(shift[2], gradient, change)
+        corrections = 1 - self.beta1 ** (t + 1), 1 - self.beta2 ** (t + 1)
+        root = flat_root(self.second_moment(state[2], gradient) / corrections[1])
+        bent = torch.where(root > 0, second / (2 * corrections[1] * root), 0.0)  # of the root
+        move = (self.beta1 * state[1] + (1 - self.beta1) * gradient) / (root + self.eps)
+        theta = (1 - self.rate(t) * self.decay) * shift[0]
+        theta = theta - self.rate(t) / corrections[0] * (first - move * bent) / (root + self.eps)
+        return torch.stack([theta, first, second])
+
+    def second_moment_push(self, shift: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
+        """``b2 dv + 2 (1-b2) g dg``"""
+        return self.beta2 * shift + 2 * (1 - self.beta2) * gradient * change
+
     def second_moment(self, before: Tensor, gradient: Tensor) -> Tensor:
         """``b2 v + (1-b2) g^2``"""
         return self.beta2 * before + (1 - self.beta2) * gradient**2
@@ -100,6 +121,10 @@ class FrozenAdam(Adam):
     def second_moment(self, before: Tensor, gradient: Tensor) -> Tensor:
         """The same value, without derivative."""
         return super().second_moment(before, gradient).detach()
+
+    def second_moment_push(self, shift: Tensor, gradient: Tensor, change: Tensor) -> Tensor:  # noqa: ARG002
+        """0"""
+        return torch.zeros_like(shift)
 
 
 def flat_root(values: Tensor) -> Tensor:

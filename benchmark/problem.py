@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import pairwise
 from threading import local
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from benchmark import calculus
 from benchmark.errors import LoobenchError
 from benchmark.files import digest, stack_digest, tensor_digest
-from benchmark.models import LOSSES, Network
+from benchmark.models import Network
 from benchmark.optimizers import Optimizer
 from benchmark.tangents import Tangents, join, split, tangents
 
@@ -104,32 +103,25 @@ class Problem:
 
     def hessian_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
         """``H v_k`` with the Hessian H of the mean training loss of some samples, L2 term included. (P,), (K, P) -> (K, P)"""
-        calculus.count(gradients=len(samples), hessian_products=len(samples) * len(vectors))
-        found = torch.zeros_like(vectors)
-        for rows in torch.split(torch.arange(len(samples)), SAMPLES):
-            mean = theta.new_full((1, len(rows)), 1 / len(samples))
-            found += _products(self.model, self._tangents(theta, samples[rows]), vectors, mean)
-        return found
-
-    def _tangents(self, theta: Tensor, samples: Samples) -> Tangents:
-        return tangents(self.model, theta, samples.inputs, samples.targets, self.weight_decay)
+        return self._mean_products(theta, samples, vectors, bent=True)
 
     def gauss_newton_products(self, theta: Tensor, samples: Samples, vectors: Tensor) -> Tensor:
         """``G v_k``, ``G = mean_b J_b^T l''_b J_b + weight_decay I``: the Hessian but for the curvature of the outputs.
 
         J_b (C, P) is the derivative of the outputs, l''_b (C, C) that of the loss twice in them. (P,), (K, P) -> (K, P)
         """
+        return self._mean_products(theta, samples, vectors, bent=False)
+
+    def _mean_products(self, theta: Tensor, samples: Samples, vectors: Tensor, *, bent: bool) -> Tensor:
         calculus.count(gradients=len(samples), hessian_products=len(samples) * len(vectors))
-        outputs = partial(self.model.outputs, inputs=samples.inputs)
-        values, back = calculus.linearised(outputs, theta)
-        slope = calculus.gradient(lambda values: LOSSES[self.model.loss](values, samples.targets).mean())
-
-        def one(vector: Tensor) -> Tensor:
-            moved = calculus.push(outputs, (theta,), (vector,))[1]
-            return back(calculus.push(slope, (values,), (moved,))[1]) + self.weight_decay * vector
-
-        found: Tensor = calculus.many(one, over=(0,))(vectors)
+        found = torch.zeros_like(vectors)
+        for rows in torch.split(torch.arange(len(samples)), SAMPLES):
+            mean = theta.new_full((1, len(rows)), 1 / len(samples))
+            found += _products(self.model, self._tangents(theta, samples[rows]), vectors, mean, bent=bent)
         return found
+
+    def _tangents(self, theta: Tensor, samples: Samples) -> Tangents:
+        return tangents(self.model, theta, samples.inputs, samples.targets, self.weight_decay)
 
     def query_losses(self, theta: Tensor) -> Tensor:
         """Query losses, without L2 term. (P,) -> (Q,)"""
@@ -175,13 +167,13 @@ class Problem:
         return digest(tensor_digest(tensors(self)).encode(), repr(plain).encode())
 
 
-def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor) -> Tensor:
+def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor, *, bent: bool = True) -> Tensor:
     """``sum_b w_b H_b v_k``. (K, P), (1, B) -> (K, P)"""
 
     def some(vectors: Tensor) -> Tensor:
         shift = split(model, vectors)
         found = [torch.zeros_like(part) for part in shift]
-        at.add(found, shift, weights, None, 1.0)
+        at.add(found, shift, weights, None, 1.0, bent=bent)
         return join(found)
 
     return torch.cat([some(part) for part in torch.split(vectors, calculus.CHUNK)])

@@ -114,11 +114,11 @@ class Shifts:
 
         state, after: (S, 1, *shape) of the reference run.
         """
-        step: Callable[..., Tensor] = lambda state, gradient: self.problem.optimizer.step(state, gradient, self.t - 1)  # noqa: E731
+        optimizer, t = self.problem.optimizer, self.t - 1
         if self.rule.exact_map:
-            return step(state + shift, gradient + change) - after
-        value, moved = calculus.push(step, (state.expand_as(shift), gradient), (shift, change))
-        return moved if self.rule.own == "gradient" else value - after + moved
+            return optimizer.step(state + shift, gradient + change, t) - after
+        moved = optimizer.push(state, gradient, shift, change, t)
+        return moved if self.rule.own == "gradient" else optimizer.step(state.expand_as(shift), gradient, t) - after + moved
 
 
 def _add_all(out: Parts, parts: Parts | None, alpha: float) -> None:
@@ -147,7 +147,7 @@ def carry(
         read,
         starts=departures(problem, keep),
         runs=runs,
-        means=replace(chunks.allowed(), workers=1),  # torch's forward mode is one for all threads
+        means=replace(chunks.allowed(), workers=1),  # torch's forward mode, which convolutions use, is one for all threads
     )
 
 

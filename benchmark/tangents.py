@@ -47,10 +47,13 @@ class Tangents(Protocol):
     def gradient(self, weights: Tensor, /) -> Parts:
         """``sum_b w_rb g_b`` for weights (R, B)."""
 
-    def add(self, out: Parts, shift: Parts, weights: Tensor, sources: Tensor | None, alpha: float, /) -> None:
+    def add(
+        self, out: Parts, shift: Parts, weights: Tensor, sources: Tensor | None, alpha: float, /, *, bent: bool = True
+    ) -> None:
         """``out_r += alpha sum_b (w_rb H_b d_r + s_rb g_b)`` for weights (R, B), or (1, B) for all, and sources (R, B).
 
-        The `out` may be the shift itself.
+        The `out` may be the shift itself. Where the outputs are not taken to be `bent` in the parameters, H_b is the
+        Gauss-Newton matrix ``J_b^T l''_b J_b``, L2 term included.
         """
 
 
@@ -140,7 +143,9 @@ class DenseTangents:
             part.add_(self.weight_decay * total.view(-1, *[1] * at.ndim) * at)
         return found
 
-    def add(self, out: Parts, shift: Parts, weights: Tensor, sources: Tensor | None, alpha: float) -> None:
+    def add(
+        self, out: Parts, shift: Parts, weights: Tensor, sources: Tensor | None, alpha: float, *, bent: bool = True
+    ) -> None:
         moved, backs = self._forward(shift), self._backs()
         kept = weights.T[:, :, None]  # (B, R, 1)
         slope = kept * LOSS_CURVATURES[self.model.loss](self.values[-1], _shaped(moved[-1]))
@@ -150,16 +155,17 @@ class DenseTangents:
         for depth in reversed(range(len(self.model.layers))):
             layer, value, before, back = self.model.layers[depth], self.values[depth + 1], moved[depth], backs[depth]
             if isinstance(layer, Activation):
-                slope = _through(layer, value, slope, kept, _shaped(before), backs[depth])
+                slope = _through(layer, value, slope, kept, _shaped(before), back if bent else None)
                 continue
             place -= 2
             weight, given = shift[place], slope
             if before is not None:
                 slope = (given.flatten(0, 1) @ self.parameters[depth][0]).view(*given.shape[:2], -1)
-                slope.addcmul_(kept, (back @ weight.transpose(0, 1).flatten(1)).view(slope.shape))
+                if bent:
+                    slope.addcmul_(kept, (back @ weight.transpose(0, 1).flatten(1)).view(slope.shape))
             self._l2(place, out, shift, weights, sources, alpha)
             out[place].flatten(0, 1).addmm_(given.flatten(1).T, self.values[depth], alpha=alpha)
-            if before is not None:
+            if before is not None and bent:
                 turned = back.T.expand(len(weight), -1, -1)
                 out[place].baddbmm_(turned, (kept * before).transpose(0, 1), alpha=alpha)
             out[place + 1].add_(given.sum(0), alpha=alpha)
@@ -177,11 +183,11 @@ def _shaped(tangent: Tensor | None) -> Tensor:
     return tangent
 
 
-def _through(layer: Activation, value: Tensor, slope: Tensor, kept: Tensor, before: Tensor, back: Tensor) -> Tensor:
-    """The weighted slope's tangent before an activation: ``sigma' c + w sigma'' dz delta``."""
+def _through(layer: Activation, value: Tensor, slope: Tensor, kept: Tensor, before: Tensor, back: Tensor | None) -> Tensor:
+    """The weighted slope's tangent before an activation: ``sigma' c + w sigma'' dz delta``, delta the slope `back`."""
     first, second = ACTIVATION_BENDS[layer.function](value)
     slope = slope * first[:, None]
-    return slope if second is None else slope.addcmul_(kept * before, (second * back)[:, None])
+    return slope if second is None or back is None else slope.addcmul_(kept * before, (second * back)[:, None])
 
 
 class MappedTangents:
@@ -210,23 +216,26 @@ class MappedTangents:
     def gradient(self, weights: Tensor) -> Parts:
         return split(self.model, calculus.pull(self._losses, (self.theta,), weights)[0])
 
-    def add(self, out: Parts, shift: Parts, weights: Tensor, sources: Tensor | None, alpha: float) -> None:
+    def add(
+        self, out: Parts, shift: Parts, weights: Tensor, sources: Tensor | None, alpha: float, *, bent: bool = True
+    ) -> None:
         usual = weights.mode(0).values  # those of all runs but a few
-        flat = join(shift)
-        found = self._products(flat, usual)
+        flat, product = join(shift), self._hessian if bent else self._gauss_newton
+        found = calculus.many(product, over=(0, None))(flat, usual)
         own = (weights != usual).any(1)
         if own.any():
-            found[own] += calculus.many(self._product, over=(0, 0))(flat[own], weights[own] - usual)
-        if sources is not None:
-            rows = sources.any(1)
+            found[own] += calculus.many(product, over=(0, 0))(flat[own], weights[own] - usual)
+        if sources is not None and (rows := sources.any(1)).any():
             found[rows] += join(self.gradient(sources[rows]))
         for target, part in zip(out, split(self.model, found), strict=True):
             target.add_(part, alpha=alpha)
 
-    def _products(self, flat: Tensor, weights: Tensor) -> Tensor:
-        products: Tensor = calculus.many(self._product, over=(0, None))(flat, weights)
-        return products
-
-    def _product(self, vector: Tensor, weights: Tensor) -> Tensor:
+    def _hessian(self, vector: Tensor, weights: Tensor) -> Tensor:
         gradient = calculus.gradient(lambda theta: weights @ self._losses(theta))
         return calculus.symmetric_push(gradient, self.theta, vector)[1]
+
+    def _gauss_newton(self, vector: Tensor, weights: Tensor) -> Tensor:
+        values, back = calculus.linearised(lambda theta: self.model.outputs(theta, self.inputs), self.theta)
+        moved = calculus.push(lambda theta: self.model.outputs(theta, self.inputs), (self.theta,), (vector,))[1]
+        curved = LOSS_CURVATURES[self.model.loss](values, moved[:, None])[:, 0]
+        return back(weights[:, None] * curved) + self.weight_decay * weights.sum() * vector

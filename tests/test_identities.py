@@ -60,6 +60,20 @@ def test_1_an_optimizer_equals_that_of_torch(optimizer: Optimizer) -> None:
     close(state[0], theta.detach(), 1e-13)
 
 
+@pytest.mark.parametrize("kind", [*OPTIMIZERS, "frozen"])
+def test_1_the_derivative_of_a_step_is_that_of_automatic_differentiation(kind: str) -> None:
+    optimizer = FrozenAdam(0.05) if kind == "frozen" else OPTIMIZERS[kind]
+    draw = torch.Generator().manual_seed(0)
+    state, shift = (torch.randn(optimizer.rows, 4, 6, generator=draw, dtype=torch.float64) for _ in range(2))
+    gradient, change = (torch.randn(4, 6, generator=draw, dtype=torch.float64) for _ in range(2))
+    state[-1].abs_()
+    state[:, :, 0], gradient[:, 0] = 0, 0  # a weight that never saw a gradient
+    value, moved = calculus.push(lambda s, g: optimizer.step(s, g, 3), (state, gradient), (shift, change))
+
+    close(optimizer.step(state, gradient, 3), value, 1e-15)
+    close(optimizer.push(state, gradient, shift, change, 3), moved, 1e-13)
+
+
 @every_optimizer
 @every_model
 def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_plain_loop(model: Network, optimizer: Optimizer) -> None:
