@@ -89,6 +89,16 @@ def test_it_counts_fewer_gradients_than_exact_retraining() -> None:
     assert ours.gradients + 2 * ours.hessian_products < exact.gradients == 5 * 40 * 41
 
 
+def test_where_v_spans_the_features_nothing_is_spent_outside_it() -> None:
+    given = problem(mlp((30, 1)), train=12, query_kind="mean")
+    given.train.inputs[3] = given.train.inputs[5]  # features of rank 11
+    run = train(replace(given, optimizer=OPTIMIZERS["sgd"], horizons=(given.steps,)))
+    with calculus.counting() as count:
+        acc_lowcost(run, rank=32, share=8, nodes=2)
+
+    assert count.hessian_products == 3 * 12 + round(3 * 12 * 12 * 11 / 31)
+
+
 def test_it_leaves_out_some_of_the_samples() -> None:
     run = trained(LINEAR["classes"], weight_decay=0.1)
     some = torch.tensor([0, 7, 11])
