@@ -50,8 +50,16 @@ def acc_lowcost(run: Trajectory, *, rank: int, share: int, nodes: int) -> Tensor
         part = rate / len(run.problem.batch(t))
         before = effect[visits.rows] + part * torch.einsum("qbc,vbc->vq", along, visits.pulled)
         own = torch.einsum("qvc,vc->vq", along[:, visits.places], visits.own)
-        effect[visits.rows] += part * (slopes[:, visits.places].T + own + decay / (1 - rate * decay) * before)
+        effect[visits.rows] += part * (slopes[:, visits.places].T + own + again(rate, decay) * before)
     return effect + carried.bend()
+
+
+def again(rate: float, decay: float) -> float:
+    """``decay / (1 - rate decay)``, over what the L2 term leaves of a parameter; 0 where it leaves less than half.
+
+    What was shifted before is then as good as gone, and the errors of a division by little would outlast it.
+    """
+    return decay / (1 - rate * decay) if abs(1 - rate * decay) > 0.5 else 0.0
 
 
 def backward(run: Trajectory, row: Tensor) -> list[tuple[Tensor, Tensor] | None]:
@@ -96,6 +104,17 @@ class Line:
         """W (C, D) before step t, the bias last."""
         ((weight, bias),) = self.run.problem.model.parts(self.run.params(t))
         return torch.cat([weight, bias[:, None]], dim=1)
+
+    def outside(self, t: int) -> Tensor:
+        """What W has outside V before step t. (C, D)"""
+        weights = self.weights(t)
+        return weights - weights @ self.axes @ self.axes.T
+
+    def turned(self, t: int) -> float:
+        """How often what W has outside V after step t goes into what it had before; 0 where nothing is left."""
+        before, after = self.outside(t), self.outside(t + 1)
+        length = float(after.square().sum())
+        return float((before * after).sum()) / length if length > 1e-20 * float(before.square().sum()) else 0.0
 
 
 def extended(samples: Samples) -> Tensor:
@@ -224,8 +243,10 @@ class Carried:
         slope, low, at_low = missing
         self.low[rows] += rate / size * (slope[:, :, None] * low[:, None] + decay * at_low)
         self.rest[rows, :, 0] += rate / size * slope * self.outside.lengths[rows, None]
-        # outside V theta itself shrinks by the L2 term, and so does what lies along it: the coefficient stays
-        self.theta[rows] += rate / size * decay * (1 + self.theta[rows]) / (1 - rate * decay)
+        own = self.theta[rows]
+        self.theta *= 1 - rate * decay
+        self.theta[rows] += rate * decay / size * (1 + own)
+        self.theta *= self.line.turned(t)
 
     def bend(self) -> Tensor:
         """What the exact readout has over the linear one, ``L(f_q + z_q) - L(f_q) - <l'_q, z_q>``. (K, Q)"""

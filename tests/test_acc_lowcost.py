@@ -9,6 +9,7 @@ from cases import MODELS, OPTIMIZERS, problem
 from benchmark import calculus
 from benchmark.evaluate import estimate
 from benchmark.models import Network, mlp
+from benchmark.optimizers import Sgd
 from benchmark.problem import Trajectory, map_tensors
 from benchmark.registry import registered
 from benchmark.shifts import ACC, SGD_IE, effects
@@ -48,6 +49,23 @@ def test_with_an_l2_term_it_is_so_too(model: Network) -> None:
 
     assert error(acc_lowcost(run, rank=40, share=1, nodes=2), expected) < 1e-12
     assert error(effects(run, SGD_IE, "exact")[-1], expected) > 1e-2
+
+
+@pytest.mark.parametrize("model", ["logistic", "wide"])
+def test_an_l2_step_that_takes_all_of_a_weight_on_the_way_does_no_harm(model: str) -> None:
+    given = problem(LINEAR[model], Sgd(0.1, schedule="inverse-sqrt"), epochs=40, weight_decay=50.0)  # 1 at step 24 of 120
+    run = train(replace(given, horizons=(given.steps,)))
+    expected = effects(run, ACC, "exact")[-1]
+
+    assert run.problem.optimizer.rate(24) * 50 == pytest.approx(1, abs=1e-12)
+    assert error(acc_lowcost(run, rank=40, share=1, nodes=2), expected) < 1e-6
+
+
+def test_a_large_l2_term_is_no_trouble_to_few_directions() -> None:
+    given = problem(LINEAR["wide"], Sgd(0.1, schedule="inverse-sqrt"), train=60, epochs=40, weight_decay=50.0)
+    run = train(replace(given, horizons=(given.steps,)))
+
+    assert error(acc_lowcost(run, rank=10, share=100, nodes=2), effects(run, ACC, "exact")[-1]) < 1e-3
 
 
 def test_on_least_squares_it_is_the_truth() -> None:
