@@ -1,6 +1,7 @@
 """ACC-SGD-influence of linear models, read exactly, below the cost of exact retraining."""
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -23,22 +24,24 @@ BLOCK = 1024  # left-out samples whose bases are held at once: bounds memory
     linear_models=True,
     rank=32,
     share=8,
+    most=0.5,
     nodes=2,
 )
-def acc_lowcost(run: Trajectory, *, rank: int, share: int, nodes: int) -> Tensor:
+def acc_lowcost(run: Trajectory, *, rank: int, share: int, most: float, nodes: int) -> Tensor:
     """ACC-SGD-IE with its linear readout from one backward sweep and the rest from few numbers a sample. (K, Q)
 
     For a linear model ``f = W phi``, phi = (x, 1), the sample's Hessian is ``Lambda_i`` in the outputs times ``phi_i phi_i^T``,
     so that ACC is SGD-IE with other coefficients: its visit at step t adds ``rate/|B| <u_{t+1}, g_i + Lambda_i z_i phi_i^T>``,
     where u is SGD-IE's sweep and ``z_i = d_i phi_i`` (C,) the sample's own output under its shift. The exact readout is the
     linear one and ``L(f_q + z_q) - L(f_q) - <l'_q, z_q>``, z_q the query's outputs. Only z_i and z_q ask for shifts, which are
-    carried in two parts. In the `rank` or D/`share` directions V, whichever are more, in which the features are longest, they
-    move as in ACC. Outside V they move by the curvature of all other samples on average, from `nodes` Lanczos steps started at
+    carried in two parts. In the `rank` or D/`share` directions V, whichever are more but at most a share `most` of D, in which
+    the features are longest, they move as in ACC. Outside V they move by the curvature of all other samples on average, from `nodes` Lanczos steps started at
     phi_i. With all D directions, or as many as there are samples, it is ACC with exact readout.
     Cost: 2 E N + Q gradients, E N Q Hessian products for the sweep and E N K r/D for the carrying, for E epochs and r
     directions; at most `nodes` K N more where features reach out of V.
     """
-    line = Line.of(run, max(rank, (run.problem.model.inputs + 1) // share))
+    features = run.problem.model.inputs + 1  # D
+    line = Line.of(run, min(max(rank, features // share), ceil(most * features)))
     carried = Carried(line, Outside.of(line, nodes))
     effect = run.final.new_zeros(len(run.problem.left_out), run.problem.queries)  # of the visits so far, read linearly
     for t, swept in enumerate(backward(run, carried.row)):

@@ -39,7 +39,7 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def test_with_all_directions_it_is_acc_with_exact_readout(model: Network, kind: str) -> None:
     run = trained(model, query_kind=kind)
 
-    assert error(acc_lowcost(run, rank=40, share=1, nodes=2), effects(run, ACC, "exact")[-1]) < 1e-12
+    assert error(acc_lowcost(run, rank=40, share=1, nodes=2, most=1.0), effects(run, ACC, "exact")[-1]) < 1e-12
 
 
 @every_linear_model
@@ -47,7 +47,7 @@ def test_with_an_l2_term_it_is_so_too(model: Network) -> None:
     run = trained(model, weight_decay=0.3)
     expected = effects(run, ACC, "exact")[-1]
 
-    assert error(acc_lowcost(run, rank=40, share=1, nodes=2), expected) < 1e-12
+    assert error(acc_lowcost(run, rank=40, share=1, nodes=2, most=1.0), expected) < 1e-12
     assert error(effects(run, SGD_IE, "exact")[-1], expected) > 1e-2
 
 
@@ -58,20 +58,20 @@ def test_an_l2_step_that_takes_all_of_a_weight_on_the_way_does_no_harm(model: st
     expected = effects(run, ACC, "exact")[-1]
 
     assert run.problem.optimizer.rate(24) * 50 == pytest.approx(1, abs=1e-12)
-    assert error(acc_lowcost(run, rank=40, share=1, nodes=2), expected) < 1e-6
+    assert error(acc_lowcost(run, rank=40, share=1, nodes=2, most=1.0), expected) < 1e-6
 
 
 def test_a_large_l2_term_is_no_trouble_to_few_directions() -> None:
     given = problem(LINEAR["wide"], Sgd(0.1, schedule="inverse-sqrt"), train=60, epochs=40, weight_decay=50.0)
     run = train(replace(given, horizons=(given.steps,)))
 
-    assert error(acc_lowcost(run, rank=10, share=100, nodes=2), effects(run, ACC, "exact")[-1]) < 1e-3
+    assert error(acc_lowcost(run, rank=10, share=100, nodes=2, most=1.0), effects(run, ACC, "exact")[-1]) < 1e-3
 
 
 def test_on_least_squares_it_is_the_truth() -> None:
     run = trained(MODELS["regression"])
 
-    assert error(acc_lowcost(run, rank=6, share=1, nodes=2), leave_one_out(run)[-1]) < 1e-10
+    assert error(acc_lowcost(run, rank=6, share=1, nodes=2, most=1.0), leave_one_out(run)[-1]) < 1e-10
 
 
 def test_few_directions_are_nearer_to_acc_than_sgd_ie_is() -> None:
@@ -79,7 +79,7 @@ def test_few_directions_are_nearer_to_acc_than_sgd_ie_is() -> None:
     run.problem.train.inputs[:, 4:] *= 0.2
     run = train(run.problem)
     expected = effects(run, ACC, "exact")[-1]
-    few, fewer, none = (error(acc_lowcost(run, rank=rank, share=1000, nodes=2), expected) for rank in (8, 4, 1))
+    few, fewer, none = (error(acc_lowcost(run, rank=rank, share=1000, nodes=2, most=1.0), expected) for rank in (8, 4, 1))
 
     assert few < fewer < none
     assert few < 0.1 * error(effects(run, SGD_IE, "exact")[-1], expected)
@@ -98,7 +98,7 @@ def test_the_directions_are_orthonormal_and_no_more_than_the_features_span() -> 
 def test_it_counts_fewer_gradients_than_exact_retraining() -> None:
     run = trained(mlp((63, 1)), train=40, batch=10, query_kind="mean")
     with calculus.counting() as ours:
-        acc_lowcost(run, rank=8, share=8, nodes=2)
+        acc_lowcost(run, rank=8, share=8, nodes=2, most=1.0)
     with calculus.counting() as exact:
         leave_one_out(run)
 
@@ -112,7 +112,7 @@ def test_where_v_spans_the_features_nothing_is_spent_outside_it() -> None:
     given.train.inputs[3] = given.train.inputs[5]  # features of rank 11
     run = train(replace(given, optimizer=OPTIMIZERS["sgd"], horizons=(given.steps,)))
     with calculus.counting() as count:
-        acc_lowcost(run, rank=32, share=8, nodes=2)
+        acc_lowcost(run, rank=32, share=8, nodes=2, most=1.0)
 
     assert count.hessian_products == 3 * 12 + round(3 * 12 * 12 * 11 / 31)
 
@@ -122,7 +122,12 @@ def test_it_leaves_out_some_of_the_samples() -> None:
     some = torch.tensor([0, 7, 11])
     asked = replace(run, problem=replace(run.problem, left_out=some))
 
-    assert error(acc_lowcost(asked, rank=3, share=8, nodes=2), acc_lowcost(run, rank=3, share=8, nodes=2)[some]) < 1e-12
+    assert (
+        error(
+            acc_lowcost(asked, rank=3, share=8, nodes=2, most=1.0), acc_lowcost(run, rank=3, share=8, nodes=2, most=1.0)[some]
+        )
+        < 1e-12
+    )
 
 
 def test_it_declares_what_it_is_not_for() -> None:
@@ -140,6 +145,6 @@ def test_in_single_precision_it_says_the_same(model: Network, rank: int) -> None
     run.problem.train.inputs[:, 1] = run.problem.train.inputs[:, 0]  # features of less than full rank
     run = train(run.problem)
     single = map_tensors(run, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
-    expected = acc_lowcost(run, rank=rank, share=1000, nodes=2)
+    expected = acc_lowcost(run, rank=rank, share=1000, nodes=2, most=1.0)
 
-    assert error(acc_lowcost(single, rank=rank, share=1000, nodes=2).double(), expected) < 2e-5
+    assert error(acc_lowcost(single, rank=rank, share=1000, nodes=2, most=1.0).double(), expected) < 2e-5
