@@ -36,7 +36,7 @@ def acc_lowcost(run: Trajectory, *, rank: int, share: int, most: float, nodes: i
     linear one and ``L(f_q + z_q) - L(f_q) - <l'_q, z_q>``, z_q the query's outputs. Only z_i and z_q ask for shifts, which are
     carried in two parts. In the `rank` or D/`share` directions V, whichever are more but at most a share `most` of D, in which
     the features are longest, they move as in ACC. Outside V they move by the curvature of all other samples on average, from
-    `nodes` Lanczos steps started at phi_i. With all D directions, or as many as there are samples, it is ACC with exact readout.
+    `nodes` Lanczos steps begun at phi_i. With all D directions, or as many as there are samples, it is ACC with exact readout.
     Cost: 2 E N + Q gradients, E N Q Hessian products for the sweep and E N K r/D for the carrying, for E epochs and r
     directions; at most `nodes` K N more where features reach out of V.
     """
