@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,10 +15,14 @@ CHUNK = 64  # tangents or cotangents carried at once: bounds memory, keeps produ
 
 @dataclass
 class Count:
-    """Machine-free cost: gradients and Hessian-vector products of one sample's loss at one parameter vector."""
+    """Machine-free cost: gradients and Hessian-vector products of one sample's loss at one parameter vector.
+
+    And the notes that solvers made on the way, such as residual and iterations; of each the largest.
+    """
 
     gradients: int = 0
     hessian_products: int = 0
+    notes: dict[str, float] = field(default_factory=dict)
 
 
 _counts: ContextVar[tuple[Count, ...]] = ContextVar("counts", default=())
@@ -40,6 +44,13 @@ def count(*, gradients: int = 0, hessian_products: int = 0) -> None:
     for tally in _counts.get():
         tally.gradients += gradients
         tally.hessian_products += hessian_products
+
+
+def note(**figures: float) -> None:
+    """Leave figures about how a result came about, say a solver's `residual`, to be recorded with it."""
+    for tally in _counts.get():
+        for name, figure in figures.items():
+            tally.notes[name] = max(figure, tally.notes.get(name, figure))
 
 
 def gradient(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -138,6 +138,8 @@ def run_command(options: argparse.Namespace) -> int:
     from benchmark.run import Outcome, Trouble, execute, set_aside
 
     plan = _plan(options)
+    if not options.estimator:
+        _tell_missing()
     if aside := set_aside(plan):
         folder = plan.cache / "superseded"
         print(f"note: {len(aside)} results of other versions start afresh; the old ones are now in {folder}", file=sys.stderr)
@@ -152,6 +154,17 @@ def run_command(options: argparse.Namespace) -> int:
         fresh = sum(outcome.fresh for outcome in outcomes)
         print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {options.results}")
     return FAILED if failures else 0
+
+
+def _tell_missing() -> None:
+    from benchmark.registry import registered
+
+    lacking: dict[str, list[str]] = {}
+    for variant in registered().values():
+        if variant.missing:
+            lacking.setdefault(variant.missing.partition(" needs ")[2], []).append(variant.name)
+    for need, names in lacking.items():
+        print(f"note: left out {len(names)} ({names[0]} ...), which need {need}", file=sys.stderr)
 
 
 @contextmanager
@@ -230,13 +243,14 @@ def _told(options: argparse.Namespace) -> str:
 
 
 def _file_name(estimator: str) -> str:
-    return estimator.rpartition("/")[2]
+    """The name of an estimator, or of the file that was given without its folder."""
+    return estimator.rpartition("/")[2] if estimator.partition(":")[0].endswith(".py") else estimator
 
 
 def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
     from benchmark import report, results
 
-    found = [results.load(folder / task / f"{estimator}.json") for task, estimator in sorted(rows)]
+    found = [results.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
     for suite, members in report.groups(found, report.suite_name):
         print(f"\nSuite {suite}: mean over seeds and 95 % interval, last horizon\n\n{report.table(members, style='simple')}")
 

@@ -16,6 +16,10 @@ class Diverged(LoobenchError):
     """A training run left the finite numbers: there is nothing to estimate or to score against."""
 
 
+class Unsolved(LoobenchError):
+    """A linear system is singular or indefinite, or its solver diverged; the message has the residual."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:
     """The error for a `name` that is not among the `known` ones, with the closest of them."""
     names = sorted(known)

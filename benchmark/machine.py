@@ -17,11 +17,13 @@ from benchmark.errors import LoobenchError, unknown
 from benchmark.files import digest, json_digest
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
+OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
-    *("calculus", "chunks", "convolution", "dense", "engine", "features", "models", "optimizers"),
-    *("problem", "readout", "shifts", "streams", "sweep", "tangents", "tasks", "train", "truth", "updaters"),
+    *("calculus", "chunks", "convolution", "dense", "engine", "features", "models", "modules", "optimizers"),
+    *("problem", "readout", "shifts", "solvers", "streams", "sweep", "tangents", "tasks", "train", "truth", "updaters"),
 )
+ABSENT = "not installed"
 Provenance = dict[str, str | int]
 
 
@@ -194,6 +196,7 @@ def provenance(command: str, device: str, dtype: str) -> Provenance:
         "protocol": benchmark.PROTOCOL,
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
+        **{name: found for name in OPTIONAL if (found := _version(name)) != ABSENT},
         "system": f"{platform.system()} {platform.machine()}",
         "device": hardware(device),
         "threads": torch.get_num_threads(),
@@ -205,7 +208,7 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return ABSENT
 
 
 @lru_cache(maxsize=1)

@@ -32,6 +32,11 @@ class Samples:
     def __getitem__(self, rows: Any) -> "Samples":
         return Samples(self.inputs[rows], self.targets[rows])
 
+    def by_content(self) -> Tensor:
+        """Numbers (N,) of the samples in the order of their digests, so that what is drawn in it does not depend on theirs."""
+        digests = [tensor_digest([row, target]) for row, target in zip(self.inputs, self.targets, strict=True)]
+        return torch.tensor(sorted(range(len(digests)), key=digests.__getitem__), device=self.inputs.device)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:

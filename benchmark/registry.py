@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmark.errors import LoobenchError, unknown
 from benchmark.files import digest, json_digest, read
+from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
 
 FOLDERS = ("baselines", "estimators")
@@ -26,16 +27,28 @@ ALLOWED = (
     "calculus",
     "errors",
     "models",
+    "modules",
     "optimizers",
     "problem",
     "readout",
     "registry",
     "shifts",
+    "solvers",
     "sweep",
     "tangents",
     "train",
 )  # of benchmark.*
-NAME = re.compile(r"[a-z0-9]+([-._][a-z0-9]+)*")  # it becomes a file name
+PART = r"[a-z0-9]+([-._][a-z0-9]+)*"
+NAME = re.compile(rf"({PART}/)?{PART}")  # it becomes a file name, - for a library's method with two - in place of the slash
+MODELS: dict[str, Callable[[Network], bool]] = {  # kinds that an estimator may be bound to
+    "any": lambda model: True,
+    "linear": lambda model: model.linear,
+    "classifier": lambda model: model.loss != "squared-error",
+}
+LIBRARIES = {  # that not every machine has, as they are imported: what pip installs them by
+    "ot": "POT",
+    **dict.fromkeys(("captum", "dattri", "kronfluence", "pydvl", "trak"), "'loobench[peers]'"),
+}
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
@@ -47,8 +60,11 @@ class Estimator:
     `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
     `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
     there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
-    `optimizers`, `max_parameters` and `linear_models` (only models whose outputs are linear in the parameters) bound what it
-    supports; outside them a task is `unsupported`, which is no failure.
+    `optimizers`, `max_parameters` and `models` ("any", "linear" in the parameters, "classifier") bound what it supports;
+    outside them a task is `unsupported`, which is no failure.
+    `tuned_on`: where its settings come from: "nothing" where it has none, "paper", "library" for a library's defaults,
+    "untuned" for a choice made by no score, else the task or suite whose scores chose them.
+    `library`: one of LIBRARIES, without which it cannot run.
     `interpretation`: the formula is known only second-hand.
     """
 
@@ -61,7 +77,9 @@ class Estimator:
     all_horizons: bool = False
     optimizers: tuple[str, ...] = OPTIMIZERS
     max_parameters: int | None = None
-    linear_models: bool = False
+    models: str = "any"
+    tuned_on: str = "nothing"
+    library: str | None = None
     interpretation: bool = False
 
     def __call__(self, run: Trajectory) -> Tensor:
@@ -78,9 +96,17 @@ class Estimator:
             return f"{self.name} is for {', '.join(self.optimizers)}, the task trains with {problem.optimizer.name}"
         if self.max_parameters and problem.model.parameters > self.max_parameters:
             return f"{self.name} is for at most {self.max_parameters} parameters, the model has {problem.model.parameters}"
-        if self.linear_models and not problem.model.linear:
-            return f"{self.name} is for models linear in their parameters, the task's has {len(problem.model.layers)} layers"
+        if not MODELS[self.models](problem.model):
+            found = f"{len(problem.model.layers)} layers and {problem.model.loss}"
+            return f"{self.name} is for {self.models} models, the task's has {found}"
         return None
+
+    @property
+    def missing(self) -> str | None:
+        """What to do about a library that it needs and this machine lacks, or None."""
+        if self.library is None or importlib.util.find_spec(self.library):
+            return None
+        return f"{self.name} needs the library {self.library}, which is not installed: pip install {LIBRARIES[self.library]}"
 
 
 def estimator(
@@ -91,15 +117,21 @@ def estimator(
     all_horizons: bool = False,
     optimizers: tuple[str, ...] = OPTIMIZERS,
     max_parameters: int | None = None,
-    linear_models: bool = False,
+    models: str = "any",
+    tuned_on: str | None = None,
+    library: str | None = None,
     interpretation: bool = False,
     **settings: Any,
 ) -> Callable[[Function], Function]:
     """Declare a function ``(run: Trajectory, **settings) -> effect`` as the estimator `name`.
 
-    Stack several over one function for its variants. The other arguments are those of `Estimator`.
+    Stack several over one function for its variants. The other arguments are those of `Estimator`; settings are taken to be
+    tuned on the "paper" unless it is said otherwise.
     """
     _check_declaration(name, paper, settings)
+    for kind, value, known in (("models", models, MODELS), ("library", library or "ot", LIBRARIES)):
+        if value not in known:
+            raise unknown(f"{kind} of estimator {name}", value, known)
     # of the file that declares, not of the function's: another decorator's wrapper may come from another file
     source = digest(read(Path(sys._getframe(1).f_code.co_filename)))
 
@@ -114,7 +146,9 @@ def estimator(
             all_horizons,
             optimizers,
             max_parameters,
-            linear_models,
+            models,
+            tuned_on or ("paper" if settings else "nothing"),
+            library,
             interpretation,
         )
         vars(function).setdefault("estimators", []).append(variant)
@@ -125,7 +159,8 @@ def estimator(
 
 def _check_declaration(name: str, paper: str, settings: dict[str, Any]) -> None:
     if not NAME.fullmatch(name) or len(name) > 64:
-        raise LoobenchError(f"estimator name {name!r}: a name is up to 64 small letters and digits, single - . _ between them")
+        rule = "a name is up to 64 small letters and digits, single - . _ between them, after one / if it is of a library"
+        raise LoobenchError(f"estimator name {name!r}: {rule}")
     if not isinstance(paper, str) or not paper:
         raise LoobenchError(f"estimator {name!r}: paper must say where the method is from, got {paper!r}")
     try:
@@ -158,12 +193,17 @@ def registered() -> dict[str, Estimator]:
 
 
 def resolve(names: Iterable[str]) -> list[Estimator]:
-    """The estimators meant by registered names or by paths ``file.py[:name]``; without any, all registered ones."""
+    """The estimators meant by registered names or by paths ``file.py[:name]``; without any, all registered that can run here.
+
+    Raises LoobenchError for an unknown name, for two of one name, and where a named one needs a library that is not installed.
+    """
     found: dict[str, Estimator] = {}
     for variant in (variant for name in names for variant in _meant(name)):
         if found.setdefault(variant.name, variant).identity() != variant.identity():
             raise LoobenchError(f"two files declare the estimator {variant.name!r}: rename one of them")
-    return list((found or registered()).values())
+    if lacking := [variant.missing for variant in found.values() if variant.missing]:
+        raise LoobenchError("; ".join(lacking))
+    return list(found.values()) or [variant for variant in registered().values() if not variant.missing]
 
 
 def _meant(name: str) -> list[Estimator]:

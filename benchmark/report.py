@@ -23,7 +23,8 @@ against the exact effects, averaged over queries, the order of rows. rho: Spearm
 standard deviation of the exact effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most
 helpful samples. cost: wall time over that of exact leave-one-out on the same machine and thread. grad, hvp: counted per-sample
 gradients and Hessian products over the gradients of exact leave-one-out. n: seeds. A row marked (i) is our interpretation of
-a method whose formula is known only second-hand. docs/protocol.md has the definitions.
+a method whose formula is known only second-hand; not converged: a solver stopped at its limit of iterations.
+docs/protocol.md has the definitions.
 """
 
 
@@ -106,7 +107,8 @@ def row(name: str, results: Sequence[Result], tasks: int) -> Row:
     figures = {column: [mean([value(result, seed, column) for result in complete]) for seed in seeds] for column in COLUMNS}
     described = sorted({cell.status for result in results for cell in result.cells.values()} - {"ok"})
     interpretation = ["(i)"] if results[0].estimator.interpretation else []
-    return Row(name, figures, len(complete), tasks, " ".join([*interpretation, *described]))
+    short = any(cell.notes.get("unconverged") for result in results for cell in result.cells.values())
+    return Row(name, figures, len(complete), tasks, " ".join([*interpretation, *described, *["not converged"] * short]))
 
 
 def value(result: Result, seed: str, column: str) -> float:

@@ -13,8 +13,8 @@ from benchmark.records import Mismatch, decode
 from benchmark.registry import Estimator
 from benchmark.tasks import Task, record_digest
 
-SCHEMA = 1
-FAILURES = ("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory")
+SCHEMA = 2
+FAILURES = ("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved")
 STATUSES = ("ok", "unsupported", *FAILURES)
 
 
@@ -31,6 +31,7 @@ class Cell:
     gradients: int
     hessian_products: int
     exact_gradients: int
+    notes: dict[str, float]  # of solvers: the largest residual, most iterations, share not converged
     problem: str  # content digests
     trajectory: str
     truth: str
@@ -53,6 +54,7 @@ class Described:
     source: str
     identity: str
     loss_units: bool
+    tuned_on: str
     interpretation: bool
 
 
@@ -97,14 +99,20 @@ def blank(task: Task, device: str, estimator: Estimator) -> Result:
         estimator.source,
         estimator.identity(),
         estimator.loss_units,
+        estimator.tuned_on,
         estimator.interpretation,
     )
     return Result(SCHEMA, PROTOCOL, machine.harness(), task.record(), task.digest(), device, described)
 
 
 def path(result: Result, folder: Path) -> Path:
-    """results/<task>/<estimator>.json."""
-    return folder / result.name / f"{result.estimator.name}.json"
+    """results/<task>/<estimator>.json, a slash in the name being two -."""
+    return folder / result.name / file_name(result.estimator.name)
+
+
+def file_name(estimator: str) -> str:
+    """The file of an estimator's results; names have no two - side by side, so that no two share one."""
+    return f"{estimator.replace('/', '--')}.json"
 
 
 def save(result: Result, folder: Path) -> Path:

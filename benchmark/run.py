@@ -178,6 +178,7 @@ def empty_cell(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
         gradients=0,
         hessian_products=0,
         exact_gradients=exact.gradients,
+        notes={},
         problem=run.problem.digest(),
         trajectory=run.digest(),
         truth=exact.digest(),
@@ -203,6 +204,7 @@ def answered(plan: Plan, run: Trajectory, exact: GroundTruth, estimator: Estimat
         relative_cost=round(found.seconds / exact.seconds, 6),
         gradients=found.count.gradients,
         hessian_products=found.count.hessian_products,
+        notes=found.count.notes,
         estimate=digest,
     )
 

@@ -15,9 +15,9 @@ HARNESS = sorted((ROOT / "benchmark").glob("*.py"))
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 LAYERS = (  # a module imports only from layers before its own
     {"__init__", "errors", "streams", "optimizers", "models", "calculus"},
-    {"files", "records", "tangents"},
+    {"files", "records", "tangents", "modules"},
     {"problem", "machine"},
-    {"updaters", "data", "sweep"},
+    {"updaters", "data", "sweep", "solvers"},
     {"dense"},
     {"convolution"},
     {"engine"},

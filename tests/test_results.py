@@ -28,6 +28,7 @@ CELL = Cell(
     gradients=10,
     hessian_products=0,
     exact_gradients=100,
+    notes={"residual": 1e-12, "iterations": 7.0},
     problem="p",
     trajectory="t",
     truth="u",
@@ -92,7 +93,7 @@ def test_an_edit_by_hand_is_found(name: str, saved: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "schema": (lambda c: c.update(schema=2), "expected schema 1, got 2"),
+    "schema": (lambda c: c.update(schema=3), "expected schema 2, got 3"),
     "missing": (lambda c: c["cells"]["0"].pop("truth"), r"result.cells.0: missing truth"),
     "unknown": (lambda c: c.update(extra=1), "result: unknown extra"),
     "type": (lambda c: c["cells"]["0"].update(seconds="fast"), "result.cells.0.seconds: expected float, got 'fast'"),
