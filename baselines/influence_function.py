@@ -1,21 +1,102 @@
-"""Influence functions of the final model."""
+"""Influence functions of the final model: one formula, a table of solvers, three curvatures."""
+
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.problem import Trajectory
+from benchmark.readout import readout as read
 from benchmark.registry import estimator
+from benchmark.solvers import System, solve
+
+PAPER = "Koh and Liang 2017, arXiv:1703.04730, eq. 2"
+ROWS = 256  # samples whose gradients are held at once: bounds memory
+variant = partial(estimator, loss_units=True, damping=0.01)
+small = partial(variant, paper=PAPER, max_parameters=8000, solver="direct")
+layered = partial(estimator, loss_units=True, damping=0.0, share=0.1)
 
 
-@estimator("if-direct", paper="Koh and Liang 2017, arXiv:1703.04730, eq. 2", loss_units=True, max_parameters=8000, damping=0.01)
-def if_direct(run: Trajectory, *, damping: float) -> Tensor:
-    """``<u_q, (H + damping I)^-1 g_i> / N``, H the Hessian of the mean training loss at theta_T, L2 term included.
+@small("if-direct", matrix="hessian")
+@small("if-direct-gauss-newton", matrix="gauss-newton")
+@small("if-direct-fisher", matrix="fisher")
+@variant("if-cg", paper=PAPER + "; Gauss-Newton matrix after Martens 2010", solver="cg", matrix="gauss-newton", iterations=500)
+@variant(
+    "if-lissa",
+    paper="Agarwal et al. 2017, arXiv:1602.03943; Koh and Liang 2017",
+    tuned_on="untuned",
+    solver="lissa",
+    matrix="gauss-newton",
+    depth=300,
+    batch=50,
+    scale=2.0,
+)
+@variant(
+    "if-arnoldi",
+    paper="Schioppa et al. 2022, arXiv:2112.03052",
+    tuned_on="untuned",
+    solver="arnoldi",
+    matrix="hessian",
+    rank=50,
+    iterations=100,
+)
+@variant(
+    "if-nystrom",
+    paper="Hataya and Yamada 2023, arXiv:2302.09726; sketch of Frangella et al. 2023, arXiv:2110.02820",
+    tuned_on="untuned",
+    solver="nystrom",
+    matrix="gauss-newton",
+    rank=50,
+)
+@layered("if-kfac", paper="Martens and Grosse 2015, arXiv:1503.05671", solver="kfac", matrix="gauss-newton")
+@layered("if-ekfac", paper="Grosse et al. 2023, arXiv:2308.03296", solver="ekfac", matrix="gauss-newton")
+@layered("if-ekfac-fisher", paper="Grosse et al. 2023, arXiv:2308.03296; curvature ours", solver="ekfac", matrix="fisher")
+@layered("if-datainf", paper="Kwon et al. 2024, arXiv:2310.00902, eq. 5", solver="datainf", matrix="fisher")
+def influence_function(run: Trajectory, *, solver: str, matrix: str, damping: float, **settings: Any) -> Tensor:
+    """``<(A + (weight_decay + damping) I)^-1 u_q, g_i> / N`` at theta_T. (K, Q)
 
-    Solved exactly with the explicit matrix, whatever its definiteness: off a minimum H may be indefinite, and the estimate
-    is then as bad as the theory says. Cost: N P Hessian products and P^3.
+    A is the Hessian of the mean training loss without L2 term, its Gauss-Newton part, or the empirical Fisher matrix; off a
+    minimum the Hessian may be indefinite, and the estimate is then as bad as the theory says (`direct`) or refused (`cg`).
+    Damping is 0.01 as in the paper's code; `share` damps each layer by that part of its mean curvature (Grosse et al., Kwon et
+    al.). Solvers, their own settings and sources: `benchmark.solvers`. Cost: K + Q gradients and what the solver takes: N P
+    products and P^3 for `direct`, N Q for each iteration of `cg`, B Q for each of `lissa`, N for each step of `arnoldi`, N
+    rank for `nystrom`, 2 C N gradients for `kfac` and `ekfac`, N for `datainf`.
+    """
+    solved = solve(System(run, matrix, damping), run.query_gradients(), solver, **settings)  # (Q, P)
+    return paired(run, solved)
+
+
+def paired(run: Trajectory, vectors: Tensor) -> Tensor:
+    """``<v_q, g_i> / N`` of the samples left out. (Q, P) -> (K, Q)"""
+    problem = run.problem
+    blocks = torch.split(problem.left_out, ROWS)
+    found = [problem.gradients(run.final, problem.train[rows]) @ vectors.T for rows in blocks]
+    return torch.cat(found) / len(problem.train)
+
+
+@small("if-direct-exact", matrix="hessian", readout="exact")
+def influence_shift(run: Trajectory, *, solver: str, matrix: str, damping: float, readout: str) -> Tensor:
+    """The query losses at the shifted parameters, ``d_i = (A + (weight_decay + damping) I)^-1 g_i / N``, read exactly. (K, Q)
+
+    The readout is ours: the paper's is linear. Cost: K gradients, N P Hessian products, P^3, and the query losses K times.
     """
     problem = run.problem
-    hessian = problem.hessian(run.final)  # (P, P)
-    hessian.diagonal().add_(damping)
-    solved: Tensor = torch.linalg.solve(hessian, run.query_gradients().T)  # (P, Q)
-    return problem.gradients(run.final, problem.train) @ solved / len(problem.train)
+    gradients = problem.gradients(run.final, problem.train[problem.left_out])
+    return read(run, solve(System(run, matrix, damping), gradients, solver) / len(problem.train), readout)
+
+
+@small("relatif", paper="Barshan et al. 2020, arXiv:2003.11630, section 3 (theta-relative)", matrix="gauss-newton", root=False)
+@small("relatif-loss", paper="Barshan et al. 2020, arXiv:2003.11630, section 3 (l-relative)", matrix="gauss-newton", root=True)
+def relatif(run: Trajectory, *, solver: str, matrix: str, damping: float, root: bool) -> Tensor:
+    """``<u_q, M^-1 g_i>`` over ``|M^-1 g_i|``, or with `root` over ``sqrt(g_i^T M^-1 g_i)``: influence for its price. (K, Q)
+
+    M is the damped Gauss-Newton matrix (the paper's Fisher matrix of the model), the answer an order of samples and not a loss.
+    Cost: as `if-direct`.
+    """
+    problem = run.problem
+    gradients = problem.gradients(run.final, problem.train[problem.left_out])
+    solved = solve(System(run, matrix, damping), gradients, solver)  # (K, P)
+    sizes = (gradients * solved).sum(1).sqrt() if root else torch.linalg.vector_norm(solved, dim=1)
+    floor = torch.finfo(sizes.dtype).tiny
+    return solved @ run.query_gradients().T / sizes.clamp(min=floor)[:, None]

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
-    *("calculus", "chunks", "convolution", "dense", "engine", "features", "models", "modules", "optimizers"),
+    *("calculus", "chunks", "convolution", "dense", "engine", "features", "kronecker", "models", "modules", "optimizers"),
     *("problem", "readout", "shifts", "solvers", "streams", "sweep", "tangents", "tasks", "train", "truth", "updaters"),
 )
 ABSENT = "not installed"

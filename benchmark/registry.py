@@ -26,6 +26,7 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 ALLOWED = (
     "calculus",
     "errors",
+    "kronecker",
     "models",
     "modules",
     "optimizers",

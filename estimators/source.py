@@ -9,12 +9,12 @@ from torch import Tensor
 from benchmark.optimizers import Adam, Sgd
 from benchmark.problem import Problem, Trajectory
 from benchmark.registry import estimator
+from benchmark.solvers import Product, lanczos
 
 PAPER = "Bae et al. 2024, arXiv:2405.12186"
 PRODUCTS = {"gauss-newton": Problem.gauss_newton_products, "hessian": Problem.hessian_products}
 ROWS = 256  # samples of which gradients or products are held at once
 WIDEST = 2000  # vectors (P,) held at once, and parameters of an explicit matrix: bounds memory
-Product = Callable[[Tensor], Tensor]  # A applied to each row of (Q, P)
 variant = partial(estimator, paper=PAPER, loss_units=True, interpretation=True, checkpoints=2, iterations=40)
 
 
@@ -130,33 +130,3 @@ def flow(product: Product, time: float, vectors: Tensor, iterations: int) -> tup
     grown = torch.expm1(-time * values)
     passed = torch.where(values == 0, time, -grown / torch.where(values == 0, 1.0, values))
     return applied(passed), applied(torch.exp(-time * values))
-
-
-def lanczos(product: Product, starts: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Orthonormal bases V (Q, m, P) of the Krylov spaces of the rows of (Q, P), and tridiagonal ``T = V A V^T`` (Q, m, m).
-
-    A space that is exhausted goes on with vectors 0, whose part of T is 0 and uncoupled: functions of T at the first unit
-    vector do not see it. Orthogonal to all vectors before, twice, because rounding brings back directions that converged.
-    """
-    length = min(iterations, starts.shape[1])
-    basis = starts.new_zeros(len(starts), length, starts.shape[1])
-    small = starts.new_zeros(len(starts), length, length)
-    basis[:, 0], _ = unit(starts, torch.zeros_like(starts[:, 0]))
-    for k in range(length):
-        moved = product(basis[:, k])
-        floor = 10 * torch.finfo(moved.dtype).eps * torch.linalg.vector_norm(moved, dim=1)
-        for _ in range(2):
-            overlap = basis[:, : k + 1] @ moved[..., None]  # (Q, k + 1, 1)
-            moved = moved - (overlap.mT @ basis[:, : k + 1])[:, 0]
-            small[:, k, k] += overlap[:, k, 0]
-        if k + 1 < length:
-            basis[:, k + 1], small[:, k + 1, k] = unit(moved, floor)
-            small[:, k, k + 1] = small[:, k + 1, k]
-    return basis, small
-
-
-def unit(vectors: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row over its norm, and the norms; both 0 where the norm is not above its `floor`."""
-    norms = torch.linalg.vector_norm(vectors, dim=1)
-    small = (norms <= floor) & norms.isfinite()  # an overflow is to show, not to pass for an exhausted space
-    return torch.where(small[:, None], 0.0, vectors / norms[:, None]), torch.where(small, 0.0, norms)

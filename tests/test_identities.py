@@ -10,7 +10,7 @@ from cases import MODELS, OPTIMIZERS, problem
 from scipy import stats
 from torch import Tensor, nn
 
-from baselines.influence_function import if_direct
+from baselines.influence_function import influence_function
 from benchmark import calculus
 from benchmark.engine import Runs, gram_applies, gram_pays
 from benchmark.errors import LoobenchError
@@ -292,7 +292,7 @@ def test_8_at_a_full_batch_optimum_sgd_ie_is_the_influence_function_and_acc_the_
     newton = torch.stack([torch.linalg.solve(sum(sample) - sample[i], gradients[i]) for i in range(12)])
 
     assert gradients.mean(0).abs().max() < 1e-12
-    close(backward(run), if_direct(run, damping=0.0), 1e-9)
+    close(backward(run), influence_function(run, solver="direct", matrix="hessian", damping=0.0), 1e-9)
     close(carry(run, ~torch.eye(12, dtype=torch.bool), ACC)[-1], newton, 1e-9)
 
 
@@ -310,7 +310,7 @@ def test_9_the_direct_solver_equals_a_solve_with_the_hessian_of_autograd(model: 
     close(given.hessian(run.final), hessian, 1e-12)
     damped = hessian + 0.1 * torch.eye(len(hessian), dtype=torch.float64)
     expected = given.gradients(run.final, given.train) @ torch.linalg.solve(damped, run.query_gradients().T) / 12
-    close(if_direct(run, damping=0.1), expected, 1e-10)
+    close(influence_function(run, solver="direct", matrix="hessian", damping=0.1), expected, 1e-10)
 
 
 # 10, the symmetries of every estimator, is tests/test_conformance.py

@@ -9,7 +9,7 @@ import torch
 from cases import MODELS, OPTIMIZERS, problem
 from torch import Tensor
 
-from baselines.influence_function import if_direct
+from baselines.influence_function import influence_function
 from benchmark import calculus
 from benchmark.evaluate import Failure, estimate
 from benchmark.models import LOSSES, Network, mlp
@@ -19,7 +19,8 @@ from benchmark.registry import registered
 from benchmark.train import train
 from estimators import source as module
 from estimators.sgd_ie import sgd_ie
-from estimators.source import flow, lanczos, source, spread
+from benchmark.solvers import lanczos
+from estimators.source import flow, source, spread
 
 ENOUGH = 1000  # iterations; the space ends before
 SETTINGS = {"segments": 3, "checkpoints": 2, "curvature": "gauss-newton", "iterations": ENOUGH}
@@ -165,7 +166,7 @@ def test_of_a_long_converged_run_source_is_the_influence_function(optimizer: Opt
     run = full_batch(MODELS["logistic"], optimizer, 2000)
 
     for name in ("source", "source-1", "source-6", "source-hessian"):
-        assert gap(registered()[name](run), if_direct(run, damping=0.0)) < 1e-9
+        assert gap(registered()[name](run), influence_function(run, solver="direct", matrix="hessian", damping=0.0)) < 1e-9
 
 
 # ---- Lanczos -------------------------------------------------------------------------------------------------------
