@@ -21,7 +21,20 @@ OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # reco
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
     *("calculus", "chunks", "convolution", "dense", "engine", "features", "kronecker", "models", "modules", "optimizers"),
-    *("problem", "readout", "shifts", "solvers", "streams", "sweep", "tangents", "tasks", "train", "truth", "updaters"),
+    *(
+        "problem",
+        "projections",
+        "readout",
+        "shifts",
+        "solvers",
+        "streams",
+        "sweep",
+        "tangents",
+        "tasks",
+        "train",
+        "truth",
+        "updaters",
+    ),
 )
 ABSENT = "not installed"
 Provenance = dict[str, str | int]

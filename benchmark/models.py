@@ -287,6 +287,13 @@ class Network:
             values = layer.apply(values, *parameters)
         return values
 
+    def features(self, theta: Tensor, inputs: Tensor) -> Tensor:
+        """What goes into the last layer; into a model of one layer, the inputs themselves. (P,), (B, d) -> (B, F)"""
+        values = inputs
+        for layer, parameters in zip(self.layers[:-1], self.parts(theta)[:-1], strict=True):
+            values = layer.apply(values, *parameters)
+        return values
+
     def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Per-sample losses without L2 term. (P,), (B, d), (B,) -> (B,)"""
         return LOSSES[self.loss](self.outputs(theta, inputs), targets)

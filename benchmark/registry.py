@@ -31,6 +31,7 @@ ALLOWED = (
     "modules",
     "optimizers",
     "problem",
+    "projections",
     "readout",
     "registry",
     "shifts",

@@ -107,14 +107,17 @@ def _judge(system: System, vectors: Tensor, found: Tensor, solver: str, promise:
 def direct(system: System, vectors: Tensor) -> tuple[Tensor, int]:
     """By the explicit matrix (P, P). With damping whatever its signs; without, a singular or indefinite one is refused."""
     matrix = system.explicit()
-    if not system.damping and matrix.isfinite().all():
-        _refuse_singular(torch.linalg.eigvalsh(matrix))
+    if not system.damping:
+        refuse_singular(matrix)
     found: Tensor = torch.linalg.solve(matrix, vectors.T).T
     return found, 1
 
 
-def _refuse_singular(values: Tensor) -> None:
-    """Raise Unsolved for eigenvalues (P,), rising, that are not all above rounding."""
+def refuse_singular(matrix: Tensor) -> None:
+    """Raise Unsolved for a symmetric matrix (P, P) whose eigenvalues are not all above rounding."""
+    if not matrix.isfinite().all():
+        return  # of a run that diverged: what comes of it shows it
+    values = torch.linalg.eigvalsh(matrix)
     lowest, highest = float(values[0]), float(values[-1])
     if lowest <= len(values) * torch.finfo(values.dtype).eps * max(highest, -lowest):
         kind = "indefinite" if lowest < -1e-9 * highest else "singular"

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from benchmark import calculus
 from benchmark.problem import Problem, Trajectory
+from benchmark.projections import projection
 from benchmark.registry import estimator
 
 PAPER = "Wang et al. 2025, arXiv:2412.09538, theorem 2"
@@ -34,23 +35,17 @@ def dvemb(run: Trajectory, *, curvature: str, last: bool) -> Tensor:
 def dvemb_projected(run: Trajectory, *, dimension: int) -> Tensor:
     """`dvemb` of gradients ``g R/sqrt(k)`` in `dimension` k, R (P, k) standard normal and the same for all steps. (N, Q)
 
+    Where there are no more than k parameters it is `dvemb`.
+
     The Fisher matrix is then that of the projected gradients. One dense R for all parameters is ours: the paper projects each
     layer by factors of its own. Cost: E N gradients, E N P k flops, and E N Q rank-one products in k dimensions.
     """
-    return projected(run, projection(run.random(), run.final, dimension))
+    return projected(run, projection(run, min(dimension, len(run.final))))
 
 
 def projected(run: Trajectory, matrix: Tensor) -> Tensor:
     """The sweep with all gradients times a matrix (P, k). (N, Q)"""
     return sweep(run, run.query_gradients() @ matrix, matrix=matrix)
-
-
-def projection(random: torch.Generator, theta: Tensor, dimension: int) -> Tensor:
-    """``R/sqrt(k)`` (P, k), R standard normal, drawn in double precision a few rows at a time."""
-    matrix = theta.new_empty(len(theta), dimension)
-    for rows in torch.split(matrix, 4096):
-        rows.copy_(torch.randn(rows.shape, generator=random, dtype=torch.float64) / dimension**0.5)
-    return matrix
 
 
 def sweep(

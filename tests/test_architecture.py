@@ -17,7 +17,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"__init__", "errors", "streams", "optimizers", "models", "calculus"},
     {"files", "records", "tangents", "modules"},
     {"problem", "machine"},
-    {"updaters", "data", "sweep", "kronecker"},
+    {"updaters", "data", "sweep", "kronecker", "projections"},
     {"dense", "solvers"},
     {"convolution"},
     {"engine"},

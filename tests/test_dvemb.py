@@ -11,9 +11,10 @@ from benchmark import calculus
 from benchmark.models import Network, mlp
 from benchmark.optimizers import Optimizer, Sgd
 from benchmark.problem import Trajectory, in_precision
+from benchmark.projections import gaussian
 from benchmark.train import train
 from estimators import dvemb as module
-from estimators.dvemb import acc_dvemb, dvemb, dvemb_projected, projected, projection
+from estimators.dvemb import acc_dvemb, dvemb, dvemb_projected, projected
 from estimators.sgd_ie import sgd_ie
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -117,7 +118,7 @@ def test_the_error_of_projection_falls_with_the_root_of_the_dimension() -> None:
     whole, random = dvemb(run, **FISHER), torch.Generator().manual_seed(0)
 
     def error(dimension: int) -> float:
-        draws = [projected(run, projection(random, run.final, dimension)) - whole for _ in range(50)]
+        draws = [projected(run, gaussian(random, run.final, len(run.final), dimension)) - whole for _ in range(50)]
         return float(torch.stack(draws).square().mean().sqrt())
 
     errors = [error(dimension) for dimension in (64, 1024)]
@@ -128,20 +129,22 @@ def test_the_projection_is_drawn_from_the_runs_own_random_numbers() -> None:
     run, other = train(problem()), train(problem(seed=1))
     found = dvemb_projected(run, dimension=8)
 
-    assert torch.equal(found, projected(run, projection(run.random(), run.final, 8)))
-    assert gap(found, projected(run, projection(other.random(), run.final, 8))) > 0.1
+    assert torch.equal(found, projected(run, gaussian(run.random(), run.final, len(run.final), 8)))
+    assert gap(found, projected(run, gaussian(other.random(), run.final, len(run.final), 8))) > 0.1
 
 
 def test_an_orthogonal_projection_changes_nothing() -> None:
     run = train(problem())
-    square = torch.linalg.qr(projection(torch.Generator().manual_seed(0), run.final, len(run.final))).Q
+    square = torch.linalg.qr(gaussian(torch.Generator().manual_seed(0), run.final, len(run.final), len(run.final))).Q
 
     assert gap(projected(run, square), dvemb(run, **FISHER)) < 1e-12
 
 
 def test_a_projection_is_standard_normal_over_the_root_of_its_dimension_and_the_same_in_both_precisions() -> None:
     theta = torch.zeros(9000, dtype=torch.float64)  # three blocks
-    matrix, single = (projection(torch.Generator().manual_seed(0), theta.to(kind), 16) for kind in (theta.dtype, torch.float32))
+    matrix, single = (
+        gaussian(torch.Generator().manual_seed(0), theta.to(kind), len(theta), 16) for kind in (theta.dtype, torch.float32)
+    )
 
     assert matrix.mean().abs() < 5 * (1 / 16 / matrix.numel()) ** 0.5
     assert float(matrix.square().sum(1).mean()) == pytest.approx(1, abs=0.02)
@@ -196,7 +199,7 @@ ALL = {
     "last": lambda run: dvemb(run, curvature="fisher", last=True),
     "hessian": lambda run: dvemb(run, curvature="hessian", last=False),
     "gauss-newton": lambda run: dvemb(run, curvature="gauss-newton", last=False),
-    "projected": lambda run: projected(run, projection(torch.Generator().manual_seed(0), run.final, 64)),
+    "projected": lambda run: projected(run, gaussian(torch.Generator().manual_seed(0), run.final, len(run.final), 64)),
     "acc": lambda run: acc_dvemb(run)[-1],
 }
 every_variant = pytest.mark.parametrize("variant", ALL.values(), ids=ALL)

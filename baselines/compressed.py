@@ -1,0 +1,36 @@
+"""Influence functions of compressed gradients: some coordinates, or a random projection, and the Fisher matrix of these."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmark.problem import Trajectory
+from benchmark.projections import projection
+from benchmark.registry import estimator
+
+MASKED = "Zhang and Amiri 2025, arXiv:2509.15651 (gradient dropout, formula second-hand)"
+variant = partial(estimator, tuned_on="untuned", dimension=128, damping=0.01)
+
+
+@variant("if-dropout", paper=MASKED, interpretation=True, dropped=True)
+@variant("if-projected", paper="Schioppa et al. 2022, arXiv:2112.03052, section 4 (random projection)", dropped=False)
+def compressed(run: Trajectory, *, dimension: int, damping: float, dropped: bool) -> Tensor:
+    """``<(F + (weight_decay + damping) I)^-1 h_q, h_i>`` of compressed gradients h, ``F = 1/N sum_i h_i h_i^T``. (N, Q)
+
+    h are `dimension` k of the P coordinates, drawn at random (`dropped` are the others), or a Gaussian projection to k numbers;
+    all coordinates where P is not above k. The Fisher matrix, and damping by a constant, are ours for the first. An order, no
+    loss. Cost: N + Q gradients and N k^2.
+    """
+    train, query = run.problem.gradients(run.final, run.problem.train), run.query_gradients()
+    size = min(dimension, len(run.final))
+    if dropped:
+        kept = torch.randperm(len(run.final), generator=run.random())[:size].to(train.device)
+        train, query = train[:, kept], query[:, kept]
+    else:
+        matrix = projection(run, size)
+        train, query = train @ matrix, query @ matrix
+    fisher = train.T @ train / len(train)
+    fisher.diagonal().add_(run.problem.weight_decay + damping)
+    solved: Tensor = torch.linalg.solve(fisher, query.T)
+    return train @ solved

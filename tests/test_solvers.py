@@ -1,0 +1,267 @@
+"""Inverse-curvature products: every solver against a dense solve, and what it says of itself."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import MODELS, problem
+from torch import Tensor
+
+from benchmark import calculus, kronecker
+from benchmark.errors import LoobenchError, Unsolved
+from benchmark.evaluate import Failure, estimate
+from benchmark.models import LOSS_CURVATURES, LOSSES
+from benchmark.problem import Trajectory
+from benchmark.registry import Estimator, registered
+from benchmark.solvers import MATRICES, SOLVERS, System, lanczos, refuse_singular, solve
+from benchmark.train import train
+
+WHOLE: dict[str, tuple[dict[str, Any], float]] = {  # settings with which a solver finds the solution, and how near
+    "direct": ({}, 1e-12),
+    "cg": ({"iterations": 500}, 1e-9),
+    "lissa": ({"depth": 4000, "batch": 12, "scale": 1.0}, 1e-9),
+    "arnoldi": ({"rank": 1000, "iterations": 1000}, 1e-9),
+    "nystrom": ({"rank": 1000}, 1e-9),
+}
+every_model = pytest.mark.parametrize("model", MODELS)
+every_matrix = pytest.mark.parametrize("matrix", MATRICES)
+
+
+def reference(model: str = "mlp", **changes: Any) -> Trajectory:
+    return train(problem(MODELS[model], **changes))
+
+
+def vectors(run: Trajectory, count: int = 3) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(count, len(run.final), generator=random, dtype=torch.float64)
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def curvature(run: Trajectory, matrix: str) -> Tensor:
+    """A (P, P) by autograd, without L2 term."""
+    given, theta = run.problem, run.final
+    model, (inputs, targets) = given.model, (given.train.inputs, given.train.targets)
+
+    def losses(theta: Tensor) -> Tensor:
+        return LOSSES[model.loss](model.outputs(theta, inputs), targets)
+
+    if matrix == "hessian":
+        return torch.autograd.functional.hessian(lambda theta: losses(theta).mean(), theta)
+    if matrix == "fisher":
+        each = torch.autograd.functional.jacobian(losses, theta)
+        return each.T @ each / len(inputs)
+    jacobian = torch.autograd.functional.jacobian(lambda theta: model.outputs(theta, inputs), theta)  # (N, C, P)
+    moved = LOSS_CURVATURES[model.loss](model.outputs(theta, inputs), jacobian.mT).mT  # (N, C, P)
+    return torch.einsum("ncp,ncq->pq", jacobian, moved) / len(inputs)
+
+
+def damped(run: Trajectory, matrix: str, damping: float) -> Tensor:
+    return curvature(run, matrix) + (damping + run.problem.weight_decay) * torch.eye(len(run.final), dtype=torch.float64)
+
+
+@every_model
+@every_matrix
+def test_products_are_those_of_the_curvature_by_autograd(model: str, matrix: str) -> None:
+    run = reference(model)
+    system, asked = System(run, matrix, 0.1), vectors(run)
+
+    assert gap(system.products(asked), asked @ curvature(run, matrix)) < 1e-10
+    assert gap(system.explicit(), damped(run, matrix, 0.1)) < 1e-10
+    some = torch.tensor([3, 5, 11])
+    part = replace(run, problem=replace(run.problem, train=run.problem.train[some]))
+    assert gap(system.products(asked, some), asked @ curvature(part, matrix)) < 1e-10
+
+
+@every_model
+@every_matrix
+@pytest.mark.parametrize("solver", WHOLE)
+def test_a_solver_equals_a_dense_solve(solver: str, matrix: str, model: str) -> None:
+    settings, tolerance = WHOLE[solver]
+    if (solver == "lissa" or (solver, matrix) == ("nystrom", "hessian")) and "cnn" in model:
+        pytest.skip("its products take seconds here; the same code is tested on the other models")
+    run = reference(model)
+    lowest = float(torch.linalg.eigvalsh(damped(run, matrix, 0.0))[0])
+    damping = 0.1 + max(0.0, -lowest)
+    if (solver, matrix) == ("nystrom", "hessian") and lowest < run.problem.weight_decay:
+        with pytest.raises(Unsolved, match="indefinite"):
+            solve(System(run, matrix, damping), vectors(run), solver, **settings)
+        return
+    asked = vectors(run)
+    if solver == "arnoldi":
+        asked = asked @ curvature(run, matrix)  # its space holds one direction of all that have no curvature
+    with calculus.counting() as count:
+        found = solve(System(run, matrix, damping), asked, solver, **settings)
+
+    expected = torch.linalg.solve(damped(run, matrix, damping), asked.T).T
+    assert gap(found, expected) < tolerance
+    assert count.notes["iterations"] >= 1
+    if SOLVERS[solver].promise:
+        assert count.notes["residual"] <= tolerance * 100
+        assert count.notes["unconverged"] == 0
+
+
+@pytest.mark.parametrize("matrix", ["gauss-newton", "fisher"])
+@pytest.mark.parametrize("solver", ["kfac", "ekfac"])
+@every_model
+def test_kronecker_solvers_equal_dense_solves_of_the_matrix_they_stand_for(model: str, solver: str, matrix: str) -> None:
+    run, asked = reference(model), vectors(reference(model))
+    found = solve(System(run, matrix, 0.05), asked, solver, share=0.1)
+
+    axes = getattr(kronecker, solver)(run.problem, run.final, matrix)
+    parts = [kronecker.matrices(run.problem.model, rows) for rows in (asked, found)]
+    for layer, v, x in zip(axes, *parts, strict=True):
+        turns = torch.kron(layer.slopes, layer.inputs)
+        dense = turns @ torch.diag(layer.curvatures.flatten()) @ turns.T
+        shift = 0.05 + run.problem.weight_decay + 0.1 * layer.curvatures.mean()
+        expected = torch.linalg.solve(dense + shift * torch.eye(len(dense), dtype=torch.float64), v.flatten(1).T).T
+        assert gap(x.flatten(1), expected) < 1e-9
+
+
+@pytest.mark.parametrize("matrix", ["gauss-newton", "fisher"])
+@every_model
+def test_layers_seen_as_products_give_the_gradients_and_the_curvature(model: str, matrix: str) -> None:
+    run = reference(model)
+    (layers,) = kronecker.passes(run.problem, run.final, run.problem.train, matrix)
+    flat = [layer.gradients() for layer in layers]  # of each layer (N, D, outputs, inputs + 1)
+    rows = torch.stack([kronecker.vectors(run.problem.model, [part[:, d] for part in flat]) for d in range(flat[0].shape[1])])
+
+    assert gap(torch.einsum("dnp,dnq->pq", rows, rows) / 12, curvature(run, matrix)) < 1e-12
+    if matrix == "fisher":
+        own = run.problem.gradients(run.final, run.problem.train) - run.problem.weight_decay * run.final
+        assert gap(rows[0], own) < 1e-12
+
+
+@every_model
+def test_matrices_of_layers_and_flat_vectors_are_inverses(model: str) -> None:
+    run = reference(model)
+    asked = vectors(run)
+
+    assert torch.equal(kronecker.vectors(run.problem.model, kronecker.matrices(run.problem.model, asked)), asked)
+
+
+@pytest.mark.parametrize("model", ["mlp", "classes", "cnn-norm"])
+def test_curvatures_along_ekfacs_axes_are_those_of_the_matrix_and_no_others_are_nearer(model: str) -> None:
+    run = reference(model)
+    rows = curvature(run, "gauss-newton")
+    start = 0
+    for plain, axes in zip(
+        *(getattr(kronecker, name)(run.problem, run.final, "gauss-newton") for name in ("kfac", "ekfac")), strict=True
+    ):
+        size = axes.curvatures.numel()
+        places = kronecker.matrices(run.problem.model, torch.arange(len(run.final))[None].double())
+        block = next(part for part in places if part.min() == start).flatten().long()
+        turns = torch.kron(axes.slopes, axes.inputs)
+        along = turns.T @ rows[block][:, block] @ turns
+        assert gap(axes.curvatures.flatten(), along.diagonal()) < 1e-12
+        off = [(torch.diag(one.curvatures.flatten()) - along).norm() for one in (plain, axes)]
+        assert off[1] <= off[0] * (1 + 1e-12)
+        start += size
+
+
+def test_kfac_is_exact_for_one_sample() -> None:
+    """The Fisher matrix of one sample is one product, in each layer."""
+    run = reference("mlp", train=1, batch=1)
+    dense = curvature(run, "fisher")
+    places = kronecker.matrices(run.problem.model, torch.arange(len(run.final))[None].double())
+    for layer, place in zip(kronecker.kfac(run.problem, run.final, "fisher"), places, strict=True):
+        block, turns = place.flatten().long(), torch.kron(layer.slopes, layer.inputs)
+        found = turns @ torch.diag(layer.curvatures.flatten()) @ turns.T
+        assert gap(found, dense[block][:, block]) < 1e-12
+
+
+@every_model
+def test_datainf_is_the_mean_of_the_samples_inverses(model: str) -> None:
+    run = reference(model)
+    system, asked = System(run, "fisher", 0.05), vectors(reference(model))
+    found = solve(system, asked, "datainf", share=0.1)
+
+    parts = [kronecker.matrices(run.problem.model, rows) for rows in (system.gradients, asked, found)]
+    for own, v, x in zip(*parts, strict=True):
+        g = own.flatten(1)
+        c = 0.05 + run.problem.weight_decay + 0.1 * (g**2).mean()
+        inverses = torch.linalg.inv(g[:, :, None] * g[:, None] + c * torch.eye(g.shape[1], dtype=torch.float64))
+        assert gap(x.flatten(1), v.flatten(1) @ inverses.mean(0)) < 1e-9
+
+
+def test_lissa_with_batches_comes_near_and_says_how_near() -> None:
+    run = reference("logistic", train=40)
+    with calculus.counting() as count:
+        found = solve(System(run, "gauss-newton", 0.5), vectors(run), "lissa", depth=400, batch=8, scale=4.0)
+    expected = torch.linalg.solve(damped(run, "gauss-newton", 0.5), vectors(run).T).T
+
+    assert 1e-6 < gap(found, expected) < 0.2
+    residual = torch.linalg.vector_norm(found @ damped(run, "gauss-newton", 0.5) - vectors(run), dim=1)
+    assert count.notes["residual"] == pytest.approx(float((residual / vectors(run).norm(dim=1)).max()), rel=1e-9)
+
+
+def test_a_solver_that_stops_at_its_limit_says_so() -> None:
+    run = reference()
+    with calculus.counting() as count:
+        solve(System(run, "gauss-newton", 1e-4), vectors(run), "cg", iterations=3)
+
+    assert count.notes["unconverged"] == 1
+    assert count.notes["iterations"] == 3
+    assert count.notes["residual"] > 1e-9
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+def test_a_singular_matrix_without_damping_is_refused() -> None:
+    run = reference("mlp", weight_decay=0.0)
+
+    with pytest.raises(Unsolved, match=r"singular, eigenvalues .* add damping"):
+        solve(System(run, "gauss-newton", 0.0), vectors(run), "direct")
+    with pytest.raises(Unsolved, match="singular: add damping"):
+        solve(System(run, "gauss-newton", 0.0), vectors(run), "nystrom", rank=5)
+
+
+def test_an_indefinite_matrix_is_refused_without_damping_and_by_conjugate_gradients() -> None:
+    with pytest.raises(Unsolved, match="indefinite"):
+        refuse_singular(torch.diag(torch.tensor([-1.0, 1.0, 2.0])))
+    run = reference("mlp", weight_decay=0.0)
+    assert float(torch.linalg.eigvalsh(curvature(run, "hessian"))[0]) < -1e-3
+
+    with pytest.raises(Unsolved, match="indefinite"):
+        solve(System(run, "hessian", 0.0), vectors(run), "direct")
+    with pytest.raises(Unsolved, match=r"indefinite, .* raise damping or take gauss-newton"):
+        solve(System(run, "hessian", 1e-6), vectors(run), "cg", iterations=500)
+
+
+def test_a_solver_that_diverges_says_its_residual() -> None:
+    run = reference()
+
+    with pytest.raises(Unsolved, match=r"lissa diverged: residual \d.*e\+\d+"):
+        solve(System(run, "gauss-newton", 0.1), vectors(run), "lissa", depth=200, batch=12, scale=0.1)
+
+
+def test_an_estimator_that_is_not_solved_is_a_typed_failure_with_the_residual() -> None:
+    function = registered()["if-lissa"].function
+    settings = {**registered()["if-lissa"].settings, "scale": 0.1}
+    broken = Estimator("mine", function, settings, "none", "none")
+
+    with pytest.raises(Failure, match=r"mine: lissa diverged: residual") as failure:
+        estimate(broken, reference().until(9))
+    assert failure.value.status == "unsolved"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solver": "ekfak"}, "unknown solver 'ekfak': did you mean ekfac"),
+        ({"matrix": "fischer"}, "unknown curvature 'fischer': did you mean fisher"),
+        ({"damping": -1.0}, "damping must be 0 or more, got -1.0"),
+        ({"damping": float("nan")}, "damping must be 0 or more, got nan"),
+        ({"solver": "kfac", "matrix": "hessian", "share": 0.1}, "solver kfac is for gauss-newton and fisher, got hessian"),
+    ],
+)
+def test_what_there_is_not_is_refused(change: dict[str, Any], message: str) -> None:
+    asked = {"solver": "direct", "matrix": "gauss-newton", "damping": 0.1, **change}
+    with pytest.raises(LoobenchError, match=message):
+        registered()["if-direct"].function(reference(), **asked)
+
+
+def test_lanczos_in_no_more_steps_than_parameters() -> None:
+    assert lanczos(lambda rows: rows * torch.arange(1.0, 8).double(), torch.ones(2, 7).double(), 100)[0].shape == (2, 7, 7)
