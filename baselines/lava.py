@@ -13,7 +13,15 @@ PAPER = "Just et al. 2023, arXiv:2305.00054; label distances of Alvarez-Melis, F
 TOLERANCE = 1e-9  # of the marginals of the plan
 
 
-@estimator("lava", paper=PAPER, models="classifier", library="ot", tuned_on="untuned", regularisation=0.1)
+@estimator(
+    "lava",
+    paper=PAPER,
+    models="classifier",
+    library="ot",
+    tuned_on="untuned",
+    interpretation=True,
+    regularisation=0.1,
+)
 def lava(run: Trajectory, *, regularisation: float) -> Tensor:
     """``-(f_i - sum_{j != i} f_j / (N - 1))``: minus the derivative of the transport cost in the weight of i. (N, Q)
 
@@ -22,7 +30,8 @@ def lava(run: Trajectory, *, regularisation: float) -> Tensor:
     inputs of class y_i in the train set and those of class y_q in the query set. A sample that makes the sets differ is
     harmful. In units of squared inputs. It looks at no model: x are the inputs as the task scales them, where the paper has
     features of a network trained before (ours). The released code's regularisation of 0.1 is here of the mean of C, so that
-    the scale of the inputs does not matter (ours).
+    the scale of the inputs does not matter (ours). The authors' code was not at hand: what it halves, and whether it takes the
+    bias of the entropy off, is not known to us.
 
     Where each query sample is a query of its own, it is a set of one: all mass goes there, and ``f_i = C_iq`` up to a constant
     that drops out. Such a set says nothing of its class, so that W then lies between classes of the train set, and is the same

@@ -13,7 +13,7 @@ from benchmark.registry import estimator
 
 @estimator("logra", paper="Choe et al. 2024, arXiv:2405.13954, section 3", loss_units=True, side=8, share=0.1)
 def logra(run: Trajectory, *, side: int, share: float) -> Tensor:
-    """``1/N sum_layers <(F + damping)^-1 h_q, h_i>``, ``F = 1/N sum_i h_i h_i^T``, ``h = P_out G P_in^T`` of a layer's gradient G.
+    """``1/N sum_layers <(F + damping)^-1 h_q, h_i>``, ``F = 1/N sum_i h_i h_i^T``, ``h = P_out G P_in^T``, G gradients.
 
     (N, Q). P_out and P_in are Gaussian with `side` rows each, the identity where the layer is no wider; damping is the weight
     decay and `share` of F's mean eigenvalue (Grosse et al.'s rule, which the paper takes). G is without the L2 term, which is

@@ -268,6 +268,11 @@ class Network:
         return len(self.layers) == 1 and isinstance(self.layers[0], Dense)
 
     @property
+    def dense(self) -> bool:
+        """Whether it has fully connected layers only."""
+        return all(isinstance(layer, Dense | Activation) for layer in self.layers)
+
+    @property
     def parameters(self) -> int:
         """P."""
         return sum(prod(shape) for layer in self.layers for shape in layer.shapes)

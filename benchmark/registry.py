@@ -46,6 +46,7 @@ MODELS: dict[str, Callable[[Network], bool]] = {  # kinds that an estimator may 
     "any": lambda model: True,
     "linear": lambda model: model.linear,
     "classifier": lambda model: model.loss != "squared-error",
+    "dense classifier": lambda model: model.dense and model.loss != "squared-error",
 }
 LIBRARIES = {  # that not every machine has, as they are imported: what pip installs them by
     "ot": "POT",
@@ -62,7 +63,7 @@ class Estimator:
     `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
     `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
     there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
-    `optimizers`, `max_parameters` and `models` ("any", "linear" in the parameters, "classifier") bound what it supports;
+    `optimizers`, `max_parameters` and `models` ("any" or another of MODELS) bound what it supports;
     outside them a task is `unsupported`, which is no failure.
     `tuned_on`: where its settings come from: "nothing" where it has none, "paper", "library" for a library's defaults,
     "untuned" for a choice made by no score, else the task or suite whose scores chose them.

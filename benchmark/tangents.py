@@ -59,8 +59,7 @@ class Tangents(Protocol):
 
 def tangents(model: Network, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> Tangents:
     """The form for the network: inputs (B, d), targets (B,)."""
-    dense = all(isinstance(layer, Dense | Activation) for layer in model.layers)
-    return (DenseTangents if dense else MappedTangents)(model, theta, inputs, targets, weight_decay)
+    return (DenseTangents if model.dense else MappedTangents)(model, theta, inputs, targets, weight_decay)
 
 
 def decay(out: Parts, shift: Parts, theta: Parts, kept: Tensor, removed: Tensor | None) -> None:

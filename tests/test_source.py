@@ -16,10 +16,10 @@ from benchmark.models import LOSSES, Network, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
 from benchmark.problem import Problem, Trajectory, in_precision
 from benchmark.registry import registered
+from benchmark.solvers import lanczos
 from benchmark.train import train
 from estimators import source as module
 from estimators.sgd_ie import sgd_ie
-from benchmark.solvers import lanczos
 from estimators.source import flow, source, spread
 
 ENOUGH = 1000  # iterations; the space ends before
