@@ -3,11 +3,12 @@ RESULTS ?= results
 BOARD ?= leaderboard.md
 READY := .venv/.ready
 BIN := .venv/bin
+PEERS := .venv-peers
 
-.PHONY: help run test lint report clean
+.PHONY: help run test test-peers lint report clean
 
 help:  ## show this help
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1: /' | awk -F': ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 run: $(READY)  ## set up .venv, run the quick suite, write results and leaderboard
 	$(BIN)/loobench run --suite quick --results $(RESULTS)
@@ -15,6 +16,9 @@ run: $(READY)  ## set up .venv, run the quick suite, write results and leaderboa
 
 test: $(READY) lint  ## set up .venv, then lint, types and tests
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
+	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"
 
 lint: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -25,9 +29,14 @@ report: $(READY)  ## write the leaderboard from the results that are there
 	$(BIN)/loobench report --results $(RESULTS) --board $(BOARD)
 
 clean:  ## remove .venv and what tools left behind
-	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(PEERS) *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(PEERS)/.ready: pyproject.toml constraints-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-peers.txt --editable '.[dev,peers]'
 	touch $@

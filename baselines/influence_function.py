@@ -61,7 +61,8 @@ def influence_function(run: Trajectory, *, solver: str, matrix: str, damping: fl
     Damping is 0.01 as in the paper's code; `share` damps each layer by that part of its mean curvature (Grosse et al., Kwon et
     al.). Solvers, their own settings and sources: `benchmark.solvers`. Cost: K + Q gradients and what the solver takes: N P
     products and P^3 for `direct`, N Q for each iteration of `cg`, B Q for each of `lissa`, N for each step of `arnoldi`, N
-    rank for `nystrom`, 2 C N gradients for `kfac` and `ekfac`, N for `datainf`.
+    rank for `nystrom`, 2 C N gradients for `kfac` and `ekfac`, N for `datainf`; and N Q products for the residual of the first
+    three.
     """
     solved = solve(System(run, matrix, damping), run.query_gradients(), solver, **settings)  # (Q, P)
     return paired(run, solved)

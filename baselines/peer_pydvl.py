@@ -94,7 +94,7 @@ def nystrom(run: Trajectory, *, damping: float, rank: int) -> Tensor:
     "pydvl/ekfac",
     paper="George et al. 2018, arXiv:1806.03884, as pyDVL 0.10.0 has it",
     loss_units=True,
-    models="classifier",
+    models="dense classifier",
     max_parameters=100000,
     tuned_on="untuned",
     library="pydvl",

@@ -88,6 +88,14 @@ def _speed_options(command: argparse.ArgumentParser) -> None:
     _add_cache(command)
 
 
+def _tune_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("estimator", metavar="NAME|FILE.py:NAME")
+    command.add_argument("setting", metavar="SETTING")
+    command.add_argument("values", nargs="+", metavar="VALUE", help="as JSON, or a word")
+    command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B (default: 5)")
+    _add_cache(command)
+
+
 def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--check", action="store_true", help="write nothing; fail where the board is not what the results give"
@@ -221,7 +229,10 @@ def _tasks(options: argparse.Namespace) -> list[Any]:
     from benchmark import suites
 
     chosen = [task for name in options.suite for task in suites.suite(name).tasks]
-    return list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
+    chosen = list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
+    if unscored := [task.name for task in chosen if not suites.suite(task.suite).scored]:
+        raise LoobenchError(f"{', '.join(unscored)}: for choosing settings, never scored; use `loobench tune`")
+    return chosen
 
 
 def _seeds(text: str | None, usual: int) -> tuple[int, ...]:
@@ -407,6 +418,35 @@ def _prices(options: argparse.Namespace) -> int:
     return 0
 
 
+def tune_command(options: argparse.Namespace) -> int:
+    """`loobench tune`."""
+    from tabulate import tabulate
+
+    from benchmark import registry, suites, tune
+    from benchmark.files import probe
+
+    chosen = registry.resolve([options.estimator])
+    if len(chosen) > 1:
+        raise LoobenchError(f"{options.estimator} declares {len(chosen)} estimators: name one, as in FILE.py:{chosen[0].name}")
+    probe(options.cache)
+    seeds = _seeds(options.seeds, suites.suite(tune.SUITE).seeds)
+    values = [_value(text) for text in options.values]
+    found = list(tune.trials(chosen[0], options.setting, values, seeds, options.cache, _bar))
+    rows = tune.lines(found, chosen[0].settings[options.setting])
+    print(f"{chosen[0].name}: mean Kendall tau over {len(seeds)} seeds at the last horizon; * is set now\n")
+    print(tabulate(rows, [options.setting, *found[0].kendall, "mean"], disable_numparse=True))
+    return FAILED if all(trial.failure for trial in found) else 0
+
+
+def _value(text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def speed_command(options: argparse.Namespace) -> int:
     """`loobench speed`."""
     import json
@@ -485,6 +525,7 @@ COMMANDS = {
     "list": (list_command, _list_options, "show what there is"),
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
+    "tune": (tune_command, _tune_options, "what a setting of an estimator does on the tuning tasks, which are never scored"),
     "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
     "doctor": (
         doctor_command,

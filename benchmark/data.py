@@ -61,6 +61,14 @@ SOURCES = {
             "8ba8dc17f45efc5ee9fbf320ca5d47939e6fc0394e94d95e911cfb4d4fb3ae25",
         ),
         Source(
+            "wine",
+            "sklearn.datasets.load_wine",
+            "CC BY 4.0",
+            {"train": 178},
+            ("features", "label"),
+            "9f9348dd0fafa9413b1b0638b71a6eb6f0033a6ab611ff1aa799dcf4bc25c41a",
+        ),
+        Source(
             "mnist",
             "ylecun/mnist",
             "MIT",

@@ -92,6 +92,7 @@ def _adult_column(name: str, column: data.Column) -> np.ndarray:
 RECIPES: dict[tuple[str, str], Callable[[Splits], Features]] = {
     ("digits", "all"): embedded,
     ("breast_cancer", "all"): embedded,
+    ("wine", "all"): embedded,
     ("mnist", "1-7"): mnist_1_7,
     ("mnist", "all"): mnist,
     ("cifar10", "all"): cifar10,

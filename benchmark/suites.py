@@ -16,6 +16,7 @@ class Suite:
     about: str
     tasks: tuple[Task, ...]
     seeds: int  # by default seeds 0, 1, ..., seeds - 1
+    scored: bool = True  # or a place to choose settings, which no table shows
 
 
 def quick_tasks() -> Iterator[Task]:
@@ -43,6 +44,32 @@ def quick_tasks() -> Iterator[Task]:
                 horizons=(1, 5, 10),
                 queries=queries,
             )
+
+
+def tuning_tasks() -> Iterator[Task]:
+    """Small tasks on wine, a data set that no scored task has: three classes, logistic and MLP by SGD, MLP by Adam."""
+    fits: tuple[tuple[str, str, Optimizer, float], ...] = (
+        ("logistic-sgd", "logistic", Sgd(0.1), 0.01),
+        ("mlp-sgd", "mlp-8", Sgd(0.1), 0.001),
+        ("mlp-adam", "mlp-8", Adam(0.01), 0.001),
+    )
+    for fit, model, optimizer, decay in fits:
+        yield Task(
+            name=f"tuning-wine-{fit}",
+            suite="tuning",
+            dataset="wine",
+            subset="all",
+            train=100,
+            query=20,
+            test=50,
+            model=model,
+            optimizer=optimizer,
+            weight_decay=decay,
+            batch=10,
+            epochs=10,
+            horizons=(10,),
+            queries="each",
+        )
 
 
 def hara2019_tasks() -> Iterator[Task]:
@@ -106,6 +133,7 @@ SUITES = {
             tuple(image_tasks()),
             1,
         ),
+        Suite("tuning", "wine: for choosing settings by `loobench tune`, never scored", tuple(tuning_tasks()), 5, scored=False),
         Suite("hara2019", "SGD-IE's tasks: Adult, 20 Newsgroups, MNIST; convex and not", tuple(hara2019_tasks()), 10),
     )
 }

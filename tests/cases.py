@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
 from benchmark.problem import Problem, Samples
-from benchmark.registry import Estimator
+from benchmark.registry import Estimator, registered
 from benchmark.streams import stream
 from benchmark.tasks import batches
 
@@ -71,6 +72,15 @@ def _targets(model: Network, values: object) -> Tensor:
     classes = max(2, model.classes)
     numbers = (real.sigmoid() * classes).long().clamp(max=classes - 1)
     return numbers if model.loss == "cross-entropy" else numbers.double()
+
+
+def here(name: str, *values: str) -> Any:
+    """A parameter set of an estimator and more, skipped with its reason where a library that it needs is missing."""
+    reason = (registered()[name].missing or "").partition(" needs ")[2]
+    return pytest.param(name, *values, marks=pytest.mark.skipif(bool(reason), reason=f"needs {reason}"))
+
+
+every_estimator = pytest.mark.parametrize("name", [here(name) for name in registered()])
 
 
 def supported_by(estimator: Estimator, **changes: Any) -> Problem:

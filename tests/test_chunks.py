@@ -8,7 +8,7 @@ from threading import Lock
 
 import pytest
 import torch
-from cases import MODELS, OPTIMIZERS, problem, supported_by
+from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 
 from benchmark import chunks, doctor, evaluate, machine, suites, truth
 from benchmark.chunks import MIB, Means
@@ -408,7 +408,7 @@ def test_leaving_out_some_samples_gives_their_rows_of_leaving_out_all(model: Net
     assert torch.allclose(leave_one_out(train(some)), leave_one_out(train(given))[:, [1, 4, 10]], rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", sorted(registered()))
+@every_estimator
 def test_every_estimator_answers_for_the_samples_left_out(name: str) -> None:
     given = supported_by(registered()[name], query_kind="mean")
     asked = given.batch(0)[:3].sort().values  # at the first horizon the others have no effect yet

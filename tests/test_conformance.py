@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from cases import MODELS, OPTIMIZERS, problem, supported_by
+from cases import MODELS, OPTIMIZERS, every_estimator, here, problem, supported_by
 from torch import Tensor
 
 from benchmark.evaluate import Failure, estimate
@@ -27,8 +27,9 @@ def fits(name: str) -> list[tuple[str, str]]:
 
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]
-every_fit = pytest.mark.parametrize(("name", "model", "optimizer"), ALL, ids=["-".join(one) for one in ALL])
-every_estimator = pytest.mark.parametrize("name", CALLED)
+every_fit = pytest.mark.parametrize(
+    ("name", "model", "optimizer"), [here(*one) for one in ALL], ids=["-".join(one) for one in ALL]
+)
 BLIND_TO_QUERIES = {"chance"}  # drawn in the order of rows and columns
 BLIND_TO_STATES = {  # these train again from the start, where the run is finite, or look at the data alone
     *("chance", "exact-loo", "partial-retrain-3"),
@@ -47,8 +48,6 @@ def reference(model: str, optimizer: str) -> Trajectory:
 
 def supported(name: str, run: Trajectory) -> bool:
     """Whether the estimator supports the problem; that one it does not is `unsupported`, with a reason, is asserted here."""
-    if CALLED[name].missing:
-        pytest.skip(str(CALLED[name].missing))
     if CALLED[name].unsupported(run.problem) is None:
         return True
     with pytest.raises(Failure, match=name) as failure:

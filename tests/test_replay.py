@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import OPTIMIZERS, problem, supported_by
+from cases import OPTIMIZERS, every_estimator, problem, supported_by
 
 from benchmark import chunks, machine
 from benchmark.chunks import MIB, Means, spacing
@@ -35,7 +35,7 @@ def test_its_states_are_those_of_the_whole_run_bit_for_bit(optimizer: str, every
     assert torch.equal(map_tensors(replayed, torch.clone).whole(), whole.states)
 
 
-@pytest.mark.parametrize("name", registered())
+@every_estimator
 def test_an_estimator_says_the_same_of_it(name: str) -> None:
     variant = registered()[name]
     given = supported_by(variant)
