@@ -10,7 +10,7 @@ from benchmark.projections import projection
 from benchmark.registry import estimator
 
 MASKED = "Zhang and Amiri 2025, arXiv:2509.15651 (gradient dropout, formula second-hand)"
-variant = partial(estimator, tuned_on="untuned", dimension=128, damping=0.01)
+variant = partial(estimator, tuned_on="tuning", dimension=256, damping=0.01)
 
 
 @variant("if-dropout", paper=MASKED, interpretation=True, dropped=True)

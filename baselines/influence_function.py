@@ -13,21 +13,31 @@ from benchmark.solvers import System, solve
 
 PAPER = "Koh and Liang 2017, arXiv:1703.04730, eq. 2"
 ROWS = 256  # samples whose gradients are held at once: bounds memory
-variant = partial(estimator, loss_units=True, damping=0.01)
-small = partial(variant, paper=PAPER, max_parameters=8000, solver="direct")
-layered = partial(estimator, loss_units=True, damping=0.0, share=0.1)
+variant = partial(estimator, loss_units=True, tuned_on="tuning")
+small = partial(estimator, paper=PAPER, loss_units=True, max_parameters=8000, solver="direct")
+RELATIVE = "Barshan et al. 2020, arXiv:2003.11630, section 3"
+relative = partial(estimator, tuned_on="tuning", max_parameters=8000, solver="direct", matrix="gauss-newton", damping=0.1)
+layered = partial(variant, damping=0.0, share=1.0)
 
 
-@small("if-direct", matrix="hessian")
-@small("if-direct-gauss-newton", matrix="gauss-newton")
-@small("if-direct-fisher", matrix="fisher")
-@variant("if-cg", paper=PAPER + "; Gauss-Newton matrix after Martens 2010", solver="cg", matrix="gauss-newton", iterations=500)
+@small("if-direct", matrix="hessian", damping=0.01)
+@small("if-direct-damped", tuned_on="tuning", matrix="hessian", damping=0.1)
+@small("if-direct-gauss-newton", tuned_on="tuning", matrix="gauss-newton", damping=0.03)
+@small("if-direct-fisher", tuned_on="tuning", matrix="fisher", damping=0.01)
+@variant(
+    "if-cg",
+    paper=PAPER + "; Gauss-Newton matrix after Martens 2010",
+    solver="cg",
+    matrix="gauss-newton",
+    damping=0.03,
+    iterations=500,
+)
 @variant(
     "if-lissa",
     paper="Agarwal et al. 2017, arXiv:1602.03943; Koh and Liang 2017",
-    tuned_on="untuned",
     solver="lissa",
     matrix="gauss-newton",
+    damping=0.03,
     depth=300,
     batch=50,
     scale=2.0,
@@ -35,34 +45,42 @@ layered = partial(estimator, loss_units=True, damping=0.0, share=0.1)
 @variant(
     "if-arnoldi",
     paper="Schioppa et al. 2022, arXiv:2112.03052",
-    tuned_on="untuned",
     solver="arnoldi",
     matrix="hessian",
+    damping=0.1,
     rank=50,
     iterations=100,
 )
 @variant(
     "if-nystrom",
     paper="Hataya and Yamada 2023, arXiv:2302.09726; sketch of Frangella et al. 2023, arXiv:2110.02820",
-    tuned_on="untuned",
     solver="nystrom",
     matrix="gauss-newton",
-    rank=50,
+    damping=0.03,
+    rank=100,
 )
 @layered("if-kfac", paper="Martens and Grosse 2015, arXiv:1503.05671", solver="kfac", matrix="gauss-newton")
 @layered("if-ekfac", paper="Grosse et al. 2023, arXiv:2308.03296", solver="ekfac", matrix="gauss-newton")
 @layered("if-ekfac-fisher", paper="Grosse et al. 2023, arXiv:2308.03296; curvature ours", solver="ekfac", matrix="fisher")
-@layered("if-datainf", paper="Kwon et al. 2024, arXiv:2310.00902, eq. 5", solver="datainf", matrix="fisher")
+@estimator(
+    "if-datainf",
+    paper="Kwon et al. 2024, arXiv:2310.00902, eq. 5",
+    loss_units=True,
+    solver="datainf",
+    matrix="fisher",
+    damping=0.0,
+    share=0.1,
+)
 def influence_function(run: Trajectory, *, solver: str, matrix: str, damping: float, **settings: Any) -> Tensor:
     """``<(A + (weight_decay + damping) I)^-1 u_q, g_i> / N`` at theta_T. (K, Q)
 
     A is the Hessian of the mean training loss without L2 term, its Gauss-Newton part, or the empirical Fisher matrix; off a
     minimum the Hessian may be indefinite, and the estimate is then as bad as the theory says (`direct`) or refused (`cg`).
-    Damping is 0.01 as in the paper's code; `share` damps each layer by that part of its mean curvature (Grosse et al., Kwon et
-    al.). Solvers, their own settings and sources: `benchmark.solvers`. Cost: K + Q gradients and what the solver takes: N P
-    products and P^3 for `direct`, N Q for each iteration of `cg`, B Q for each of `lissa`, N for each step of `arnoldi`, N
-    rank for `nystrom`, 2 C N gradients for `kfac` and `ekfac`, N for `datainf`; and N Q products for the residual of the first
-    three.
+    `damping` of `if-direct` is that of the paper's code; `share` damps each layer by that part of its mean curvature (Grosse et
+    al., who take 0.1, and Kwon et al.). Solvers, their own settings and sources: `benchmark.solvers`.
+    Cost: K + Q gradients and what the solver takes: N P products and P^3 for `direct`, N Q for each iteration of `cg`, B Q for
+    each of `lissa`, N for each step of `arnoldi`, N rank for `nystrom`, 2 C N gradients for `kfac` and `ekfac`, N for
+    `datainf`; and N Q products for the residual of the first three.
     """
     solved = solve(System(run, matrix, damping), run.query_gradients(), solver, **settings)  # (Q, P)
     return paired(run, solved)
@@ -76,7 +94,7 @@ def paired(run: Trajectory, vectors: Tensor) -> Tensor:
     return torch.cat(found) / len(problem.train)
 
 
-@small("if-direct-exact", matrix="hessian", readout="exact")
+@small("if-direct-exact", tuned_on="tuning", matrix="hessian", damping=0.1, readout="exact")
 def influence_shift(run: Trajectory, *, solver: str, matrix: str, damping: float, readout: str) -> Tensor:
     """The query losses at the shifted parameters, ``d_i = (A + (weight_decay + damping) I)^-1 g_i / N``, read exactly. (K, Q)
 
@@ -87,8 +105,8 @@ def influence_shift(run: Trajectory, *, solver: str, matrix: str, damping: float
     return read(run, solve(System(run, matrix, damping), gradients, solver) / len(problem.train), readout)
 
 
-@small("relatif", paper="Barshan et al. 2020, arXiv:2003.11630, section 3 (theta-relative)", matrix="gauss-newton", root=False)
-@small("relatif-loss", paper="Barshan et al. 2020, arXiv:2003.11630, section 3 (l-relative)", matrix="gauss-newton", root=True)
+@relative("relatif", paper=RELATIVE + " (theta-relative)", root=False)
+@relative("relatif-loss", paper=RELATIVE + " (l-relative)", root=True)
 def relatif(run: Trajectory, *, solver: str, matrix: str, damping: float, root: bool) -> Tensor:
     """``<u_q, M^-1 g_i>`` over ``|M^-1 g_i|``, or with `root` over ``sqrt(g_i^T M^-1 g_i)``: influence for its price. (K, Q)
 

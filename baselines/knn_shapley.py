@@ -9,7 +9,7 @@ from benchmark.problem import Trajectory
 from benchmark.registry import estimator
 
 PAPER = "Jia et al. 2019, arXiv:1908.08619, theorem 1"
-variant = partial(estimator, models="classifier", tuned_on="untuned", neighbours=5)
+variant = partial(estimator, models="classifier", tuned_on="tuning", neighbours=5)
 
 
 @variant("knn-shapley", paper=PAPER, hidden=True)

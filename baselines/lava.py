@@ -18,7 +18,7 @@ TOLERANCE = 1e-9  # of the marginals of the plan
     paper=PAPER,
     models="classifier",
     library="ot",
-    tuned_on="untuned",
+    tuned_on="tuning",
     interpretation=True,
     regularisation=0.1,
 )

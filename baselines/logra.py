@@ -11,7 +11,9 @@ from benchmark.projections import gaussian
 from benchmark.registry import estimator
 
 
-@estimator("logra", paper="Choe et al. 2024, arXiv:2405.13954, section 3", loss_units=True, side=8, share=0.1)
+@estimator(
+    "logra", paper="Choe et al. 2024, arXiv:2405.13954, section 3", loss_units=True, tuned_on="tuning", side=16, share=1.0
+)
 def logra(run: Trajectory, *, side: int, share: float) -> Tensor:
     """``1/N sum_layers <(F + damping)^-1 h_q, h_i>``, ``F = 1/N sum_i h_i h_i^T``, ``h = P_out G P_in^T``, G gradients.
 

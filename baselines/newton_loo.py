@@ -16,14 +16,22 @@ ROWS = 64  # samples whose Jacobians (C, P) are held at once: bounds memory
 
 
 @estimator(
-    "newton-loo", paper=PAPER, loss_units=True, max_parameters=8000, damping=0.01, matrix="gauss-newton", readout="linear"
+    "newton-loo",
+    paper=PAPER,
+    loss_units=True,
+    max_parameters=8000,
+    tuned_on="tuning",
+    damping=0.1,
+    matrix="gauss-newton",
+    readout="linear",
 )
 @estimator(
     "newton-loo-exact",
     paper=PAPER + "; readout ours",
     loss_units=True,
     max_parameters=8000,
-    damping=0.01,
+    tuned_on="tuning",
+    damping=0.1,
     matrix="gauss-newton",
     readout="exact",
 )

@@ -36,10 +36,10 @@ Parameters = dict[str, Tensor]
 Data = tuple[Tensor, Tensor, Tensor]  # inputs (..., d), targets (...), weight of the L2 term
 Loss = Callable[[Trajectory, nn.Module, Parameters, Data], Tensor]
 variant = partial(estimator, library="dattri")
-influence_function = partial(variant, loss_units=True, tuned_on="untuned", damping=0.01)
+influence_function = partial(variant, loss_units=True, tuned_on="tuning")
 
 
-@influence_function("dattri/if-explicit", paper="Koh and Liang 2017, arXiv:1703.04730, eq. 2", max_parameters=2000)
+@influence_function("dattri/if-explicit", paper="Koh and Liang 2017, arXiv:1703.04730, eq. 2", max_parameters=2000, damping=0.1)
 def if_explicit(run: Trajectory, *, damping: float) -> Tensor:
     """``<u_q, (H + damping I)^-1 g_i> / N``, H the Hessian of the mean training loss, L2 term included. (K, Q)
 
@@ -48,7 +48,7 @@ def if_explicit(run: Trajectory, *, damping: float) -> Tensor:
     return inverted(run, partial(solver("IFAttributorExplicit"), regularization=damping), size=run.problem.queries)
 
 
-@influence_function("dattri/if-cg", paper="Koh and Liang 2017, arXiv:1703.04730; Martens 2010", iterations=40)
+@influence_function("dattri/if-cg", paper="Koh and Liang 2017, arXiv:1703.04730; Martens 2010", damping=0.03, iterations=40)
 def if_cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
     """As `dattri/if-explicit`, by so many iterations of conjugate gradients from ``x = u_q``, at most 2 P. (K, Q)
 
@@ -61,7 +61,7 @@ def if_cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
     return inverted(double, partial(solver("IFAttributorCG"), **settings), bent_loss).to(run.final)
 
 
-@influence_function("dattri/if-lissa", paper="Agarwal et al. 2017, arXiv:1602.03943", depth=200, scale=1.0)
+@influence_function("dattri/if-lissa", paper="Agarwal et al. 2017, arXiv:1602.03943", damping=0.03, depth=200, scale=1.0)
 def if_lissa(run: Trajectory, *, damping: float, depth: int, scale: float) -> Tensor:
     """``r <- u + (1 - damping/s) r - G r/s`` `depth` times, answer ``r/s``; s is `scale` times G's largest eigenvalue. (K, Q)
 
@@ -83,7 +83,12 @@ def largest(run: Trajectory) -> float:
 
 
 @influence_function(
-    "dattri/if-arnoldi", paper="Schioppa et al. 2022, arXiv:2112.03052", models="linear", iterations=100, dimension=100
+    "dattri/if-arnoldi",
+    paper="Schioppa et al. 2022, arXiv:2112.03052",
+    models="linear",
+    damping=0.03,
+    iterations=100,
+    dimension=100,
 )
 def if_arnoldi(run: Trajectory, *, damping: float, iterations: int, dimension: int) -> Tensor:
     """``<P u_q, P g_i> / N``, ``P = D^-1/2 V^T`` of the `dimension` largest eigenpairs of G + damping I that it finds. (K, Q)
@@ -108,7 +113,7 @@ def if_datainf(run: Trajectory, *, damping: float) -> Tensor:
     return inverted(run, partial(solver("IFAttributorDataInf"), regularization=damping))
 
 
-@influence_function("dattri/if-ekfac", paper="Grosse et al. 2023, arXiv:2308.03296, eq. 20")
+@influence_function("dattri/if-ekfac", paper="Grosse et al. 2023, arXiv:2308.03296, eq. 20", damping=0.1)
 def if_ekfac(run: Trajectory, *, damping: float) -> Tensor:
     """As `dattri/if-explicit`, but for H what the library has for EK-FAC of the empirical Fisher matrix of each layer. (K, Q)
 
@@ -141,8 +146,8 @@ def tracin(run: Trajectory, *, checkpoints: int) -> Tensor:
     "dattri/trak",
     paper="Park et al. 2023, arXiv:2303.14186, eq. 15, of one model",
     models="classifier",
-    tuned_on="untuned",
-    damping=0.01,
+    tuned_on="tuning",
+    damping=1.0,
     dimension=512,
 )
 def trak(run: Trajectory, *, damping: float, dimension: int) -> Tensor:

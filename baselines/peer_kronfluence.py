@@ -29,10 +29,10 @@ LABELS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {  # drawn from
 
 
 @estimator(
-    "kronfluence/ekfac", paper=PAPER, tuned_on="library", library="kronfluence", strategy="ekfac", damping=1e-8, empirical=False
+    "kronfluence/ekfac", paper=PAPER, tuned_on="tuning", library="kronfluence", strategy="ekfac", damping=0.01, empirical=False
 )
 @estimator(
-    "kronfluence/kfac", paper=PAPER, tuned_on="library", library="kronfluence", strategy="kfac", damping=1e-8, empirical=False
+    "kronfluence/kfac", paper=PAPER, tuned_on="tuning", library="kronfluence", strategy="kfac", damping=0.01, empirical=False
 )
 @estimator(
     "kronfluence/diagonal",
@@ -51,7 +51,7 @@ def kronfluence(run: Trajectory, *, strategy: str, damping: float, empirical: bo
     mean squares of the gradients of all N samples. "diagonal": the mean squares themselves. Sign as ours, scale N times
     ours. kronfluence does not see the L2 term: the curvature weight_decay is added to the damping here, the gradient
     ``weight_decay theta`` is left out, so that a column is right up to a constant. It tracks dense layers and convolutions:
-    what GroupNorm's parameters would add is left out. Settings are kronfluence's. Cost: two passes over the N samples for the
+    what GroupNorm's parameters would add is left out. Its own damping is 1e-8. Cost: two passes over the N samples for the
     factors, one for the scores, Q gradients, and a layer's inputs and outputs cubed; files of the factors in a folder that is
     removed. A query's gradients and preconditioned gradients are held at once: (Q, P).
     """

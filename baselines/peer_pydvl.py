@@ -33,9 +33,9 @@ class TwoLogits(nn.Module):
     paper="Koh and Liang 2017, arXiv:1703.04730, as pyDVL 0.10.0 has it",
     loss_units=True,
     max_parameters=2000,
-    tuned_on="untuned",
+    tuned_on="tuning",
     library="pydvl",
-    damping=0.01,
+    damping=0.1,
 )
 def direct(run: Trajectory, *, damping: float) -> Tensor:
     """``<g_i, (H + damping I)^-1 u_q> / N`` (N, Q), H the Hessian of the mean loss, inverted by `DirectInfluence`.
@@ -52,9 +52,9 @@ def direct(run: Trajectory, *, damping: float) -> Tensor:
     paper="Koh and Liang 2017, arXiv:1703.04730, section 3, as pyDVL 0.10.0 has it",
     loss_units=True,
     max_parameters=20000,
-    tuned_on="untuned",
+    tuned_on="tuning",
     library="pydvl",
-    damping=0.01,
+    damping=0.1,
     iterations=100,
 )
 def cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
@@ -74,9 +74,9 @@ def cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
     paper="Hataya and Yamada 2023, PMLR 206:12186, as pyDVL 0.10.0 has it",
     loss_units=True,
     max_parameters=20000,
-    tuned_on="untuned",
+    tuned_on="tuning",
     library="pydvl",
-    damping=0.01,
+    damping=0.1,
     rank=50,
 )
 def nystrom(run: Trajectory, *, damping: float, rank: int) -> Tensor:
@@ -96,7 +96,7 @@ def nystrom(run: Trajectory, *, damping: float, rank: int) -> Tensor:
     loss_units=True,
     models="dense classifier",
     max_parameters=100000,
-    tuned_on="untuned",
+    tuned_on="tuning",
     library="pydvl",
     damping=0.01,
 )

@@ -31,10 +31,10 @@ class TwoLogits(nn.Module):
     paper="Park et al. 2023, arXiv:2303.14186, section 3, as traker 0.3.2 has it",
     models="classifier",
     max_parameters=100000,
-    tuned_on="untuned",
+    tuned_on="tuning",
     library="trak",
     dimension=512,
-    regularisation=1e-3,
+    regularisation=100.0,
 )
 def trak(run: Trajectory, *, dimension: int, regularisation: float) -> Tensor:
     """``<phi_q, (Phi^T Phi + regularisation I)^-1 phi_i> (1 - p_i)`` (N, Q) but for a factor, of the one model of the run.

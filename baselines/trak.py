@@ -12,7 +12,7 @@ from benchmark.projections import projection
 from benchmark.registry import estimator
 
 PAPER = "Park et al. 2023, arXiv:2303.14186, section 3.2"
-variant = partial(estimator, models="classifier", tuned_on="untuned", dimension=64, share=0.01)
+variant = partial(estimator, models="classifier", tuned_on="tuning", dimension=256, share=1.0)
 
 
 @variant("trak", paper=PAPER, checkpoints=1)

@@ -43,7 +43,7 @@ def variants(estimator: Estimator, setting: str, values: Sequence[Any]) -> list[
 def trials(
     estimator: Estimator, setting: str, values: Sequence[Any], seeds: Sequence[int], cache: Path, bar: MakeBar
 ) -> Iterator[Trial]:
-    """One trial for each value, on all tuning tasks that the estimator supports. Raises LoobenchError where it supports none."""
+    """One trial for each value, on the tuning tasks that the estimator supports. Raises LoobenchError where it has none."""
     changed = variants(estimator, setting, values)
     with machine.one_thread():
         runs = {task.name: [truth.answer(task, seed, cache, "cpu", bar) for seed in seeds] for task in suite(SUITE).tasks}

@@ -117,7 +117,7 @@ def test_relative_influence_is_influence_over_the_size_of_the_change(model: str)
     run = reference(model)
     given = run.problem
     matrix = given.gauss_newton_products(run.final, given.train, torch.eye(len(run.final), dtype=torch.float64))
-    matrix.diagonal().add_(0.01)
+    matrix.diagonal().add_(0.1)
     gradients = given.gradients(run.final, given.train)
     change = torch.linalg.solve(matrix, gradients.T).T
     plain = change @ run.query_gradients().T
@@ -195,7 +195,7 @@ def test_logra_with_wide_projections_is_the_layerwise_influence_of_the_fisher_ma
         start += size
         fisher = own.T @ own / 12
         if size:
-            fisher.diagonal().add_(given.weight_decay + 0.1 * fisher.diagonal().mean())
+            fisher.diagonal().add_(given.weight_decay + 1.0 * fisher.diagonal().mean())
             expected += own @ torch.linalg.solve(fisher, asked.T) / 12
     assert gap(answer("logra", run, side=100), expected) < 1e-9
 
@@ -234,7 +234,7 @@ def test_trak_is_its_formula(model: str, name: str) -> None:
         matrix = projection(run, min(10, len(theta)))
         train, query = train @ matrix, query @ matrix
         gram = train.T @ train
-        gram += 0.01 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+        gram += 1.0 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
         scores.append(train @ torch.linalg.inv(gram) @ query.T * (1 - chances(network, theta, given.query)))
         misses.append(1 - chances(network, theta, given.train))
     expected = torch.stack(scores).mean(0) * torch.stack(misses).mean(0)[:, None]
