@@ -433,7 +433,9 @@ def tune_command(options: argparse.Namespace) -> int:
     values = [_value(text) for text in options.values]
     found = list(tune.trials(chosen[0], options.setting, values, seeds, options.cache, _bar))
     rows = tune.lines(found, chosen[0].settings[options.setting])
-    print(f"{chosen[0].name}: mean Kendall tau over {len(seeds)} seeds at the last horizon; * is set now\n")
+    print(
+        f"{chosen[0].name}: mean Kendall tau over {len(seeds)} seed{'s' * (len(seeds) > 1)} at the last horizon; * is set now\n"
+    )
     print(tabulate(rows, [options.setting, *found[0].kendall, "mean"], disable_numparse=True))
     return FAILED if all(trial.failure for trial in found) else 0
 

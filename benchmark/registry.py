@@ -66,7 +66,8 @@ class Estimator:
     `optimizers`, `max_parameters` and `models` ("any" or another of MODELS) bound what it supports;
     outside them a task is `unsupported`, which is no failure.
     `tuned_on`: where its settings come from: "nothing" where it has none, "paper", "library" for a library's defaults,
-    "untuned" for a choice made by no score, else the task or suite whose scores chose them.
+    "untuned" for a choice made by no score, else the suite whose scores chose them, or "speed", the synthetic cases.
+    Variants of one method that a setting only names, as a readout, count as the paper's.
     `library`: one of LIBRARIES, without which it cannot run.
     `interpretation`: the formula is known only second-hand.
     """

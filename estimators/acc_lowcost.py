@@ -22,6 +22,7 @@ BLOCK = 1024  # left-out samples whose bases are held at once: bounds memory
     loss_units=True,
     optimizers=("sgd",),
     models="linear",
+    tuned_on="speed",
     rank=32,
     share=8,
     most=0.5,

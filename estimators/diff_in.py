@@ -34,7 +34,9 @@ def diff_in(run: Trajectory, *, checkpoints: int) -> Tensor:
     return effect
 
 
-@estimator("diff-in-derived", paper=PAPER + "; first-order term and weights ours", loss_units=True, checkpoints=5)
+@estimator(
+    "diff-in-derived", paper=PAPER + "; first-order term and weights ours", loss_units=True, tuned_on="untuned", checkpoints=5
+)
 def diff_in_derived(run: Trajectory, *, checkpoints: int) -> Tensor:
     """``(sum_t rate_t)/N <u_q, g_i(theta_0)> - sum_{s >= 1} rate_{s-1} R_s/N <u_q, H g_i + H_i g>`` at theta_s. (K, Q)
 

@@ -31,7 +31,7 @@ def dvemb(run: Trajectory, *, curvature: str, last: bool) -> Tensor:
     return sweep(run, run.query_gradients(), curvature=curvature, last=last)
 
 
-@estimator("dvemb-projected", paper=PAPER + ", with a dense projection", loss_units=True, dimension=256)
+@estimator("dvemb-projected", paper=PAPER + ", with a dense projection", loss_units=True, tuned_on="untuned", dimension=256)
 def dvemb_projected(run: Trajectory, *, dimension: int) -> Tensor:
     """`dvemb` of gradients ``g R/sqrt(k)`` in `dimension` k, R (P, k) standard normal and the same for all steps. (N, Q)
 

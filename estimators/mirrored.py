@@ -11,7 +11,7 @@ PAPER = "Ko et al. 2024, arXiv:2402.08922 (Forward-INF)"
 BLOCK = 256  # samples passed forward at once, for each of some queries: bounds memory
 
 
-@estimator("mirrored", paper=PAPER, interpretation=True, step=0.01)
+@estimator("mirrored", paper=PAPER, interpretation=True, tuned_on="untuned", step=0.01)
 def mirrored(run: Trajectory, *, step: float) -> Tensor:
     """``(l_i(theta_T + step u_q) - l_i(theta_T)) / step`` (K, Q), l_i with L2 term, u_q the query gradient at theta_T.
 

@@ -8,9 +8,9 @@ from benchmark.sweep import backward
 from benchmark.train import leave_one_out
 
 
-@estimator("partial-retrain", paper="ours", loss_units=True, epochs=1, linear=False)
-@estimator("partial-retrain-3", paper="ours", loss_units=True, epochs=3, linear=False)
-@estimator("partial-retrain-linear", paper="ours", loss_units=True, epochs=1, linear=True)
+@estimator("partial-retrain", paper="ours", loss_units=True, tuned_on="untuned", epochs=1, linear=False)
+@estimator("partial-retrain-3", paper="ours", loss_units=True, tuned_on="untuned", epochs=3, linear=False)
+@estimator("partial-retrain-linear", paper="ours", loss_units=True, tuned_on="untuned", epochs=1, linear=True)
 def partial_retrain(run: Trajectory, *, epochs: int, linear: bool) -> Tensor:
     """Exact effect of leaving the sample out of the last epochs only, from the reference state before them. (K, Q)
 

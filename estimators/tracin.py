@@ -13,7 +13,7 @@ BLOCK = 256  # samples whose gradients are held at once: bounds memory
 
 
 @estimator("tracin-ideal", paper=PAPER + " (TracInIdeal)", loss_units=True, checkpoints=None)
-@estimator("tracin", paper=PAPER + " (TracInCP)", loss_units=True, checkpoints=10)
+@estimator("tracin", paper=PAPER + " (TracInCP)", loss_units=True, tuned_on="untuned", checkpoints=10)
 def tracin(run: Trajectory, *, checkpoints: int | None) -> Tensor:
     """``sum_t [i in B_t] rate_t/|B_t| <g_i(theta_t), u_q(theta_t)>`` (N, Q), u_q(theta_t) the query gradient at theta_t.
 

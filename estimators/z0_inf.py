@@ -9,7 +9,7 @@ from benchmark.registry import estimator
 PAPER = "Kokhlikyan, Chaudhuri, Mahloujifar 2025, arXiv:2510.11832; formula ours, from its description"
 
 
-@estimator("z0-inf", paper=PAPER, interpretation=True, checkpoints=10, cutoff=1e-2)
+@estimator("z0-inf", paper=PAPER, interpretation=True, tuned_on="untuned", checkpoints=10, cutoff=1e-2)
 def z0_inf(run: Trajectory, *, checkpoints: int, cutoff: float) -> Tensor:
     """``(sum_t rate_t)/N a_i^T M^+ b_q`` (K, Q), a_i and b_q (C,) the changes of a loss from checkpoint to checkpoint.
 
