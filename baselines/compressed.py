@@ -19,10 +19,12 @@ def compressed(run: Trajectory, *, dimension: int, damping: float, dropped: bool
     """``<(F + (weight_decay + damping) I)^-1 h_q, h_i>`` of compressed gradients h, ``F = 1/N sum_i h_i h_i^T``. (N, Q)
 
     h are `dimension` k of the P coordinates, drawn at random (`dropped` are the others), or a Gaussian projection to k numbers;
-    all coordinates where P is not above k. The Fisher matrix, and damping by a constant, are ours for the first. An order, no
-    loss. Cost: N + Q gradients and N k^2.
+    all coordinates where P is not above k; of gradients without the L2 term, which shifts a column by a constant. The Fisher
+    matrix, and damping by a constant, are ours for the first. An order, no loss. Cost: N + Q gradients and N k^2.
     """
-    train, query = run.problem.gradients(run.final, run.problem.train), run.query_gradients()
+    problem = run.problem
+    train = problem.gradients(run.final, problem.train) - problem.weight_decay * run.final
+    query = run.query_gradients()
     size = min(dimension, len(run.final))
     if dropped:
         kept = torch.randperm(len(run.final), generator=run.random())[:size].to(train.device)
@@ -31,6 +33,6 @@ def compressed(run: Trajectory, *, dimension: int, damping: float, dropped: bool
         matrix = projection(run, size)
         train, query = train @ matrix, query @ matrix
     fisher = train.T @ train / len(train)
-    fisher.diagonal().add_(run.problem.weight_decay + damping)
+    fisher.diagonal().add_(problem.weight_decay + damping)
     solved: Tensor = torch.linalg.solve(fisher, query.T)
     return train @ solved

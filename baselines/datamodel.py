@@ -46,7 +46,7 @@ def amortised(run: Trajectory, *, runs: int, dot: bool) -> Tensor:
     random halves of the samples: without bias for the effect averaged over such subsets, in units of loss. All that follows is
     ours: the features are the label (one-hot for several classes), training loss and norm of the gradient at the horizon, the
     input, and with `dot` ``<g_i, u_q>``; the regression is ridge, its penalty for each query by leave-one-out.
-    Cost: M training runs and, for each horizon, N gradients, with `dot` Q more.
+    Cost: M training runs and, for each horizon, N gradients and a singular value decomposition (N, F); with `dot` Q of each.
     """
     masks, losses, _ = retrained(run, runs, 0.5)
     return torch.stack(
@@ -119,5 +119,5 @@ def lasso(columns: Tensor, values: Tensor) -> Tensor:
     most = np.abs((x - x.mean(0)).T @ (y - y.mean(0))).max(0) / len(y)  # the least penalty that leaves nothing
     found = np.zeros((x.shape[1], y.shape[1]))
     for q in np.ptp(y, axis=0).nonzero()[0]:
-        found[:, q] = LassoCV(alphas=most[q] * LASSO, cv=5).fit(x, y[:, q]).coef_
+        found[:, q] = LassoCV(alphas=most[q] * LASSO, cv=5, random_state=0).fit(x, y[:, q]).coef_
     return torch.from_numpy(found)

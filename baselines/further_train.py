@@ -25,8 +25,8 @@ def further_train(run: Trajectory, *, adam: bool, share: float, length: float, o
     1/|B| for the others. By SGD, or with `adam` by the task's own Adam with moments 0, at the constant rate `share` times that
     of the last step; for `length` of the epochs of the run, rounded up; over so many `orders`. It says what the end of training
     depends on, in units of loss, not what the whole run made of the sample: a short stay near theta_T makes it small.
-    Share from the paper, where Adam was used after SGD too, at a rate of 1e-3 of SGD's. Ours: `length`, `orders` (paper: 100)
-    and that a batch keeps its 1/|B|; the released code draws batches anew from what is left.
+    The share is the paper's for SGD. Ours: `length`, `orders` (paper: 100), that further SGD has no momentum, whatever the run
+    had, and that a batch keeps its 1/|B|; the released code draws batches anew from what is left.
     Cost: K + 1 runs of `orders` times `length` of the run's length.
     """
     problem, random = run.problem, run.random()

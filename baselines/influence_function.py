@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from benchmark.problem import Trajectory
 from benchmark.readout import readout as read
@@ -14,16 +15,17 @@ from benchmark.solvers import System, solve
 PAPER = "Koh and Liang 2017, arXiv:1703.04730, eq. 2"
 ROWS = 256  # samples whose gradients are held at once: bounds memory
 variant = partial(estimator, loss_units=True, tuned_on="tuning")
-small = partial(estimator, paper=PAPER, loss_units=True, max_parameters=8000, solver="direct")
+small = partial(estimator, paper=PAPER, loss_units=True, max_parameters=8000, solver="direct", matrix="hessian")
+thin = partial(estimator, paper=PAPER, loss_units=True, tuned_on="tuning", max_rank=2000, solver="direct")
 RELATIVE = "Barshan et al. 2020, arXiv:2003.11630, section 3"
-relative = partial(estimator, tuned_on="tuning", max_parameters=8000, solver="direct", matrix="gauss-newton", damping=0.1)
+relative = partial(estimator, tuned_on="tuning", max_rank=2000, solver="direct", matrix="gauss-newton", damping=0.1)
 layered = partial(variant, damping=0.0, share=1.0)
 
 
-@small("if-direct", matrix="hessian", damping=0.01)
-@small("if-direct-damped", tuned_on="tuning", matrix="hessian", damping=0.1)
-@small("if-direct-gauss-newton", tuned_on="tuning", matrix="gauss-newton", damping=0.03)
-@small("if-direct-fisher", tuned_on="tuning", matrix="fisher", damping=0.01)
+@small("if-direct", damping=0.01)
+@small("if-direct-damped", tuned_on="tuning", damping=0.1)
+@thin("if-direct-gauss-newton", matrix="gauss-newton", damping=0.03)
+@thin("if-direct-fisher", matrix="fisher", damping=0.01)
 @variant(
     "if-cg",
     paper=PAPER + "; Gauss-Newton matrix after Martens 2010",
@@ -44,10 +46,10 @@ layered = partial(variant, damping=0.0, share=1.0)
 )
 @variant(
     "if-arnoldi",
-    paper="Schioppa et al. 2022, arXiv:2112.03052",
+    paper="Schioppa et al. 2022, arXiv:2112.03052; curvature ours",
     solver="arnoldi",
-    matrix="hessian",
-    damping=0.1,
+    matrix="gauss-newton",
+    damping=0.03,
     rank=50,
     iterations=100,
 )
@@ -78,9 +80,10 @@ def influence_function(run: Trajectory, *, solver: str, matrix: str, damping: fl
     minimum the Hessian may be indefinite, and the estimate is then as bad as the theory says (`direct`) or refused (`cg`).
     `damping` of `if-direct` is that of the paper's code; `share` damps each layer by that part of its mean curvature (Grosse et
     al., who take 0.1, and Kwon et al.). Solvers, their own settings and sources: `benchmark.solvers`.
-    Cost: K + Q gradients and what the solver takes: N P products and P^3 for `direct`, N Q for each iteration of `cg`, B Q for
-    each of `lissa`, N for each step of `arnoldi`, N rank for `nystrom`, 2 C N gradients for `kfac` and `ekfac`, N for
-    `datainf`; and N Q products for the residual of the first three.
+    Cost: K + Q gradients and what the solver takes: N P products and P^3 for `direct`, or N C gradients and N^2 C^2 P where the
+    matrix has a root and N C < P; N Q for each iteration of `cg`, B Q for each of `lissa`, N for each step of `arnoldi`, N rank
+    for `nystrom`; C N gradients for `kfac`, twice that for `ekfac` (for the Fisher matrix without C), N for `datainf`. And N Q
+    products for the residual of the first three.
     """
     solved = solve(System(run, matrix, damping), run.query_gradients(), solver, **settings)  # (Q, P)
     return paired(run, solved)
@@ -94,11 +97,11 @@ def paired(run: Trajectory, vectors: Tensor) -> Tensor:
     return torch.cat(found) / len(problem.train)
 
 
-@small("if-direct-exact", tuned_on="tuning", matrix="hessian", damping=0.1, readout="exact")
+@thin("if-direct-exact", matrix="gauss-newton", damping=0.03, readout="exact")
 def influence_shift(run: Trajectory, *, solver: str, matrix: str, damping: float, readout: str) -> Tensor:
     """The query losses at the shifted parameters, ``d_i = (A + (weight_decay + damping) I)^-1 g_i / N``, read exactly. (K, Q)
 
-    The readout is ours: the paper's is linear. Cost: K gradients, N P Hessian products, P^3, and the query losses K times.
+    The readout is ours: the paper's is linear. Cost: that of `direct` for K right-hand sides, and the query losses K times.
     """
     problem = run.problem
     gradients = problem.gradients(run.final, problem.train[problem.left_out])
@@ -114,7 +117,7 @@ def relatif(run: Trajectory, *, solver: str, matrix: str, damping: float, root: 
     Cost: as `if-direct`.
     """
     problem = run.problem
-    gradients = problem.gradients(run.final, problem.train[problem.left_out])
+    gradients = normalize(problem.gradients(run.final, problem.train[problem.left_out]), dim=1)  # their size drops out
     solved = solve(System(run, matrix, damping), gradients, solver)  # (K, P)
     sizes = (gradients * solved).sum(1).sqrt() if root else torch.linalg.vector_norm(solved, dim=1)
     floor = torch.finfo(sizes.dtype).tiny

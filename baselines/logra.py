@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.errors import Unsolved
 from benchmark.kronecker import Passed, matrices, passes
 from benchmark.problem import Samples, Trajectory
 from benchmark.projections import gaussian
@@ -27,6 +28,8 @@ def logra(run: Trajectory, *, side: int, share: float) -> Tensor:
     for own, asked in zip(train, query, strict=True):  # (N, k), (Q, k)
         fisher = own.T @ own / len(own)
         fisher.diagonal().add_(run.problem.weight_decay + share * fisher.diagonal().mean())
+        if fisher.diagonal().max() <= 0:
+            raise Unsolved("a layer has no gradients and no damping: LoGra needs the one or the other")
         effect += own @ torch.linalg.solve(fisher, asked.T) / len(own)
     return effect
 

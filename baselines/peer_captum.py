@@ -15,7 +15,7 @@ from benchmark.modules import module
 from benchmark.problem import Problem, Samples, Trajectory
 from benchmark.registry import estimator
 
-BATCH = 1000  # samples of one batch: all of them on small tasks
+BATCH = 20  # samples of one batch: captum goes backward through all of one for each of its samples
 Load = Callable[[nn.Module, Any], float]
 
 

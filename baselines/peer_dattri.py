@@ -30,7 +30,7 @@ from benchmark.modules import module
 from benchmark.problem import Problem, Trajectory, in_precision, map_tensors
 from benchmark.registry import estimator
 
-QUERIES = 64  # queries held at once: bounds memory
+QUERIES = 16  # queries held at once, each with all samples in the library: bounds memory
 POWERS = 30  # steps towards the largest eigenvalue
 Parameters = dict[str, Tensor]
 Data = tuple[Tensor, Tensor, Tensor]  # inputs (..., d), targets (...), weight of the L2 term
@@ -48,7 +48,13 @@ def if_explicit(run: Trajectory, *, damping: float) -> Tensor:
     return inverted(run, partial(solver("IFAttributorExplicit"), regularization=damping), size=run.problem.queries)
 
 
-@influence_function("dattri/if-cg", paper="Koh and Liang 2017, arXiv:1703.04730; Martens 2010", damping=0.03, iterations=40)
+@influence_function(
+    "dattri/if-cg",
+    paper="Koh and Liang 2017, arXiv:1703.04730; Martens 2010",
+    max_parameters=20000,
+    damping=0.03,
+    iterations=40,
+)
 def if_cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
     """As `dattri/if-explicit`, by so many iterations of conjugate gradients from ``x = u_q``, at most 2 P. (K, Q)
 
@@ -61,15 +67,18 @@ def if_cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
     return inverted(double, partial(solver("IFAttributorCG"), **settings), bent_loss).to(run.final)
 
 
-@influence_function("dattri/if-lissa", paper="Agarwal et al. 2017, arXiv:1602.03943", damping=0.03, depth=200, scale=1.0)
+@influence_function(
+    "dattri/if-lissa", paper="Agarwal et al. 2017, arXiv:1602.03943", max_parameters=2000, damping=0.03, depth=200, scale=1.0
+)
 def if_lissa(run: Trajectory, *, damping: float, depth: int, scale: float) -> Tensor:
-    """``r <- u + (1 - damping/s) r - G r/s`` `depth` times, answer ``r/s``; s is `scale` times G's largest eigenvalue. (K, Q)
+    """``r <- u + (1 - damping/s) r - G r/s`` `depth` times, answer ``r/s``; s is `scale` times that of G + damping. (K, Q)
 
-    The library's `damping` is relative to s, so it gets damping/s; and it divides by s in the end. Its defaults, batches of one
-    sample, depth 5000 and s = 50, take minutes, and draw other samples for each query: here (ours) a batch is all samples, in
-    a random order. It casts inputs and targets to float32. G is the Gauss-Newton matrix (ours). Cost: N Q depth products.
+    "That" is the largest eigenvalue. The library's `damping` is relative to s, so it gets damping/s; and it divides by s in the
+    end. Its defaults, batches of one sample, depth 5000 and s = 50, take minutes, and draw other samples for each query: here
+    (ours) a batch is all samples, in a random order. It casts inputs and targets to float32. G is the Gauss-Newton matrix
+    (ours). Cost: N Q depth products.
     """
-    scaling = scale * largest(run)
+    scaling = scale * (largest(run) + damping)
     settings = {"batch_size": len(run.problem.train), "recursion_depth": depth, "scaling": scaling}
     return inverted(run, partial(solver("IFAttributorLiSSA"), damping=damping / scaling, **settings), bent_loss)
 
@@ -219,6 +228,7 @@ def quiet(run: Trajectory) -> Iterator[None]:
     default = torch.get_default_dtype()
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.random.fork_rng(), torch.no_grad():
         torch.default_generator.manual_seed(seed(run))
+        torch.cuda.manual_seed_all(seed(run))  # nothing, where there is no GPU
         torch.set_default_dtype(run.final.dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Encountered many negative eigenvalues", UserWarning)  # or fewer than it asked

@@ -109,7 +109,13 @@ def _task(problem: Problem, random: torch.Generator) -> Any:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep torch's global generator as it is, and what is there already from kronfluence's ten garbage collections."""
+    """Keep torch's global generator as it is, and what is there already from kronfluence's ten garbage collections.
+
+    kronfluence keeps the first device it was given; it is made to forget it.
+    """
+    from kronfluence.utils.state import State
+
+    State._reset_state()
     gc.freeze()
     try:
         with torch.random.fork_rng(), warnings.catch_warnings():

@@ -158,6 +158,7 @@ def _quiet(random: torch.Generator) -> Iterator[None]:
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
         torch.default_generator.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)  # nothing, where there is no GPU
         logger.setLevel(logging.CRITICAL)
         try:
             yield

@@ -45,7 +45,7 @@ def trak(run: Trajectory, *, dimension: int, regularisation: float) -> Tensor:
     ours does; a query loss would have the factor ``1 - p_q`` besides, which traker leaves out, and the L2 term has no part.
     It works in float32. Ours: the dimension, at most that of the parameters, and the regularisation, 0 in traker, of a matrix
     that is singular for fewer samples than dimensions. The mean query is the mean of the queries' columns. Cost: N + Q
-    gradients and dimension^3, and traker's files in a folder that is removed.
+    gradients, dimension^3, the matrix (P, dimension) drawn anew for each query, and traker's files in a folder that is removed.
     """
     problem, order = run.problem, run.problem.train.by_content()
     with TemporaryDirectory() as folder, _undisturbed():

@@ -1,6 +1,7 @@
 """Representer points: the last layer, brought to its optimum with L2 term, as a sum over the training samples."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from benchmark.problem import Problem, Samples, Trajectory
 from benchmark.registry import estimator
 from benchmark.solvers import System, solve
 
+SMALL = 1000  # parameters of a last layer whose Hessian is made explicit
 PAPER = "Yeh et al. 2018, arXiv:1811.09720, theorem 3.1"
 
 
@@ -55,8 +57,11 @@ def minimum(run: Trajectory, steps: int) -> Tensor:
         gradient = problem.gradients(theta, problem.train).mean(0)
         if not gradient.abs().max() > 10 * torch.finfo(theta.dtype).eps:
             break
-        at = Trajectory(problem, theta[None, None])
-        theta = downhill(problem, theta, -solve(System(at, "hessian", 0.0), gradient[None], "cg", iterations=500)[0])
+        system = System(Trajectory(problem, theta[None, None]), "hessian", 0.0)
+        settings: dict[str, Any] = {"solver": "direct"} if len(theta) <= SMALL else {"solver": "cg", "iterations": 500}
+        before, theta = theta, downhill(problem, theta, -solve(system, gradient[None], **settings)[0])
+        if torch.equal(before, theta):
+            break
     return theta
 
 

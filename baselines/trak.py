@@ -28,7 +28,7 @@ def trak(run: Trajectory, *, checkpoints: int, dimension: int, share: float) -> 
     """
     problem = run.problem
     matrix = projection(run, min(dimension, len(run.final)))
-    ends = [segment.stop for segment in run.segments(checkpoints)][-checkpoints:]
+    ends = [segment.stop for segment in run.segments(checkpoints)]
     found = [scored(problem, run.params(t), matrix, share) for t in ends]
     scores, misses = (torch.stack(each).mean(0) for each in zip(*found, strict=True))
     return scores * misses[:, None]

@@ -437,7 +437,10 @@ def tune_command(options: argparse.Namespace) -> int:
         f"{chosen[0].name}: mean Kendall tau over {len(seeds)} seed{'s' * (len(seeds) > 1)} at the last horizon; * is set now\n"
     )
     print(tabulate(rows, [options.setting, *found[0].kendall, "mean"], disable_numparse=True))
-    return FAILED if all(trial.failure for trial in found) else 0
+    for trial in found:
+        if trial.failure:
+            print(f"failed: {options.setting} {trial.value}: {trial.failure}: {trial.message}", file=sys.stderr)
+    return FAILED if any(trial.failure for trial in found) else 0
 
 
 def _value(text: str) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import group_norm, one_hot, unfold
 
 from benchmark import calculus
+from benchmark.errors import Unsolved
 from benchmark.models import LOSS_SLOPES, NORM_EPS, Conv, Dense, GroupNorm, Layer, Network
 from benchmark.problem import Problem, Samples
 
@@ -27,6 +28,23 @@ def _label_root(chances: Tensor) -> Tensor:
     return (chances[..., None] - labels) * chances.sqrt()[:, None]
 
 
+def curvature_roots(problem: Problem, theta: Tensor, samples: Samples) -> Tensor:
+    """B_b (B, D, P) with ``B_b^T B_b`` the sample's Gauss-Newton matrix without L2 term."""
+    model = problem.model
+    outputs = model.outputs(theta, samples.inputs)
+    roots = LOSS_ROOTS[model.loss](outputs)  # (B, C, D)
+    calculus.count(gradients=outputs.numel())
+
+    def along(theta: Tensor, inputs: Tensor, root: Tensor) -> Tensor:
+        return model.outputs(theta, inputs[None])[0] @ root  # (D,)
+
+    def rows(inputs: Tensor, root: Tensor) -> Tensor:
+        return calculus.pull(lambda theta: along(theta, inputs, root), (theta,), torch.eye(root.shape[1]).to(theta))[0]
+
+    found: Tensor = calculus.many(rows, over=(0, 0))(samples.inputs, roots)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Passed:
     """One layer on B samples, seen along D directions of the outputs: the gradient of each is ``G_bd = sum_l s_bdl a_bl^T``.
@@ -41,6 +59,17 @@ class Passed:
     def gradients(self) -> Tensor:
         """G (B, D, outputs, inputs + 1)."""
         return torch.einsum("bdlo,bli->bdoi", self.slopes, self.inputs)
+
+    def turned(self, axes: "Axes") -> "Passed":
+        """The same along other axes of slopes and inputs."""
+        return Passed(self.inputs @ axes.inputs, self.slopes @ axes.slopes)
+
+    def squares(self) -> Tensor:
+        """``sum_bd G_bd^2`` (outputs, inputs + 1), of no more samples at once than needed where places share the weights."""
+        if self.inputs.shape[1] == 1:
+            return (self.slopes[:, :, 0] ** 2).sum(1).T @ self.inputs[:, 0] ** 2
+        each = zip(self.inputs.split(1), self.slopes.split(1), strict=True)
+        return torch.stack([Passed(*one).gradients().square().sum((0, 1)) for one in each]).sum(0)
 
 
 def passes(problem: Problem, theta: Tensor, samples: Samples, matrix: str) -> Iterator[list[Passed]]:
@@ -126,16 +155,26 @@ def _parts(layer: Layer, matrix: Tensor) -> list[Tensor]:
 # ---- curvatures ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """One layer's curvature ``sum_kl c_kl (q_k q_k^T) (x) (p_l p_l^T)``: axes q of slopes and p of inputs, in columns."""
+    """One layer's curvature ``sum_kl c_kl (q_k q_k^T) (x) (p_l p_l^T)``: axes q of slopes and p of inputs, in columns.
+
+    Where the inputs of all samples span fewer dimensions than they have, p are R axes of their span; across it there is no
+    curvature.
+    """
 
     slopes: Tensor  # (outputs, outputs)
-    inputs: Tensor  # (inputs + 1, inputs + 1)
-    curvatures: Tensor  # (outputs, inputs + 1)
+    inputs: Tensor  # (inputs + 1, R)
+    curvatures: Tensor  # (outputs, R)
 
     def solved(self, matrix: Tensor, shift: float, share: float) -> Tensor:
         """``(curvature + shift + share * mean curvature)^-1`` applied to matrices (K, outputs, inputs + 1)."""
+        damping = shift + share * float(self.curvatures.sum()) / (len(self.slopes) * len(self.inputs))
+        if float((self.curvatures + damping).min()) <= 0 or (damping <= 0 and self.inputs.shape[1] < len(self.inputs)):
+            raise Unsolved("a layer has directions without curvature and no damping: add damping")
         turned = self.slopes.T @ matrix @ self.inputs
-        return self.slopes @ (turned / (self.curvatures + shift + share * self.curvatures.mean())) @ self.inputs.T
+        found = self.slopes @ (turned / (self.curvatures + damping)) @ self.inputs.T
+        if self.inputs.shape[1] == len(self.inputs):
+            return found
+        return found + (matrix - matrix @ self.inputs @ self.inputs.T) / damping
 
 
 def kfac(problem: Problem, theta: Tensor, matrix: str) -> list[Axes]:
@@ -144,21 +183,41 @@ def kfac(problem: Problem, theta: Tensor, matrix: str) -> list[Axes]:
     Martens and Grosse 2015, arXiv:1503.05671; for convolutions Grosse and Martens 2016, arXiv:1602.01573. The expectation is
     over the N training samples, and over labels by the exact root instead of sampled ones.
     """
-    sums: list[tuple[Tensor, Tensor]] = []
-    for layers in passes(problem, theta, problem.train, matrix):
-        found = [_factors(layer) for layer in layers]
-        sums = [tuple(map(torch.add, *pair)) for pair in zip(sums, found, strict=True)] if sums else found  # type: ignore[misc]
-    return [_axes(inputs / len(problem.train), slopes / len(problem.train)) for inputs, slopes in sums]
+    count = len(problem.train)
+    parts = [[_factors(layer, count) for layer in layers] for layers in passes(problem, theta, problem.train, matrix)]
+    return [_axes(list(layer), count) for layer in zip(*parts, strict=True)]
 
 
-def _factors(layer: Passed) -> tuple[Tensor, Tensor]:
-    inputs = torch.einsum("bli,blj->ij", layer.inputs, layer.inputs) / layer.inputs.shape[1]
-    return inputs, torch.einsum("bdlo,bdlp->op", layer.slopes, layer.slopes)
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """Of one layer and some samples: inputs (B L, inputs + 1), or where they are many their moments; moments of slopes."""
+
+    inputs: Tensor
+    slopes: Tensor  # sum_bdl s s^T (outputs, outputs)
+    places: int  # L
+    thin: bool  # whether there are fewer inputs of all samples than the inputs have features
 
 
-def _axes(inputs: Tensor, slopes: Tensor) -> Axes:
-    (widths, q), (lengths, p) = torch.linalg.eigh(slopes), torch.linalg.eigh(inputs)
-    return Axes(q, p, torch.outer(widths.clamp(min=0), lengths.clamp(min=0)))
+def _factors(layer: Passed, samples: int) -> Factors:
+    rows, places = layer.inputs.flatten(0, 1), layer.inputs.shape[1]
+    thin = samples * places < rows.shape[1]
+    slopes = torch.einsum("bdlo,bdlp->op", layer.slopes, layer.slopes)
+    return Factors(rows if thin else rows.T @ rows, slopes, places, thin)
+
+
+def _axes(parts: list[Factors], samples: int) -> Axes:
+    widths, q = torch.linalg.eigh(torch.stack([part.slopes for part in parts]).sum(0) / samples)
+    lengths, p = _principal(parts, samples * parts[0].places)
+    return Axes(q, p, torch.outer(widths.clamp(min=0), lengths))
+
+
+def _principal(parts: list[Factors], rows: int) -> tuple[Tensor, Tensor]:
+    """Second moments (R,) of so many inputs along their principal axes (inputs + 1, R)."""
+    if parts[0].thin:
+        _, sizes, axes = torch.linalg.svd(torch.cat([part.inputs for part in parts]), full_matrices=False)
+        return sizes**2 / rows, axes.T.contiguous()
+    values, axes = torch.linalg.eigh(torch.stack([part.inputs for part in parts]).sum(0) / rows)
+    return values.clamp(min=0), axes
 
 
 def ekfac(problem: Problem, theta: Tensor, matrix: str) -> list[Axes]:
@@ -170,5 +229,5 @@ def ekfac(problem: Problem, theta: Tensor, matrix: str) -> list[Axes]:
     sums = [torch.zeros_like(layer.curvatures) for layer in axes]
     for layers in passes(problem, theta, problem.train, matrix):
         for total, layer, own in zip(sums, layers, axes, strict=True):
-            total += ((own.slopes.T @ layer.gradients() @ own.inputs) ** 2).sum((0, 1))
+            total += layer.turned(own).squares()
     return [Axes(own.slopes, own.inputs, total / len(problem.train)) for own, total in zip(axes, sums, strict=True)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from benchmark.errors import LoobenchError
@@ -10,7 +11,7 @@ from benchmark.models import NORM_EPS, Activation, Conv, Dense, GroupNorm, Layer
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
-    "softplus": lambda: nn.Softplus(beta=5, threshold=1e9),  # without torch's switch to a straight line
+    "softplus": lambda: nn.Softplus(beta=5, threshold=40),  # beyond which it is a straight line to the last bit
 }
 
 
@@ -19,7 +20,8 @@ def module(model: Network, theta: Tensor) -> nn.Sequential:
 
     Its parameters are copies, in the order of the flat vector. Raises LoobenchError for a layer that `torch.nn` has no form of.
     """
-    parts = [part for layer in model.layers for part in _modules(layer)]
+    with torch.random.fork_rng(devices=[]):  # the first parameters are random
+        parts = [part for layer in model.layers for part in _modules(layer)]
     whole = nn.Sequential(*parts).to(theta)
     nn.utils.vector_to_parameters(theta.clone(), whole.parameters())
     for parameter in whole.parameters():

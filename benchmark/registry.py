@@ -48,6 +48,7 @@ MODELS: dict[str, Callable[[Network], bool]] = {  # kinds that an estimator may 
     "classifier": lambda model: model.loss != "squared-error",
     "dense classifier": lambda model: model.dense and model.loss != "squared-error",
 }
+TUNED_ON = ("nothing", "paper", "library", "untuned", "tuning", "speed")  # docs/tuning.md
 LIBRARIES = {  # that not every machine has, as they are imported: what pip installs them by
     "ot": "POT",
     **dict.fromkeys(("captum", "dattri", "kronfluence", "pydvl", "trak"), "'loobench[peers]'"),
@@ -63,8 +64,8 @@ class Estimator:
     `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
     `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
     there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
-    `optimizers`, `max_parameters` and `models` ("any" or another of MODELS) bound what it supports;
-    outside them a task is `unsupported`, which is no failure.
+    `optimizers`, `max_parameters`, `max_rank` (of a curvature: the smaller of P and N C) and `models` ("any" or another of
+    MODELS) bound what it supports; outside them a task is `unsupported`, which is no failure.
     `tuned_on`: where its settings come from: "nothing" where it has none, "paper", "library" for a library's defaults,
     "untuned" for a choice made by no score, else the suite whose scores chose them, or "speed", the synthetic cases.
     Variants of one method that a setting only names, as a readout, count as the paper's.
@@ -81,6 +82,7 @@ class Estimator:
     all_horizons: bool = False
     optimizers: tuple[str, ...] = OPTIMIZERS
     max_parameters: int | None = None
+    max_rank: int | None = None
     models: str = "any"
     tuned_on: str = "nothing"
     library: str | None = None
@@ -100,6 +102,9 @@ class Estimator:
             return f"{self.name} is for {', '.join(self.optimizers)}, the task trains with {problem.optimizer.name}"
         if self.max_parameters and problem.model.parameters > self.max_parameters:
             return f"{self.name} is for at most {self.max_parameters} parameters, the model has {problem.model.parameters}"
+        rank = min(problem.model.parameters, len(problem.train) * problem.model.classes)
+        if self.max_rank and rank > self.max_rank:
+            return f"{self.name} is for curvatures of rank {self.max_rank} at most, here it may be {rank}"
         if not MODELS[self.models](problem.model):
             found = f"{len(problem.model.layers)} layers and {problem.model.loss}"
             return f"{self.name} is for {self.models} models, the task's has {found}"
@@ -121,6 +126,7 @@ def estimator(
     all_horizons: bool = False,
     optimizers: tuple[str, ...] = OPTIMIZERS,
     max_parameters: int | None = None,
+    max_rank: int | None = None,
     models: str = "any",
     tuned_on: str | None = None,
     library: str | None = None,
@@ -133,8 +139,13 @@ def estimator(
     tuned on the "paper" unless it is said otherwise.
     """
     _check_declaration(name, paper, settings)
-    for kind, value, known in (("models", models, MODELS), ("library", library or "ot", LIBRARIES)):
-        if value not in known:
+    kinds: tuple[tuple[str, str | None, Iterable[str]], ...] = (
+        ("models", models, MODELS),
+        ("library", library, LIBRARIES),
+        ("tuned_on", tuned_on, TUNED_ON),
+    )
+    for kind, value, known in kinds:
+        if value is not None and value not in known:
             raise unknown(f"{kind} of estimator {name}", value, known)
     # of the file that declares, not of the function's: another decorator's wrapper may come from another file
     source = digest(read(Path(sys._getframe(1).f_code.co_filename)))
@@ -150,6 +161,7 @@ def estimator(
             all_horizons,
             optimizers,
             max_parameters,
+            max_rank,
             models,
             tuned_on or ("paper" if settings else "nothing"),
             library,

@@ -23,7 +23,7 @@ against the exact effects, averaged over queries, the order of rows. rho: Spearm
 standard deviation of the exact effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most
 helpful samples. cost: wall time over that of exact leave-one-out on the same machine and thread. grad, hvp: counted per-sample
 gradients and Hessian products over the gradients of exact leave-one-out. n: seeds. A row marked (i) is our interpretation of
-a method whose formula is known only second-hand; not converged: a solver stopped at its limit of iterations.
+a method whose formula is known only second-hand; not converged: a solver's residual is above what it promises.
 docs/protocol.md has the definitions.
 """
 

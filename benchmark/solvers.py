@@ -64,6 +64,21 @@ class System:
         """``(A + shift I) v_k``. (K, P) -> (K, P)"""
         return self.products(vectors) + self.shift * vectors
 
+    @cached_property
+    def root(self) -> Tensor:
+        """B (M, P) with ``A = B^T B / N``, M = N C, or N for the Fisher matrix. Raises LoobenchError for the Hessian."""
+        if self.matrix == "fisher":
+            return self.gradients
+        if self.matrix == "hessian":
+            raise LoobenchError("the Hessian has no root: take gauss-newton or fisher")
+        return kronecker.curvature_roots(self.problem, self.run.final, self.problem.train).flatten(0, 1)
+
+    @property
+    def low(self) -> bool:
+        """Whether A has fewer rows of a root than there are parameters, so that its inverse is best taken through them."""
+        rows = len(self.problem.train) * (1 if self.matrix == "fisher" else self.problem.model.classes)
+        return self.matrix != "hessian" and rows < len(self.run.final) and self.shift > 0
+
     def explicit(self) -> Tensor:
         """``A + shift I`` (P, P)."""
         found = self.products(torch.eye(len(self.run.final)).to(self.run.final))
@@ -84,16 +99,21 @@ def solve(system: System, vectors: Tensor, solver: str, **settings: Any) -> Tens
     chosen = SOLVERS[solver]
     if system.matrix not in chosen.matrices:
         raise LoobenchError(f"solver {solver} is for {' and '.join(chosen.matrices)}, got {system.matrix}")
-    found, iterations = chosen.function(system, vectors, **settings)
+    for name, value in settings.items():
+        if not value >= (0 if name == "share" else 1) and name != "scale":
+            raise LoobenchError(f"{name} of solver {solver} must be {'0' if name == 'share' else '1'} or more, got {value}")
+    sizes = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    units = vectors / torch.where(sizes == 0, 1.0, sizes)  # so that the squares of small ones do not vanish
+    found, iterations = chosen.function(system, units, **settings)
     calculus.note(iterations=iterations)
     if chosen.promise:
-        _judge(system, vectors, found, solver, chosen.promise)
-    return found
+        _judge(system, units, found, solver, chosen.promise)
+    solved: Tensor = found * sizes
+    return solved
 
 
 def _judge(system: System, vectors: Tensor, found: Tensor, solver: str, promise: float) -> None:
-    sizes = torch.linalg.vector_norm(vectors, dim=1).clamp(min=torch.finfo(vectors.dtype).tiny)
-    residuals = torch.linalg.vector_norm(system.applied(found) - vectors, dim=1) / sizes  # (K,)
+    residuals = torch.linalg.vector_norm(system.applied(found) - vectors, dim=1)  # (K,), of unit vectors
     worst = float(residuals.nan_to_num(torch.inf).max())
     if not system.run.final.isfinite().all():
         return  # a run that diverged: its answer is no number, and shows it
@@ -105,12 +125,30 @@ def _judge(system: System, vectors: Tensor, found: Tensor, solver: str, promise:
 
 # ---- solvers ---------------------------------------------------------------------------------------------------------
 def direct(system: System, vectors: Tensor) -> tuple[Tensor, int]:
-    """By the explicit matrix (P, P). With damping whatever its signs; without, a singular or indefinite one is refused."""
+    """By the explicit matrix (P, P), or that of a root's rows (M, M) where they are fewer (Woodbury's formula).
+
+    With damping whatever the matrix' signs; without, a singular or indefinite one is refused.
+    """
+    if system.low:
+        return through(system.root / len(system.problem.train) ** 0.5, system.shift)(vectors), 1
     matrix = system.explicit()
     if not system.damping:
         refuse_singular(matrix)
     found: Tensor = torch.linalg.solve(matrix, vectors.T).T
     return found, 1
+
+
+def through(root: Tensor, shift: float) -> Product:
+    """``(B^T B + shift I)^-1`` by way of the rows of B (M, P): ``(v - B^T (B B^T + shift I)^-1 B v) / shift``."""
+    inner = root @ root.T
+    inner.diagonal().add_(shift)
+    factors = torch.linalg.lu_factor(inner)
+
+    def inverse(vectors: Tensor) -> Tensor:
+        inside: Tensor = torch.linalg.lu_solve(*factors, root @ vectors.T).T
+        return (vectors - inside @ root) / shift
+
+    return inverse
 
 
 def refuse_singular(matrix: Tensor) -> None:
@@ -186,6 +224,8 @@ def arnoldi(system: System, vectors: Tensor, *, rank: int, iterations: int) -> t
     values, turns = torch.linalg.eigh(small[0])
     largest = values.abs().argsort(descending=True)[:rank]
     axes = turns[:, largest].T @ basis[0]  # (rank, P)
+    if (nearest := float((values[largest] + system.shift).abs().min())) < 1e-3 * system.shift:
+        raise Unsolved(f"the curvature is singular, {nearest:.1e} left in a direction: raise damping or take gauss-newton")
     found = vectors @ axes.T / (values[largest] + system.shift) @ axes
     return found, basis.shape[1]
 
@@ -215,8 +255,7 @@ def nystrom(system: System, vectors: Tensor, *, rank: int) -> tuple[Tensor, int]
         raise Unsolved(f"the curvature is indefinite, {float(values[0]):.1e} in the span: take gauss-newton or fisher")
     kept = values > floor
     root = (axes[:, kept] / values[kept].sqrt()).T @ moved  # (kept, P)
-    inner = root @ root.T + system.shift * torch.eye(len(root)).to(root)
-    return (vectors - torch.linalg.solve(inner, root @ vectors.T).T @ root) / system.shift, rank
+    return through(root, system.shift)(vectors), rank
 
 
 def kfac(system: System, vectors: Tensor, *, share: float) -> tuple[Tensor, int]:
@@ -245,6 +284,8 @@ def datainf(system: System, vectors: Tensor, *, share: float) -> tuple[Tensor, i
     for own, part in zip(*(kronecker.matrices(model, rows) for rows in (system.gradients, vectors)), strict=True):
         shape, g, v = part.shape, own.flatten(1), part.flatten(1)
         damping = system.shift + share * (g**2).mean()
+        if damping <= 0:
+            raise Unsolved("a layer has no gradients and no damping: add damping")
         weights = v @ g.T / (damping + (g**2).sum(1))  # (K, N)
         solved.append(((v - weights @ g / len(g)) / damping).reshape(shape))
     return kronecker.vectors(model, solved), 1

@@ -21,11 +21,12 @@ SUITE = "tuning"
 
 @dataclass(frozen=True)
 class Trial:
-    """One value of a setting: Kendall's tau on each tuning task, the mean over seeds; NaN where it failed on some seed."""
+    """One value of a setting: Kendall's tau on each tuning task, the mean over seeds; NaN where it failed on some task."""
 
     value: Any
     kendall: dict[str, float]
     failure: str  # its kind, or ""
+    message: str = ""
 
     @property
     def mean(self) -> float:
@@ -59,7 +60,7 @@ def trial(value: Any, estimator: Estimator, runs: dict[str, list[tuple[Trajector
     try:
         return Trial(value, {name: float(np.mean([tau(estimator, *one) for one in found])) for name, found in runs.items()}, "")
     except Failure as failure:
-        return Trial(value, dict.fromkeys(runs, np.nan), failure.status)
+        return Trial(value, dict.fromkeys(runs, np.nan), failure.status, str(failure))
 
 
 def tau(estimator: Estimator, run: Trajectory, exact: GroundTruth) -> float:

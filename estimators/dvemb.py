@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from benchmark import calculus
-from benchmark.problem import Problem, Trajectory
+from benchmark.problem import Trajectory
 from benchmark.projections import projection
 from benchmark.registry import estimator
+from benchmark.solvers import PRODUCTS
 
 PAPER = "Wang et al. 2025, arXiv:2412.09538, theorem 2"
 ACC_PAPER = "named without formula in Shi et al. 2025, arXiv:2510.26185"
-PRODUCTS = {"hessian": Problem.hessian_products, "gauss-newton": Problem.gauss_newton_products}
 ROWS = 1024  # samples left out whose shifts (ROWS, P) are held at once
 
 

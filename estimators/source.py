@@ -9,10 +9,9 @@ from torch import Tensor
 from benchmark.optimizers import Adam, Sgd
 from benchmark.problem import Problem, Trajectory
 from benchmark.registry import estimator
-from benchmark.solvers import Product, lanczos
+from benchmark.solvers import PRODUCTS, Product, lanczos
 
 PAPER = "Bae et al. 2024, arXiv:2405.12186"
-PRODUCTS = {"gauss-newton": Problem.gauss_newton_products, "hessian": Problem.hessian_products}
 ROWS = 256  # samples of which gradients or products are held at once
 WIDEST = 2000  # vectors (P,) held at once, and parameters of an explicit matrix: bounds memory
 variant = partial(estimator, paper=PAPER, loss_units=True, interpretation=True, checkpoints=2, iterations=40)

@@ -1,8 +1,13 @@
 """Every registered estimator on every small problem: models x optimisers."""
 
+import logging
+import random
+import warnings
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, here, problem, supported_by
@@ -90,6 +95,24 @@ def test_an_estimator_keeps_the_rules(name: str, model: str, optimizer: str) -> 
     for columns in ([1], [0, 1, 2, 1]):  # queries in other chunks
         asked = replace(run, problem=replace(run.problem, query=run.problem.query[columns]))
         close(answer(name, asked), found[:, columns])
+
+
+def around() -> tuple[Any, ...]:
+    """What is global and no business of an estimator: random states, precision, loggers, filters of warnings."""
+    kind, keys, *rest = np.random.get_state()
+    root = logging.getLogger()
+    random_states = torch.get_rng_state().tolist(), kind, keys.tolist(), rest, random.getstate()
+    return *random_states, torch.get_default_dtype(), list(root.handlers), root.level, list(warnings.filters)
+
+
+@every_estimator
+def test_an_estimator_leaves_what_is_global_alone(name: str) -> None:
+    run = train(supported_by(CALLED[name], query_kind="mean")).until(9)
+    answer(name, run)  # what importing a library does comes first
+    before = around()
+    answer(name, run)
+
+    assert around() == before
 
 
 @every_estimator

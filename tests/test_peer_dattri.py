@@ -7,6 +7,7 @@ import torch
 from cases import MODELS, problem
 from torch import Tensor
 
+from baselines import peer_dattri
 from benchmark.models import mlp
 from benchmark.problem import Problem, Trajectory
 from benchmark.registry import registered
@@ -158,19 +159,41 @@ def test_tracin_of_the_library_projects_even_where_it_is_told_not_to() -> None:
     assert TracInAttributor(given, [1.0], normalized_grad=False, projector_kwargs=None).projector_kwargs["proj_dim"] == 512
 
 
-def test_trak_without_loss_by_projection_is_its_formula_in_the_margins() -> None:
-    """With ever more dimensions a random projection keeps all products: sizes agree to about 1/sqrt(k)."""
+@pytest.mark.parametrize("dimension", [3, 40])
+def test_trak_is_its_formula_in_the_projected_margins(dimension: int) -> None:
+    from dattri.func.projection import random_project
+
     run = train(problem(MODELS["logistic"], train=30))
     given, theta = run.problem, run.final
     logits = given.model.outputs(theta, given.train.inputs)[:, 0]
     signs = 2 * given.train.targets - 1
     inputs = torch.cat([given.train.inputs, torch.ones(30, 1, dtype=theta.dtype)], 1)
     features = signs[:, None] * inputs
-    matrix = features.T @ features + 30 * DAMPING * torch.eye(6, dtype=theta.dtype)
+    eye = torch.eye(6, dtype=theta.dtype)
+    drawn = {"proj_max_batch_size": 32, "proj_seed": peer_dattri.seed(run), "proj_type": "normal", "device": "cpu"}
+    projected = random_project(eye, 6, proj_dim=dimension, **drawn)(eye, ensemble_id=0)  # (P, k)
+    phi = features @ projected
+    matrix = phi.T @ phi + 30 * DAMPING * torch.eye(dimension, dtype=theta.dtype)
     chances = torch.sigmoid(signs * logits)
-    expected = -(features * (1 - chances)[:, None]) @ torch.linalg.solve(matrix, run.query_gradients().T)
+    solved = torch.linalg.solve(matrix, (run.query_gradients() @ projected).T)
 
-    assert apart(call("trak", run, dimension=2000), expected) < 0.2
+    assert apart(call("trak", run, dimension=dimension), -(phi * (1 - chances)[:, None]) @ solved) < 1e-10
+
+
+def test_lissa_does_not_diverge_where_all_curvature_is_below_the_damping() -> None:
+    run = train(problem(MODELS["logistic"], train=30, epochs=1))
+    states = run.states.clone()
+    states[-1] *= 100
+    flat = replace(run, states=states)
+    given = flat.problem
+    eye = torch.eye(6, dtype=states.dtype)
+    curvature = given.gauss_newton_products(flat.final, given.train, eye)
+    assert float(torch.linalg.eigvalsh(curvature)[-1]) < 0.05
+
+    expected = (
+        given.gradients(flat.final, given.train) @ torch.linalg.solve(curvature + 0.2 * eye, flat.query_gradients().T) / 30
+    )
+    assert apart(call("if-lissa", flat, damping=0.2), expected) < 1e-4
 
 
 def test_dvemb_is_ours() -> None:

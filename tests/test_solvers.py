@@ -11,8 +11,8 @@ from torch import Tensor
 from benchmark import calculus, kronecker
 from benchmark.errors import LoobenchError, Unsolved
 from benchmark.evaluate import Failure, estimate
-from benchmark.models import LOSS_CURVATURES, LOSSES
-from benchmark.problem import Trajectory
+from benchmark.models import LOSS_CURVATURES, LOSSES, mlp
+from benchmark.problem import Trajectory, map_tensors
 from benchmark.registry import Estimator, registered
 from benchmark.solvers import MATRICES, SOLVERS, System, lanczos, refuse_singular, solve
 from benchmark.train import train
@@ -106,17 +106,21 @@ def test_a_solver_equals_a_dense_solve(solver: str, matrix: str, model: str) -> 
 
 @pytest.mark.parametrize("matrix", ["gauss-newton", "fisher"])
 @pytest.mark.parametrize("solver", ["kfac", "ekfac"])
+@pytest.mark.parametrize("samples", [12, 3])  # 3 are fewer than the features of a dense layer
 @every_model
-def test_kronecker_solvers_equal_dense_solves_of_the_matrix_they_stand_for(model: str, solver: str, matrix: str) -> None:
-    run, asked = reference(model), vectors(reference(model))
+def test_kronecker_solvers_equal_dense_solves_of_the_matrix_they_stand_for(
+    model: str, samples: int, solver: str, matrix: str
+) -> None:
+    run = reference(model, train=samples, batch=min(samples, 5))
+    asked = vectors(run)
     found = solve(System(run, matrix, 0.05), asked, solver, share=0.1)
 
     axes = getattr(kronecker, solver)(run.problem, run.final, matrix)
     parts = [kronecker.matrices(run.problem.model, rows) for rows in (asked, found)]
     for layer, v, x in zip(axes, *parts, strict=True):
-        turns = torch.kron(layer.slopes, layer.inputs)
+        turns = torch.kron(layer.slopes.contiguous(), layer.inputs.contiguous())
         dense = turns @ torch.diag(layer.curvatures.flatten()) @ turns.T
-        shift = 0.05 + run.problem.weight_decay + 0.1 * layer.curvatures.mean()
+        shift = 0.05 + run.problem.weight_decay + 0.1 * dense.diagonal().mean()
         expected = torch.linalg.solve(dense + shift * torch.eye(len(dense), dtype=torch.float64), v.flatten(1).T).T
         assert gap(x.flatten(1), expected) < 1e-9
 
@@ -154,7 +158,7 @@ def test_curvatures_along_ekfacs_axes_are_those_of_the_matrix_and_no_others_are_
         size = axes.curvatures.numel()
         places = kronecker.matrices(run.problem.model, torch.arange(len(run.final))[None].double())
         block = next(part for part in places if part.min() == start).flatten().long()
-        turns = torch.kron(axes.slopes, axes.inputs)
+        turns = torch.kron(axes.slopes.contiguous(), axes.inputs.contiguous())
         along = turns.T @ rows[block][:, block] @ turns
         assert gap(axes.curvatures.flatten(), along.diagonal()) < 1e-12
         off = [(torch.diag(one.curvatures.flatten()) - along).norm() for one in (plain, axes)]
@@ -168,7 +172,7 @@ def test_kfac_is_exact_for_one_sample() -> None:
     dense = curvature(run, "fisher")
     places = kronecker.matrices(run.problem.model, torch.arange(len(run.final))[None].double())
     for layer, place in zip(kronecker.kfac(run.problem, run.final, "fisher"), places, strict=True):
-        block, turns = place.flatten().long(), torch.kron(layer.slopes, layer.inputs)
+        block, turns = place.flatten().long(), torch.kron(layer.slopes.contiguous(), layer.inputs.contiguous())
         found = turns @ torch.diag(layer.curvatures.flatten()) @ turns.T
         assert gap(found, dense[block][:, block]) < 1e-12
 
@@ -265,3 +269,41 @@ def test_what_there_is_not_is_refused(change: dict[str, Any], message: str) -> N
 
 def test_lanczos_in_no_more_steps_than_parameters() -> None:
     assert lanczos(lambda rows: rows * torch.arange(1.0, 8).double(), torch.ones(2, 7).double(), 100)[0].shape == (2, 7, 7)
+
+
+def test_vectors_of_any_size_are_solved_alike() -> None:
+    run = reference("mlp")
+    single = map_tensors(run, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+    asked = vectors(run).float()
+    sizes = torch.tensor([1.0, 1e-22, 0.0])[:, None]
+    for solver, settings in (("cg", {"iterations": 500}), ("direct", {})):
+        system = System(single, "gauss-newton", 0.03)
+        found, plain = solve(system, sizes * asked, solver, **settings), solve(system, asked, solver, **settings)
+        assert gap(found[0], plain[0]) < 1e-5
+        assert gap(found[1] / 1e-22, plain[1]) < 1e-3
+        assert not found[2].any()
+
+
+@pytest.mark.parametrize(
+    ("solver", "setting"), [("lissa", "batch"), ("lissa", "depth"), ("cg", "iterations"), ("nystrom", "rank")]
+)
+def test_a_count_below_one_is_refused(solver: str, setting: str) -> None:
+    settings = {**WHOLE[solver][0], setting: 0}
+    with pytest.raises(LoobenchError, match=f"{setting} of solver {solver} must be 1 or more, got 0"):
+        solve(System(reference(), "gauss-newton", 0.1), vectors(reference()), solver, **settings)
+
+
+def test_a_pole_of_the_krylov_space_is_refused() -> None:
+    run = reference("mlp", weight_decay=0.0)
+    low = float(torch.linalg.eigvalsh(curvature(run, "hessian"))[0])
+    with pytest.raises(Unsolved, match=r"singular, .* left in a direction"):
+        solve(System(run, "hessian", -low), vectors(run), "arnoldi", rank=1000, iterations=1000)
+
+
+@pytest.mark.parametrize("solver", ["kfac", "ekfac", "datainf"])
+def test_a_layer_without_gradients_or_damping_is_refused(solver: str) -> None:
+    run = train(problem(mlp((5, 4, 1), "relu"), weight_decay=0.0))
+    dead = run.states.clone()
+    dead[-1, 0, 20:24] = -1e3  # biases of the hidden layer
+    with pytest.raises(Unsolved, match="add damping"):
+        solve(System(replace(run, states=dead), "fisher", 0.0), vectors(run), solver, share=0.1)
