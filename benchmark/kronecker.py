@@ -68,7 +68,7 @@ class Passed:
         """``sum_bd G_bd^2`` (outputs, inputs + 1), of no more samples at once than needed where places share the weights."""
         if self.inputs.shape[1] == 1:
             return (self.slopes[:, :, 0] ** 2).sum(1).T @ self.inputs[:, 0] ** 2
-        each = zip(self.inputs.split(1), self.slopes.split(1), strict=True)
+        each = zip(torch.split(self.inputs, 1), torch.split(self.slopes, 1), strict=True)
         return torch.stack([Passed(*one).gradients().square().sum((0, 1)) for one in each]).sum(0)
 
 

@@ -188,7 +188,7 @@ def test_lissa_does_not_diverge_where_all_curvature_is_below_the_damping() -> No
     given = flat.problem
     eye = torch.eye(6, dtype=states.dtype)
     curvature = given.gauss_newton_products(flat.final, given.train, eye)
-    assert float(torch.linalg.eigvalsh(curvature)[-1]) < 0.05
+    assert float(torch.linalg.eigvalsh(curvature)[-1]) < 0.1
 
     expected = (
         given.gradients(flat.final, given.train) @ torch.linalg.solve(curvature + 0.2 * eye, flat.query_gradients().T) / 30
