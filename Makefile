@@ -1,6 +1,7 @@
 PYTHON ?= python3
 RESULTS ?= results
 BOARD ?= leaderboard.md
+SEEDS ?= 2
 READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
@@ -11,7 +12,7 @@ help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 run: $(READY)  ## set up .venv, run the quick suite, write results and leaderboard
-	$(BIN)/loobench run --suite quick --results $(RESULTS)
+	$(BIN)/loobench run --suite quick --seeds $(SEEDS) --results $(RESULTS)
 	$(BIN)/loobench report --results $(RESULTS) --board $(BOARD)
 
 test: $(READY) lint  ## set up .venv, then lint, types and tests

@@ -217,14 +217,16 @@ def arnoldi(system: System, vectors: Tensor, *, rank: int, iterations: int) -> t
     """``V (values + shift)^-1 V^T v`` with the `rank` eigenpairs of A largest in size that so many Lanczos steps find.
 
     Schioppa et al. 2022, arXiv:2112.03052, section 3; what is across those directions is dropped, as there. The start is
-    random. For the symmetric A Arnoldi's iteration is Lanczos'.
+    random. For the symmetric A Arnoldi's iteration is Lanczos'. Raises Unsolved where ``values + shift`` comes near 0.
     """
     start = torch.randn(1, vectors.shape[1], generator=system.run.random(), dtype=torch.float64).to(vectors)
     basis, small = _ritz(system, start, iterations)
     values, turns = torch.linalg.eigh(small[0])
+    floor = values.abs().max() * torch.finfo(values.dtype).eps ** 0.5  # below it rounding decides what is found
     largest = values.abs().argsort(descending=True)[:rank]
+    largest = largest[values[largest].abs() > floor]
     axes = turns[:, largest].T @ basis[0]  # (rank, P)
-    if (nearest := float((values[largest] + system.shift).abs().min())) < 1e-3 * system.shift:
+    if len(largest) and (nearest := float((values[largest] + system.shift).abs().min())) < 1e-3 * system.shift:
         raise Unsolved(f"the curvature is singular, {nearest:.1e} left in a direction: raise damping or take gauss-newton")
     found = vectors @ axes.T / (values[largest] + system.shift) @ axes
     return found, basis.shape[1]
