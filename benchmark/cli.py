@@ -327,8 +327,8 @@ def _list_suites(_options: argparse.Namespace) -> tuple[list[str], list[list[str
 def _list_estimators(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     from benchmark.registry import registered
 
-    rows = [[e.name, "loss" if e.loss_units else "score", e.paper[:80]] for e in registered().values()]
-    return ["estimator", "units", "source"], rows
+    rows = [[e.name, "loss" if e.loss_units else "score", e.tuned_on, e.paper[:70]] for e in registered().values()]
+    return ["estimator", "units", "tuned on", "source"], rows
 
 
 def _list_metrics(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
