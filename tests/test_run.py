@@ -268,6 +268,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: 
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     while not list(Path("results").glob("*/grad-dot.json")) and started.poll() is None:
         time.sleep(0.1)
+    time.sleep(2)  # until it is in the slow one: an interrupt between two bytecodes of a finaliser would be lost
     started.send_signal(signal.SIGINT)
     _, errors = started.communicate(timeout=30)
 
