@@ -170,7 +170,7 @@ def _tell_missing() -> None:
     lacking: dict[str, list[str]] = {}
     for variant in registered().values():
         if variant.missing:
-            lacking.setdefault(variant.missing.partition(" needs ")[2], []).append(variant.name)
+            lacking.setdefault(variant.missing, []).append(variant.name)
     for need, names in lacking.items():
         print(f"note: left out {len(names)} ({names[0]} ...), which need {need}", file=sys.stderr)
 

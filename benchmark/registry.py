@@ -112,10 +112,10 @@ class Estimator:
 
     @property
     def missing(self) -> str | None:
-        """What to do about a library that it needs and this machine lacks, or None."""
+        """The library that it needs and this machine lacks, with what installs it, or None."""
         if self.library is None or importlib.util.find_spec(self.library):
             return None
-        return f"{self.name} needs the library {self.library}, which is not installed: pip install {LIBRARIES[self.library]}"
+        return f"the library {self.library}, which is not installed: pip install {LIBRARIES[self.library]}"
 
 
 def estimator(
@@ -217,7 +217,7 @@ def resolve(names: Iterable[str]) -> list[Estimator]:
     for variant in (variant for name in names for variant in _meant(name)):
         if found.setdefault(variant.name, variant).identity() != variant.identity():
             raise LoobenchError(f"two files declare the estimator {variant.name!r}: rename one of them")
-    if lacking := [variant.missing for variant in found.values() if variant.missing]:
+    if lacking := [f"{variant.name} needs {variant.missing}" for variant in found.values() if variant.missing]:
         raise LoobenchError("; ".join(lacking))
     return list(found.values()) or [variant for variant in registered().values() if not variant.missing]
 

@@ -76,7 +76,7 @@ def _targets(model: Network, values: object) -> Tensor:
 
 def here(name: str, *values: str) -> Any:
     """A parameter set of an estimator and more, skipped with its reason where a library that it needs is missing."""
-    reason = (registered()[name].missing or "").partition(" needs ")[2]
+    reason = registered()[name].missing
     return pytest.param(name, *values, marks=pytest.mark.skipif(bool(reason), reason=f"needs {reason}"))
 
 
