@@ -69,6 +69,14 @@ SOURCES = {
             "9f9348dd0fafa9413b1b0638b71a6eb6f0033a6ab611ff1aa799dcf4bc25c41a",
         ),
         Source(
+            "diabetes",
+            "sklearn.datasets.load_diabetes",
+            "unknown",
+            {"train": 442},
+            ("features", "target"),
+            "67a67a7447eeabb3783d20281aafbc1e1f854e010c65f0f2e2c6bd9f00191991",
+        ),
+        Source(
             "mnist",
             "ylecun/mnist",
             "MIT",
@@ -215,12 +223,16 @@ def _column(tensors: dict[str, torch.Tensor], key: str) -> Column:
 
 
 # ---- origins -----------------------------------------------------------------------------------------------------
+RAW = {"diabetes": {"scaled": False}}  # as measured: scaled rows, the default, carry rounding that may differ by machine
+
+
 def embedded(wanted: Source) -> Splits:
-    """The rows of a data set that scikit-learn carries."""
+    """The rows of a data set that scikit-learn carries: features float64, labels int64, real targets float64."""
     from sklearn import datasets
 
-    inputs, labels = getattr(datasets, wanted.origin.rpartition(".")[2])(return_X_y=True)
-    table: Table = dict(zip(wanted.columns, (np.asarray(inputs, "<f8"), np.asarray(labels, "<i8")), strict=True))
+    inputs, targets = getattr(datasets, wanted.origin.rpartition(".")[2])(return_X_y=True, **RAW.get(wanted.name, {}))
+    kind = "<f8" if targets.dtype.kind == "f" else "<i8"
+    table: Table = dict(zip(wanted.columns, (np.asarray(inputs, "<f8"), np.asarray(targets, kind)), strict=True))
     return checked({"train": table}, wanted, "this release of scikit-learn carries other rows; install the locked one")
 
 

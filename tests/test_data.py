@@ -9,8 +9,9 @@ import pytest
 
 from benchmark import data
 from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.features import adult, features
+from benchmark.features import RECIPES, SENTENCES, adult, features, sst2_words
 from benchmark.files import read_tensors, write_tensors
+from benchmark.models import MODELS
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +68,15 @@ def test_the_cache_gives_back_what_was_written(tmp_path: Path) -> None:
 
 
 # ---- loading -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["digits", "breast_cancer"])
+@pytest.mark.parametrize("name", ["digits", "breast_cancer", "wine", "diabetes"])
 def test_an_embedded_data_set_has_its_pinned_digest_and_is_cached(name: str, tmp_path: Path) -> None:
     first = data.load(name, tmp_path)
     data.load.cache_clear()
+    again = data.load(name, tmp_path)
 
     assert data.cached(name, tmp_path).exists()
-    assert np.array_equal(data.load(name, tmp_path)["train"]["label"], first["train"]["label"])
+    assert again["train"].keys() == first["train"].keys() == set(data.SOURCES[name].columns)
+    assert all(np.array_equal(again["train"][column], first["train"][column]) for column in first["train"])
 
 
 def test_a_changed_cache_file_is_an_error_that_names_both_digests(tmp_path: Path) -> None:
@@ -131,8 +134,85 @@ def test_adult_is_merged_and_one_hot_as_published() -> None:
     assert inputs.sum(1) - inputs[:, [0, 3, 6, 16, 17, 18]].sum(1) == pytest.approx([8, 8, 8])
 
 
+def test_diabetes_has_measurements_as_they_are_and_a_real_standardised_target(tmp_path: Path) -> None:
+    inputs, targets = features("diabetes", "all", tmp_path)
+    raw = data.load("diabetes", tmp_path)["train"]["target"]
+
+    assert inputs.shape == (442, 10)
+    assert set(inputs[:, 1]) == {1, 2}  # sex: not scaled
+    assert 19 <= inputs[:, 0].min() < inputs[:, 0].max() <= 79  # years
+    assert targets.dtype == np.float64
+    assert (targets.mean(), targets.std()) == pytest.approx((0, 1), abs=1e-14)
+    assert np.corrcoef(targets, raw)[0, 1] == pytest.approx(1, abs=1e-14)
+
+
+def test_a_model_of_one_class_is_a_regression_with_one_output() -> None:
+    for name in ("logistic", "mlp-8-8-softplus", "mlp-32", "mlp-128-128"):
+        built = {classes: MODELS[name].build(10, classes) for classes in (1, 2, 3)}
+        assert {classes: (net.classes, net.loss) for classes, net in built.items()} == {
+            1: (1, "squared-error"),
+            2: (1, "binary-cross-entropy"),
+            3: (3, "cross-entropy"),
+        }
+    assert MODELS["mlp-128-128"].build(10, 1).parameters == 10 * 128 + 128 + 128 * 128 + 128 + 128 + 1
+    with pytest.raises(LoobenchError, match="images needs at least 2 classes, got 1"):
+        MODELS["mnist-cnn"].build(784, 1)
+
+
+def sentences() -> data.Splits:
+    """29 sentences of five words, and one that has no token."""
+    words = ["not", "a", "the", "good", "bad", "film", "plot", "is", "dull", "fine"]
+    random = np.random.RandomState(0)
+    texts = [" ".join(words[k] for k in random.randint(0, 10, 5)) for _ in range(29)]
+    return {"train": {"sentence": [*texts, "a ! . , ..."], "label": np.arange(30) % 2}}
+
+
+def test_sentences_are_rows_of_unit_norm_without_stop_words_removed_and_those_without_words_are_zero() -> None:
+    inputs, targets = sst2_words(sentences())
+    norms = np.linalg.norm(inputs, axis=1)
+
+    assert inputs.shape == (30, 9)  # "a" is no word; "not", "the" and "is" are
+    assert norms[:29] == pytest.approx(1, abs=1e-14)
+    assert norms[29] == 0
+    assert targets.tolist() == [0, 1] * 15
+
+
+def test_short_texts_are_left_out_and_a_negation_is_a_word() -> None:
+    splits: data.Splits = {
+        "train": {"sentence": ["it is fine", "it does n't work at all", "it does work at all"], "label": np.arange(3)}
+    }
+    inputs, targets = sst2_words(splits)
+
+    assert targets.tolist() == [1, 2]
+    assert inputs.shape == (2, 6)
+    assert (inputs[0] != 0).sum() == (inputs[1] != 0).sum() + 1
+
+
+def test_sentences_of_a_shuffled_mirror_have_the_same_features() -> None:
+    one, two = (sst2_words(data.canonical(splits)[0]) for splits in (sentences(), shuffled(sentences())))
+
+    assert np.array_equal(one[0], two[0])
+    assert np.array_equal(one[1], two[1])
+
+
+def test_only_the_first_sentences_are_taken_in_canonical_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.features.SENTENCES", 7)
+    splits = data.canonical(sentences())[0]
+    inputs, targets = sst2_words(splits)
+    first = sst2_words({"train": {name: data._take(column, list(range(7))) for name, column in splits["train"].items()}})
+
+    assert len(inputs) == 7
+    assert np.array_equal(inputs, first[0])  # words, too, are counted in the first only
+    assert np.array_equal(targets, splits["train"]["label"][:7])
+
+
+def test_every_data_set_has_a_recipe() -> None:
+    assert {dataset for dataset, _ in RECIPES} == data.SOURCES.keys()
+
+
 # ---- the Hub -------------------------------------------------------------------------------------------------------
-ROWS = {"mnist": (13007, 784), "20news": (1945, 4752), "adult": (32561, 62)}
+ROWS = {"mnist": (13007, 784), "20news": (1945, 4752), "adult": (32561, 62), "sst2": (SENTENCES, 1123)}
+SUBSETS = {"mnist": "1-7", "20news": "ibm-mac", "adult": "all", "sst2": "words"}
 
 
 @pytest.mark.slow
@@ -147,10 +227,13 @@ def test_a_data_set_of_the_hub_is_downloaded_checked_and_cached(
     splits = data.load(name, cache)  # from the cache: this process knows no Hub
     assert {split: len(next(iter(t.values()))) for split, t in splits.items()} == data.SOURCES[name].rows
     if name in ROWS:
-        subset = {"mnist": "1-7", "20news": "ibm-mac", "adult": "all"}[name]
-        inputs, targets = features(name, subset, cache)
+        inputs, targets = features(name, SUBSETS[name], cache)
         assert inputs.shape == ROWS[name]
         assert set(targets.tolist()) == {0, 1}
+    if name == "sst2":
+        norms = np.linalg.norm(inputs, axis=1)
+        assert np.isclose(norms, 1, rtol=0, atol=1e-13).sum() == len(norms) - (norms == 0).sum() == 18433
+        assert 0.55 < targets.mean() < 0.57  # as in all the train sentences: the first ones are a fair sample
     listed = loobench("list", "datasets").stdout
     assert "yes" in next(line for line in listed.splitlines() if line.startswith(name))
 
@@ -209,5 +292,5 @@ def test_an_unknown_data_set_or_subset_is_an_error_with_a_hint(tmp_path: Path) -
         data.load("minst", tmp_path)
     with pytest.raises(LoobenchError, match="unknown subset of mnist '1-8': did you mean 1-7"):
         features("mnist", "1-8", tmp_path)
-    with pytest.raises(LoobenchError, match="sst2 has no preprocessing for tasks yet"):
+    with pytest.raises(LoobenchError, match="unknown subset of sst2 'all': known: words"):
         features("sst2", "all", tmp_path)
