@@ -20,6 +20,10 @@ class Unsolved(LoobenchError):
     """A linear system is singular or indefinite, or its solver diverged; the message has the residual."""
 
 
+class Withheld(LoobenchError):
+    """An estimator asked for a part of the run that its task does not show."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:
     """The error for a `name` that is not among the `known` ones, with the closest of them."""
     names = sorted(known)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark import calculus, machine
 from benchmark.chunks import out_of_memory
-from benchmark.errors import Unsolved
+from benchmark.errors import Unsolved, Withheld
 from benchmark.problem import Trajectory, map_tensors, tensors
 from benchmark.registry import Estimator
 
@@ -43,6 +43,8 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
             return _answer(estimator, run, device)
     except (Failure, KeyboardInterrupt):
         raise
+    except Withheld as error:
+        raise Failure("unsupported", f"{estimator.name}: {error}") from error
     except Unsolved as error:
         raise Failure("unsolved", f"{estimator.name}: {error}") from error
     except BaseException as error:  # a stranger's code may raise anything; the run goes on

@@ -86,6 +86,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedFile(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and facts with a digest of both."""
+    write_tensors(path, tensors, {**facts, "digest": _seal(tensors, facts)})
+
+
+def read_sealed(path: Path, expected: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a sealed file. Raises DamagedFile where they changed, or lack the `expected` facts."""
+    tensors, facts = read_tensors(path)
+    stated = facts.pop("digest", None)
+    if stated != (found := _seal(tensors, facts)):
+        raise DamagedFile(f"{path}: expected digest {stated}, got {found}")
+    if any(facts.get(key) != value for key, value in expected.items()):
+        raise DamagedFile(f"{path}: expected {dict(expected)}")
+    return tensors, facts
+
+
+def _seal(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    return json_digest([dict(facts), {name: tensor_digest([tensor]) for name, tensor in tensors.items()}])
+
+
 def digest(*parts: bytes) -> str:
     """SHA-256 over the parts, each preceded by its length, as 64 hexadecimal digits."""
     total = hashlib.sha256()

@@ -20,21 +20,9 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
-    *("calculus", "chunks", "convolution", "dense", "engine", "features", "kronecker", "models", "modules", "optimizers"),
-    *(
-        "problem",
-        "projections",
-        "readout",
-        "shifts",
-        "solvers",
-        "streams",
-        "sweep",
-        "tangents",
-        "tasks",
-        "train",
-        "truth",
-        "updaters",
-    ),
+    *("calculus", "chunks", "convolution", "counterfactuals", "dense", "engine", "features", "kronecker", "models"),
+    *("modules", "noise", "optimizers", "problem", "projections", "readout", "shifts", "solvers", "streams"),
+    *("sweep", "tangents", "tasks", "train", "truth", "updaters"),
 )
 ABSENT = "not installed"
 Provenance = dict[str, str | int]

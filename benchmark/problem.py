@@ -1,7 +1,7 @@
 """The nouns: samples, a problem to train on, the trajectory of its training, and the truth about it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from threading import local
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark import calculus
-from benchmark.errors import LoobenchError
+from benchmark.errors import LoobenchError, Withheld
 from benchmark.files import digest, stack_digest, tensor_digest
 from benchmark.models import Network
 from benchmark.optimizers import Optimizer
@@ -57,6 +57,7 @@ class Problem:
     horizons: tuple[int, ...]  # H numbers of steps after which effects are read off, rising, the last at most T
     weight_decay: float = 0.0
     query_kind: str = "mean"  # "mean": one query, the mean loss; "each": one query per sample
+    counterfactual: str = "zero-weight"  # a batch keeps its 1/|B|; "renormalised": it is divided by what is kept of it
 
     @property
     def steps(self) -> int:
@@ -83,6 +84,16 @@ class Problem:
         """The weights (|B_t|,) of the reference run at step t: 1/|B_t| each."""
         size = len(self.batch(t))
         return self.initial.new_full((size,), 1 / size)
+
+    def shares(self, keep: Tensor) -> Tensor:
+        """Weights (R, B) of the samples of a batch in R runs that keep so much of each, under the counterfactual. (R, B)
+
+        ``keep_b / |B|``, or, `renormalised`, ``keep_b / sum_b keep_b``, and 0 where nothing is kept.
+        """
+        if self.counterfactual == "zero-weight":
+            return keep * (1 / keep.shape[1])
+        total = keep.sum(1, keepdim=True)
+        return keep * torch.where(total > 0, 1 / total, 0)
 
     # ---- losses and their derivatives ----------------------------------------------------------------------------
     def losses(self, theta: Tensor, samples: Samples) -> Tensor:
@@ -167,7 +178,7 @@ class Problem:
 
     def digest(self) -> str:
         """Content digest of every field."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {part.name: getattr(self, part.name) for part in fields(self)}
         plain = {name: value for name, value in plain.items() if not isinstance(value, Tensor | Samples)}
         return digest(tensor_digest(tensors(self)).encode(), repr(plain).encode())
 
@@ -238,11 +249,40 @@ class Replay:
 
 
 @dataclass(frozen=True, eq=False)
+class FinalState:
+    """States (T + 1, S, P) of a run of which only the last is shown: to ask for another raises Withheld."""
+
+    last: Tensor  # (S, P)
+    steps: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """(T + 1, S, P)"""
+        return torch.Size((self.steps + 1, *self.last.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return int(self.last.nbytes)
+
+    def __len__(self) -> int:
+        return self.steps + 1
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice) and range(self.steps + 1)[at] == range(self.steps + 1):
+            return self
+        first, *rest = at if isinstance(at, tuple) else (at,)
+        if not isinstance(first, int) or range(self.steps + 1)[first] != self.steps:
+            raise Withheld("this task shows the final model alone, not the states before it")
+        return self.last.clone()[tuple(rest)]
+
+
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The reference run: all that an estimator may look at."""
 
     problem: Problem
-    states: Tensor  # (T + 1, S, P), or a Replay, which is indexed alike
+    states: Tensor  # (T + 1, S, P), or a Replay or FinalState, which are indexed alike
 
     def params(self, t: int) -> Tensor:
         """Parameters (P,) before step t; at t = T the final ones."""
@@ -267,6 +307,11 @@ class Trajectory:
         steps, count = self.problem.steps, min(count, self.problem.steps)
         cuts = [steps * k // count for k in range(count + 1)]
         return [range(*ends) for ends in pairwise(cuts)]
+
+    def final_only(self) -> "Trajectory":
+        """The run with no state but the last to be seen."""
+        hidden: Any = FinalState(self.states[self.problem.steps], self.problem.steps)
+        return replace(self, states=hidden)
 
     def query_gradients(self) -> Tensor:
         """Gradients (Q, P) of the query losses at the final parameters."""
@@ -300,13 +345,24 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """Exact leave-one-out: ``effect[h, k, q]`` = loss of query q without the k-th sample asked minus with it, at horizon h."""
+    """Exact effects: ``effect[h, m, q]`` = loss of query q without the m-th sample, or group, minus with it, at horizon h."""
 
-    effect: Tensor  # (H, K, Q)
+    effect: Tensor  # (H, M, Q)
     seconds: float  # of one thread, or of the GPU, for the retraining
     gradients: int  # per-sample gradients it took
     machine: str = ""  # where it was timed
     noise: Noise | None = None  # None: float64 on a CPU
+    removed: Tensor | None = None  # (M, N) bool, the members of each group; None: the samples asked, one at a time
+    repeats: Tensor | None = None  # (R, H, M, Q) where the effect is their mean
+    limits: dict[str, list[float | None]] = field(default_factory=dict)  # ceilings and floors, at each horizon
+
+    def predicted(self, estimate: Tensor) -> Tensor:
+        """What an estimate for single samples says of each group: the sum over its members. (H, N, Q) -> (H, M, Q)
+
+        An estimate of one horizon is the same for all.
+        """
+        single = estimate if self.removed is None else self.removed.to(estimate) @ estimate
+        return single.expand(len(self.effect), *single.shape[1:])
 
     def digest(self) -> str:
         """Content digest of the effects."""
@@ -317,9 +373,9 @@ def map_tensors(value: Any, change: Any) -> Any:
     """A copy of a record of ours, nested ones included, with `change` applied to each tensor."""
     if isinstance(value, Tensor):
         return change(value)
-    if not isinstance(value, Samples | Problem | Trajectory | Replay):
+    if not isinstance(value, Samples | Problem | Trajectory | Replay | FinalState):
         return value
-    return replace(value, **{field.name: map_tensors(getattr(value, field.name), change) for field in fields(value)})
+    return replace(value, **{part.name: map_tensors(getattr(value, part.name), change) for part in fields(value)})
 
 
 def in_precision(problem: Problem, dtype: torch.dtype) -> Problem:

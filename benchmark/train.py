@@ -79,10 +79,10 @@ def retrain(
 ) -> Tensor:
     """Train R times from the same start on the same batches, run r with the samples of `keep[r]` only. (R, N) -> (H, R, ...)
 
-    A sample not kept has weight 0 in every batch and the batch keeps its 1/|B|; a number other than 0 and 1 in `keep` is that
-    part of a sample's weight. `read` takes what is wanted from some runs at each horizon: `Runs.parameters` (R, P) or
-    `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it, and
-    samples can be left out of the steps from `since` on only.
+    A sample not kept has weight 0 in every batch, and the batch keeps its 1/|B| unless the problem's counterfactual is
+    `renormalised`; a number other than 0 and 1 in `keep` is that part of a sample's weight. `read` takes what is wanted from
+    some runs at each horizon: `Runs.parameters` (R, P) or `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the
+    reference run, no run repeats what it shares with it, and samples can be left out of the steps from `since` on only.
     At most `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem and on
     R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `means` bounds
     memory and sets how many chunks of runs are trained side by side, which changes no bit; by default `chunks.allowed`.
@@ -222,7 +222,7 @@ class Fold:
             if stop.is_set():
                 raise Stopped
             batch = self.batches[t]
-            runs.step(t, batch, keep[:, batch].to(problem.initial).mul_(1 / len(batch)))
+            runs.step(t, batch, problem.shares(keep[:, batch].to(problem.initial)))
             step_done(len(batch))
             if t + 1 in problem.horizons:
                 readings.append(self.read(runs))

@@ -1,6 +1,5 @@
 """Exact leave-one-out truths: computed by retraining, kept in the cache, and exported for other readers."""
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -13,15 +12,18 @@ from torch import Tensor
 
 from benchmark import calculus, chunks, machine
 from benchmark.chunks import FREE, Means
-from benchmark.engine import gram_pays
+from benchmark.counterfactuals import Design, design
+from benchmark.counterfactuals import leave_one_out as each_sample
+from benchmark.engine import Runs, gram_pays
 from benchmark.errors import DamagedFile, Diverged
-from benchmark.files import json_digest, read_tensors, tensor_digest, write, write_tensors
+from benchmark.files import json_digest, read_sealed, write_sealed
+from benchmark.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor
 from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
-from benchmark.tasks import Task, build
-from benchmark.train import Clock, Progress, leave_one_out, trained
+from benchmark.tasks import Task, build, flipped
+from benchmark.train import Clock, Progress, leave_one_out, retrain, trained
+from benchmark.uses import Prepared, packed, preparation_visits, prepare, unpacked
 
-NOISE_SAMPLES = 32  # left-out samples from which the noise of a truth is taken
-SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
+PARTS = ("effect", "removed", "repeats")  # tensors of a truth
 
 
 class Bar(Protocol):
@@ -32,6 +34,7 @@ class Bar(Protocol):
 
 
 MakeBar = Callable[[int, str, str], Bar]  # from total, text and unit
+Book = Callable[[int], Clock]  # the ledger of the r-th of the problems that a truth is the mean over
 
 
 def answer(
@@ -39,7 +42,7 @@ def answer(
 ) -> tuple[Trajectory, GroundTruth]:
     """The reference run of a task and seed, and the truth about it, with a progress bar."""
     run = reference(task, seed, cache, device, means)
-    visits = int((run.problem.batches >= 0).sum()) * (len(run.problem.left_out) + 1)
+    visits = design(task, run, seed).visits
     with closing(bar(visits, f"truth {task.name} seed {seed}", "visit")) as shown:
         return run, cached_truth(task, seed, run, cache, device, means, progress=shown.update)
 
@@ -67,11 +70,6 @@ def planned(problem: Problem, means: Means) -> chunks.Plan:
     return chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
 
 
-def beside(held: int, means: Means) -> Means:
-    """The means less the bytes that are held already."""
-    return means if means.memory is None else replace(means, memory=means.memory - held)
-
-
 class ChunkFiles(Clock):
     """A ledger of finished chunks in a folder, one sealed file each, for one trajectory."""
 
@@ -82,50 +80,65 @@ class ChunkFiles(Clock):
     def find(self, rows: Tensor) -> Tensor | None:
         """What was read from the runs `rows`; None where it was not kept or, said aloud, its file is damaged."""
         at = self._at(rows)
-        found = unsealed(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
+        found = known(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
         if not found:
             return None
-        reading, facts = found
-        super().enter(rows, reading, facts["seconds"])
+        reading = found[0]["effect"]
+        super().enter(rows, reading, found[1]["seconds"])
         return reading
 
     def enter(self, rows: Tensor, reading: Tensor, seconds: float) -> None:
         """Keep what was read from the runs `rows`."""
         facts = {"of": self.of, "rows": rows.tolist(), "seconds": seconds}
-        write_tensors(self._at(rows), {"effect": reading}, sealed(reading, facts))
+        write_sealed(self._at(rows), {"effect": reading}, facts)
         super().enter(rows, reading, seconds)
 
     def _at(self, rows: Tensor) -> Path:
         return self.folder / f"{json_digest([self.of, rows.tolist()])}.safetensors"
 
-    def clear(self) -> None:
-        """Remove the files, once what they were for is kept."""
-        with suppress(OSError):
-            for file in self.folder.iterdir():
-                file.unlink()
-            self.folder.rmdir()
+
+def clear(folder: Path) -> None:
+    """Remove a folder of finished chunks, once what they were for is kept."""
+    with suppress(OSError):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
 
 
 def ground_truth(
     run: Trajectory,
     means: Means = FREE,
-    ledger: Clock | None = None,
+    book: Book | None = None,
     *,
+    asked: Design | None = None,
     progress: Progress = lambda visits: None,
 ) -> GroundTruth:
-    """Leave out each sample asked, retrain, read off the query losses at each horizon; timed after a warm-up.
+    """Train what a design says, by default without each sample asked, and read off the query losses at each horizon.
 
-    In float32 or on a GPU, with the noise of the answer. Raises Diverged.
+    Timed after a warm-up. In float32 or on a GPU, with the noise of the answer, of leave-one-out. Raises Diverged.
     """
-    device, ledger = run.final.device.type, ledger or Clock()
+    device, asked = run.final.device.type, asked or each_sample(run)
     leave_one_out(some_of(run.until(1), torch.tensor([0])), means=means)
+    ledgers = [book(r) if book else Clock() for r in range(len(asked.problems))]
     with calculus.counting() as count:
-        effect = leave_one_out(run, means=means, ledger=ledger, progress=progress).cpu()
+        found = [_effects(run, asked, *one, means, progress).cpu() for one in zip(asked.problems, ledgers, strict=True)]
+    repeats = torch.stack(found) if len(found) > 1 else None  # (R, H, M, Q)
+    effect = found[0] if repeats is None else repeats.mean(0)
     if broken := int((~effect.isfinite()).any(dim=0).any(dim=1).sum()):
-        raise Diverged(f"retraining diverged without {broken} of {effect.shape[1]} samples: there is no truth to score against")
+        what = "samples" if asked.removed is None else "groups"
+        raise Diverged(f"retraining diverged without {broken} of {effect.shape[1]} {what}: there is no truth to score against")
     exact = run.final.dtype == torch.float64 and device == "cpu"
-    found = None if exact else noise(run, effect, means)
-    return GroundTruth(effect, ledger.seconds, count.gradients, machine.timed_on(device), found)
+    floor = None if exact or asked.problems[0] is not run.problem or asked.removed is not None else noise(run, effect, means)
+    seconds = sum(ledger.seconds for ledger in ledgers)
+    removed = None if asked.removed is None else asked.removed.cpu()
+    return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device), floor, removed, repeats)
+
+
+def _effects(run: Trajectory, asked: Design, problem: Problem, ledger: Clock, means: Means, progress: Progress) -> Tensor:
+    """Effects (H, M, Q) of a design's groups in one of its problems."""
+    states = (run if problem is run.problem else trained(problem, means)).states
+    losses = retrain(problem, asked.keep, states=states, read=Runs.query_losses, means=means, ledger=ledger, progress=progress)
+    return losses[:, :-1] - losses[:, -1:]
 
 
 def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
@@ -133,18 +146,15 @@ def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
 
     Both on the same device. Anew means with the samples of each batch in reverse, so that sums are taken in another order.
     """
-    chosen = torch.linspace(0, effect.shape[1] - 1, min(NOISE_SAMPLES, effect.shape[1])).long()
-    problem, means = some_of(run, chosen).problem, beside(run.states.nbytes, means)
-    again = leave_one_out(trained(replace(problem, batches=problem.batches.flip(1)), means), means=means).cpu()
-    double = leave_one_out(trained(in_precision(problem, torch.float64), means), means=means).cpu()
-    spread = effect.double().std(dim=1)  # (H, Q)
+    some, left = evenly(effect.shape[1]), beside(run.states.nbytes, means)
+    double = in_precision(some_of(run, some).problem, torch.float64)
+    again = leave_one_out(trained(double, left), means=left)
+    return Noise(_worst(noise_floor(run, effect, means)), _worst(deviation(effect, some, again)), len(some))
 
-    def floor(other: Tensor) -> float | None:
-        error = (effect[:, chosen].double() - other).square().mean(dim=1).sqrt()
-        known = [(e[s > 0] / s[s > 0]).mean() for e, s in zip(error, spread, strict=True) if (s > 0).any()]
-        return float(max(known)) if known else None
 
-    return Noise(floor(again), floor(double), len(chosen))
+def _worst(floor: Curve) -> float | None:
+    """The largest of a curve; None where it has none."""
+    return max((value for value in floor if value is not None), default=None)
 
 
 def some_of(run: Trajectory, chosen: Tensor) -> Trajectory:
@@ -178,25 +188,55 @@ def cached_truth(
     usual, mine = (_of(run, planned(run.problem, m).runs) for m in (FREE, means))
     if found and found[1] in (usual, mine) and found[0].machine == machine.timed_on(device):
         return found[0]
-    at = path(task.digest(), seed, cache, device)
-    ledger = ChunkFiles(at.with_suffix(".chunks"), json_digest([mine, machine.timed_on(device)]))
-    truth = ground_truth(run, means, ledger, progress=progress)
-    facts = {"seconds": truth.seconds, "gradients": truth.gradients, "machine": truth.machine, "of": mine}
-    facts["noise"] = asdict(truth.noise) if truth.noise else None
-    write_tensors(at, {"effect": truth.effect}, sealed(truth.effect, facts))
-    ledger.clear()
+    at, here = path(task.digest(), seed, cache, device), machine.timed_on(device)
+    folder = at.with_suffix(".chunks")
+    truth = ground_truth(
+        run,
+        means,
+        lambda r: ChunkFiles(folder, json_digest([mine, here, r])),
+        asked=design(task, run, seed),
+        progress=progress,
+    )
+    truth = replace(truth, limits=limits(task, seed, run, truth, means))
+    _keep(at, truth, mine)
+    clear(folder)
     return truth
+
+
+def _keep(at: Path, truth: GroundTruth, of: str) -> None:
+    """Write a truth, and the digest of what it is of."""
+    tensors = {name: getattr(truth, name) for name in PARTS if getattr(truth, name) is not None}
+    facts = {name: getattr(truth, name) for name in ("seconds", "gradients", "machine", "limits")}
+    write_sealed(at, tensors, {**facts, "of": of, "noise": asdict(truth.noise) if truth.noise else None})
 
 
 def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundTruth, str] | None:
     """A truth in the cache and the digest of what it is of; None where it is absent or, said aloud, damaged."""
     at = path(task_digest, seed, cache, device)
-    found = unsealed(at, {}, "truth") if at.exists() else None
+    found = known(at, {}, "truth") if at.exists() else None
     if not found:
         return None
-    effect, facts = found
-    floor = Noise(**facts["noise"]) if facts["noise"] else None
-    return GroundTruth(effect, facts["seconds"], facts["gradients"], facts["machine"], floor), facts["of"]
+    facts = found[1]
+    of, floor = facts.pop("of"), facts.pop("noise")
+    return GroundTruth(**dict[str, Any](found[0]), **facts, noise=Noise(**floor) if floor else None), of
+
+
+def cached_uses(
+    task: Task, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means = FREE
+) -> Prepared:
+    """What the uses of a task and seed are judged by, from the cache or trained and kept, with a progress bar."""
+    assert task.uses
+    at, of = path(task.digest(), seed, cache, device).with_suffix(".uses"), {"of": exact.digest()}
+    if found := known(at, of, "preparation of uses") if at.exists() else None:
+        return unpacked(*found)
+    everyone = exact.effect[-1, :, 0] if exact.removed is None else None
+    wrong = torch.from_numpy(flipped(task, seed))
+    visits = preparation_visits(run.problem, task.uses, oracle=everyone is not None)
+    with closing(bar(visits, f"uses {task.name} seed {seed}", "visit")) as shown:
+        prepared = prepare(run.problem, task.uses, wrong, seed, everyone, means, progress=shown.update)
+    tensors, facts = packed(prepared)
+    write_sealed(at, tensors, {**facts, **of})
+    return prepared
 
 
 def _of(run: Trajectory, runs: int) -> str:
@@ -204,63 +244,10 @@ def _of(run: Trajectory, runs: int) -> str:
     return json_digest([run.problem.digest(), run.digest(), runs])
 
 
-def sealed(effect: Tensor, facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts with a digest of them and of the tensor they are kept with."""
-    return {**facts, "digest": json_digest({**facts, "effect": tensor_digest([effect])})}
-
-
-def unsealed(at: Path, expected: dict[str, Any], what: str) -> tuple[Tensor, dict[str, Any]] | None:
-    """Tensor and facts of a sealed file; None where, said aloud, it is damaged or lacks the `expected` facts."""
+def known(at: Path, expected: dict[str, Any], what: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and facts of a sealed file; None where, said aloud, it is damaged or lacks the `expected` facts."""
     try:
-        tensors, facts = read_tensors(at)
-        stated = facts.pop("digest")
-        if stated != (found := sealed(tensors["effect"], facts)["digest"]):
-            raise DamagedFile(f"{at}: expected digest {stated}, got {found}")
-        if any(facts[key] != value for key, value in expected.items()):
-            raise DamagedFile(f"{at}: expected {expected}")
-        return tensors["effect"], facts
-    except (DamagedFile, KeyError) as error:
+        return read_sealed(at, expected)
+    except DamagedFile as error:
         print(f"warning: a kept {what} is damaged and is computed anew: {error}", file=sys.stderr)
         return None
-
-
-# ---- export, described in docs/export.md --------------------------------------------------------------------------
-def export(task: Task, seed: int, run: Trajectory, truth: GroundTruth, folder: Path) -> list[Path]:
-    """Write problem, trajectory, truth and task.json into `folder`, all that an independent reader needs."""
-    problem = run.problem
-    samples = {"train": problem.train, "query": problem.query, "test": problem.test}
-    content = {
-        **{f"{name}_{part}": getattr(split, part) for name, split in samples.items() for part in ("inputs", "targets")},
-        "initial": problem.initial,
-        "batches": problem.batches,
-        "left_out": problem.left_out,
-        "rates": torch.tensor([problem.optimizer.rate(t) for t in range(problem.steps)], dtype=torch.float64),
-    }
-    parts = {"problem": content, "trajectory": {"states": run.whole()}, "truth": {"effect": truth.effect}}
-    for name, tensors in parts.items():
-        write_tensors(folder / f"{name}.safetensors", tensors)
-    digests = {name: tensor_digest(tensors.values()) for name, tensors in parts.items()}
-    described = json.dumps(describe(task, seed, problem, digests), indent=2)
-    write(folder / "task.json", described.encode() + b"\n")
-    return [folder / name for name in ("task.json", *(f"{name}.safetensors" for name in parts))]
-
-
-def describe(task: Task, seed: int, problem: Problem, digests: dict[str, str]) -> dict[str, Any]:
-    """What the tensors of an export mean, as a JSON value."""
-    model = problem.model
-    return {
-        "format": 1,
-        "task": task.record(),
-        "task_digest": task.digest(),
-        "seed": seed,
-        "layers": [{"kind": type(layer).__name__, **vars(layer), "shapes": layer.shapes} for layer in model.layers],
-        "loss": model.loss,
-        "weight_decay": problem.weight_decay,
-        "optimizer": task.record()["optimizer"],
-        "normaliser": "in a step each sample weighs 1 over the size of its batch, the left-out one counted",
-        "query": problem.query_kind,
-        "sign": SIGN,
-        "horizons": {"epochs": list(task.horizons), "steps": list(problem.horizons)},
-        "digests": digests,
-        "versions": machine.provenance("loobench truth --export", problem.initial.device.type, task.dtype),
-    }

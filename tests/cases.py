@@ -40,6 +40,7 @@ def problem(
     epochs: int = 3,
     weight_decay: float = 0.01,
     query_kind: str = "each",
+    counterfactual: str = "zero-weight",
     seed: int = 0,
 ) -> Problem:
     """A random problem; 12 samples in batches of 5 leave a short batch of 2 in every epoch."""
@@ -62,6 +63,7 @@ def problem(
         horizons=tuple(sorted({1, steps // 2, steps} - {0})),
         weight_decay=weight_decay,
         query_kind=query_kind,
+        counterfactual=counterfactual,
     )
 
 

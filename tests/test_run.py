@@ -153,7 +153,7 @@ def test_a_run_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
         truth.reference(wild, 0, tmp_path, "cpu")
 
     reference = truth.reference(suites.task(TASK), 0, tmp_path, "cpu")
-    monkeypatch.setattr(truth, "leave_one_out", lambda run, **_: torch.full((3, 100, 1), float("nan")))
+    monkeypatch.setattr(truth, "retrain", lambda *_, **__: torch.full((3, 101, 1), float("nan")))
     with pytest.raises(LoobenchError, match="retraining diverged without 100 of 100 samples"):
         truth.ground_truth(reference)
 

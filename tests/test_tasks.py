@@ -11,6 +11,7 @@ from benchmark import PROTOCOL
 from benchmark.errors import LoobenchError
 from benchmark.features import features
 from benchmark.optimizers import Adam, Sgd
+from benchmark.questions import Subsets, Uses
 from benchmark.streams import stream
 from benchmark.suites import SUITES, TASKS, task
 from benchmark.tasks import Task, batches, build, cross_validated, record_digest, variant
@@ -32,16 +33,21 @@ OTHER = {
     "dtype": "float32",
     "leave_out": 50,
     "scaling": "pixels",
+    "noise": "labels",
+    "noise_rate": 0.1,
+    "counterfactual": "renormalised",
+    "truth": Subsets(0.5),
+    "uses": Uses(drop=(1,), delete=(2,)),
 }
 
 
 def test_every_field_but_the_names_changes_the_digest() -> None:
-    changed = {name: replace(QUICK, **{name: value}).digest() for name, value in OTHER.items()}
+    usual = replace(QUICK, horizons=(10,))  # uses take one horizon
+    changed = {name: replace(usual, **{name: value}).digest() for name, value in OTHER.items()}
 
-    assert {field.name for field in fields(Task)} - OTHER.keys() == {"name", "suite", "noise", "counterfactual"}
-    assert len({QUICK.digest(), *changed.values()}) == len(OTHER) + 1
-    for name in ("noise", "counterfactual", "data"):
-        assert record_digest({**QUICK.record(), name: "other"}, PROTOCOL) != QUICK.digest()
+    assert {field.name for field in fields(Task)} - OTHER.keys() == {"name", "suite"}
+    assert len({usual.digest(), *changed.values()}) == len(OTHER) + 1
+    assert record_digest({**QUICK.record(), "data": "other"}, PROTOCOL) != QUICK.digest()
     assert record_digest(QUICK.record(), "0.9") != QUICK.digest()
     assert replace(QUICK, name="other", suite="other").digest() == QUICK.digest()
 
@@ -92,7 +98,7 @@ def test_a_problem_draws_each_thing_from_the_stream_of_its_name(tmp_path: Path) 
 
 
 def test_a_value_that_no_code_stands_behind_is_an_error() -> None:
-    for field, value in {"queries": "banana", "noise": "labels", "counterfactual": "renormalised", "model": "mlp-9"}.items():
+    for field, value in {"queries": "banana", "noise": "salt", "counterfactual": "reordered", "model": "mlp-9"}.items():
         with pytest.raises(LoobenchError, match=f"unknown {field} of task {QUICK.name} '{value}'"):
             replace(QUICK, **{field: value})
     for horizons in ((0, 5), (5, 1), (1, 1), (1, 11)):
