@@ -138,6 +138,12 @@ class Runs:
         targets = self.problem.query.targets[rows]
         return LOSSES[self.model.loss](self._outputs("query", rows), targets.expand(self.runs, -1))
 
+    def outputs_of_query(self) -> Tensor:
+        """Network outputs (R, Q, C) of each run for every query sample, whatever the kind of query."""
+        return torch.cat(
+            [self._outputs("query", some) for some in blocks(len(self.problem.query), query_block(self.problem))], dim=1
+        )
+
     def parameters(self) -> Tensor:
         """Flat parameters (R, P)."""
         parts = [*self.first.parameters(), *(part for layer in self.later for part in layer.parameters())]

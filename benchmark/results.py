@@ -1,6 +1,7 @@
 """Result files: one for each task and estimator, checked on write and on read, written whole or not at all."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Result:
     @property
     def name(self) -> str:
         """Task name, with the device unless it is the usual CPU."""
-        return str(self.task["name"]) + ("" if self.device == "cpu" else f"-{self.device}")
+        return result_name(self.task, self.device)
 
     def same_question(self, other: "Result") -> bool:
         """Whether the two may hold seeds of one row: same task, device, harness, estimator source and settings."""
@@ -88,6 +89,11 @@ class Result:
         known = {**self.provenance, cell.provenance: provenance}
         used = {key: known[key] for key in sorted({cell.provenance for cell in cells.values()})}
         return replace(self, cells=cells, provenance=used)
+
+
+def result_name(task: dict[str, Any], device: str) -> str:
+    """Task name, with the device unless it is the usual CPU."""
+    return str(task["name"]) + ("" if device == "cpu" else f"-{device}")
 
 
 def blank(task: Task, device: str, estimator: Estimator) -> Result:
@@ -103,6 +109,79 @@ def blank(task: Task, device: str, estimator: Estimator) -> Result:
         estimator.interpretation,
     )
     return Result(SCHEMA, PROTOCOL, machine.harness(), task.record(), task.digest(), device, described)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Ceilings and floors of one seed's truth: name -> H values."""
+
+    truth: str  # its digest
+    values: dict[str, list[float | None]]
+    references: dict[str, dict[str, float | None]]  # of uses: what random effects and the true ones ("oracle") score
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is known of the truths of one task on one class of device, whoever estimates them: results/<task>.json."""
+
+    schema: int
+    protocol: str
+    task: dict[str, Any]
+    task_digest: str
+    device: str
+    seeds: dict[str, Bounds] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Task name, with the device unless it is the usual CPU."""
+        return result_name(self.task, self.device)
+
+    def with_seed(self, seed: int, bounds: Bounds) -> "Limits":
+        """The limits with those of one more seed, seeds in order."""
+        seeds = {**self.seeds, str(seed): bounds}
+        return replace(self, seeds=dict(sorted(seeds.items(), key=lambda item: int(item[0]))))
+
+
+def no_limits(task: Task, device: str) -> Limits:
+    """Limits with no seed yet."""
+    return Limits(SCHEMA, PROTOCOL, task.record(), task.digest(), device)
+
+
+def limits_path(found: Limits, folder: Path) -> Path:
+    """results/<task>.json"""
+    return folder / f"{found.name}.json"
+
+
+def limits(blank: Limits, folder: Path) -> Limits:
+    """The limits of a task so far: from its file if that is of the same task, else blank. Raises DamagedFile."""
+    at = limits_path(blank, folder)
+    found = load_limits(at) if at.exists() else blank
+    return found if found.task_digest == blank.task_digest else blank
+
+
+def save_limits(found: Limits, folder: Path) -> None:
+    """Write limits with their digest, unless the file has them already."""
+    content = asdict(found)
+    decode(Limits, content, "limits")
+    whole = dump({**content, "digest": json_digest(content)}).encode()
+    at = limits_path(found, folder)
+    if not at.exists() or read(at) != whole:
+        write(at, whole)
+
+
+def load_limits(at: Path) -> Limits:
+    """Read and check the limits of a task. Raises DamagedFile where they were cut or edited."""
+    found: Limits = _load(at, lambda content: decode(Limits, content, "limits"))
+    return found
+
+
+def all_limits(folder: Path) -> dict[str, Limits]:
+    """All limits under a folder, by name of task and device; each must lie where its content says."""
+    found = [(at, load_limits(at)) for at in sorted(folder.glob("*.json"))]
+    for at, one in found:
+        if at != limits_path(one, folder):
+            raise DamagedFile(f"{at} holds the limits of {one.name}: move it to {limits_path(one, folder)}")
+    return {one.name: one for _, one in found}
 
 
 def path(result: Result, folder: Path) -> Path:
@@ -125,6 +204,12 @@ def save(result: Result, folder: Path) -> Path:
 
 def load(at: Path) -> Result:
     """Read and check a result. Raises DamagedFile where it was cut, edited, or is of another schema."""
+    found: Result = _load(at, check)
+    return found
+
+
+def _load(at: Path, check: Callable[[Any], Any]) -> Any:
+    """The checked content of a file of ours with a digest."""
     advice = "restore it (`git checkout` if committed) or move it away, then repeat `loobench run`"
     try:
         content = json.loads(read(at), parse_constant=lambda name: name)

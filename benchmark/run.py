@@ -5,18 +5,25 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from benchmark import chunks, machine, metrics, results, truth
+from benchmark import chunks, machine, metrics, results, truth, uses
 from benchmark.chunks import FREE, Means
-from benchmark.errors import DamagedFile, Diverged
-from benchmark.evaluate import Failure, estimate
+from benchmark.errors import DamagedFile, Diverged, Withheld
+from benchmark.evaluate import Estimate, Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Trajectory
+from benchmark.questions import asked_of
 from benchmark.registry import Estimator
-from benchmark.results import Cell, Result
-from benchmark.tasks import Task
+from benchmark.results import Bounds, Cell, Result
+from benchmark.streams import stream
+from benchmark.tasks import Task, shown
 from benchmark.truth import MakeBar
+from benchmark.uses import Prepared
+
+Scores = dict[str, list[float | None]]  # name -> H values
+SELF = 100  # samples whose self-influence is asked
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,17 @@ class Trouble:
     result: str
     seed: int
     message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One seed of a task: what estimators see of its run, and what they are scored against."""
+
+    task: Task
+    seed: int
+    run: Trajectory
+    exact: GroundTruth
+    prepared: Prepared | None  # what its uses are judged by
 
 
 def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
@@ -144,6 +162,9 @@ def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator) -> Result
 
 def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
     run, exact = truth.answer(task, seed, plan.cache, plan.device, bar, plan.means)
+    prepared = truth.cached_uses(task, seed, run, exact, plan.cache, plan.device, bar, plan.means) if task.uses else None
+    case = Case(task, seed, shown(task, run), exact, prepared)
+    note_limits(plan, case)
     provenance = machine.provenance(plan.command, plan.device, task.dtype)
     empty = empty_cell(run, exact, json_digest(provenance)[:12])
     for estimator in todo:
@@ -151,9 +172,18 @@ def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: se
             warm_up(estimator, run, plan.device)
             warm.add(estimator.name)
         with chunks.allowing(replace(plan.means, workers=1)):
-            cell = answered(plan, run, exact, estimator, empty)
+            cell = answered(plan, case, estimator, empty)
         name = _keep(plan, task, seed, estimator, cell, provenance)
         yield Outcome(name, seed, estimator.name, cell, fresh=True)
+
+
+def note_limits(plan: Plan, case: Case) -> None:
+    """Put the ceilings and floors of a truth beside the results."""
+    references = uses.references(case.prepared) if case.prepared else {}
+    bounds = Bounds(case.exact.digest(), case.exact.limits, references)
+    blank = results.no_limits(case.task, plan.device)
+    with locked(lock(plan.cache, results.limits_path(blank, plan.results))):
+        results.save_limits(results.limits(blank, plan.results).with_seed(case.seed, bounds), plan.results)
 
 
 def _keep(plan: Plan, task: Task, seed: int, estimator: Estimator, cell: Cell, provenance: machine.Provenance) -> str:
@@ -188,10 +218,10 @@ def empty_cell(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
     )
 
 
-def answered(plan: Plan, run: Trajectory, exact: GroundTruth, estimator: Estimator, empty: Cell) -> Cell:
+def answered(plan: Plan, case: Case, estimator: Estimator, empty: Cell) -> Cell:
     """The cell with the estimator's answer, its raw numbers kept in the cache first; or with its failure."""
     try:
-        found = estimate(estimator, run, plan.device)
+        found = estimate(estimator, case.run, plan.device)
     except Failure as failure:
         return replace(empty, status=failure.status, message=str(failure))
     digest = tensor_digest([found.effect])
@@ -199,9 +229,10 @@ def answered(plan: Plan, run: Trajectory, exact: GroundTruth, estimator: Estimat
     return replace(
         empty,
         status="ok",
-        scores=metrics.scores(found.effect, exact.effect, units=estimator.loss_units),
+        scores=scored(found.effect, case.exact, case.task.truth.units and estimator.loss_units)
+        | put_to_use(plan, case, estimator, found),
         seconds=round(found.seconds, 6),
-        relative_cost=round(found.seconds / exact.seconds, 6),
+        relative_cost=round(found.seconds / case.exact.seconds, 6),
         gradients=found.count.gradients,
         hessian_products=found.count.hessian_products,
         notes=found.count.notes,
@@ -209,9 +240,40 @@ def answered(plan: Plan, run: Trajectory, exact: GroundTruth, estimator: Estimat
     )
 
 
+def scored(effect: Tensor, exact: GroundTruth, units: bool) -> Scores:
+    """The metrics of an estimate (H, K, Q) against a truth."""
+    return metrics.scores(exact.predicted(effect), exact.effect, units=units)
+
+
+def put_to_use(plan: Plan, case: Case, estimator: Estimator, found: Estimate) -> Scores:
+    """The scores of what the task uses effects for, one horizon each; none where it uses them for nothing."""
+    if not case.prepared:
+        return {}
+    own = self_influence(plan, case, estimator, found)
+    effect, problem = found.effect[-1, :, 0], case.run.problem
+    values = uses.scores(effect, case.prepared, problem, units=estimator.loss_units, self_influence=own, means=plan.means)
+    return {name: [value] for name, value in values.items()}
+
+
+def self_influence(plan: Plan, case: Case, estimator: Estimator, found: Estimate) -> tuple[Tensor, Tensor] | None:
+    """Numbers (K,) of random samples, and what the estimator says each one's absence does to its own loss (K,).
+
+    None where that would count more than a quarter of the gradients of the truth, and where the estimator does not answer it.
+    """
+    problem = case.run.problem
+    numbers = torch.from_numpy(stream("self-influence", case.seed).permutation(len(problem.train))[:SELF]).sort().values
+    if (found.count.gradients + found.count.hessian_products) * len(numbers) > case.exact.gradients / 4:
+        return None
+    asked = replace(problem, query=problem.train[numbers], query_kind="each", left_out=numbers.to(problem.left_out.device))
+    try:
+        return numbers, estimate(estimator, replace(case.run, problem=asked), plan.device).effect[-1].diagonal()
+    except Failure:
+        return None
+
+
 def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
     """One call on one step: the first use of a derivative costs seconds that are not the method's."""
-    with suppress(Failure):  # one step may be too few for it; the real call decides
+    with suppress(Failure, Withheld):  # one step may be too few for it, or not shown; the real call decides
         estimate(estimator, run.until(1), device)
 
 
@@ -241,4 +303,5 @@ def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None
     exact = truth.kept(result.task_digest, int(seed), cache, result.device)
     if found is None or exact is None or exact[0].digest() != cell.truth:
         return None
-    return replace(cell, scores=metrics.scores(found, exact[0].effect, units=result.estimator.loss_units))
+    units = asked_of(result.task).units and result.estimator.loss_units
+    return replace(cell, scores=cell.scores | scored(found, exact[0], units))  # those of uses took training, and stay
