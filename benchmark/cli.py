@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def _run_options(command: argparse.ArgumentParser) -> None:
     _add_choice(command)
     command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B, from 0 to 99 (default: the suite's)")
+    command.add_argument("--full", action="store_true", help="the papers' full sizes, of suites that have them; for a GPU")
     _add_device(command)
     _add_cache(command)
     _add_results(command)
@@ -101,6 +102,16 @@ def _report_options(command: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="write nothing; fail where the board is not what the results give"
     )
     command.add_argument("--board", type=Path, default=Path("leaderboard.md"), help="default: %(default)s")
+    _add_results(command)
+
+
+def _reproduce_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("paper", nargs="?", metavar="PAPER", help="hara2019, acc2025 or wei2025 (default: all)")
+    command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B (default: the suites', 2 for defects)")
+    command.add_argument("--no-run", action="store_true", help="train nothing; only read what is there")
+    command.add_argument("--out", type=Path, default=Path("docs/reproduction.md"), help="default: %(default)s")
+    _add_means(command)
+    _add_cache(command)
     _add_results(command)
 
 
@@ -228,11 +239,23 @@ def _bytes(text: str) -> int:
 def _tasks(options: argparse.Namespace) -> list[Any]:
     from benchmark import suites
 
-    chosen = [task for name in options.suite for task in suites.suite(name).tasks]
+    chosen = [task for name in options.suite for task in _suite(name, full=getattr(options, "full", False)).tasks]
     chosen = list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
     if unscored := [task.name for task in chosen if not suites.suite(task.suite).scored]:
         raise LoobenchError(f"{', '.join(unscored)}: for choosing settings, never scored; use `loobench tune`")
     return chosen
+
+
+def _suite(name: str, *, full: bool) -> Any:
+    from benchmark import suites
+
+    found = suites.suite(name)
+    if not full:
+        return found
+    if f"{name}-full" not in suites.SUITES:
+        sizes = [other.removesuffix("-full") for other in suites.SUITES if other.endswith("-full")]
+        raise LoobenchError(f"suite {name} has one size; --full is for {', '.join(sizes)}")
+    return suites.suite(f"{name}-full")
 
 
 def _seeds(text: str | None, usual: int) -> tuple[int, ...]:
@@ -250,6 +273,7 @@ def _told(options: argparse.Namespace) -> str:
     chosen = [("--suite", options.suite), ("--task", options.task), ("--estimator", map(_file_name, options.estimator))]
     parts = [f"{flag} {value}" for flag, values in chosen for value in values]
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
+    parts += ["--full"] if options.full else []
     return " ".join(["loobench run", *parts, f"--device {options.device} --dtype {options.dtype}"])
 
 
@@ -262,8 +286,11 @@ def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
     from benchmark import report, results
 
     found = [results.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
+    files = [at for task in sorted({task for task, _ in rows}) if (at := folder / f"{task}.json").exists()]
+    limits = {one.name: one for one in map(results.load_limits, files)}
     for suite, members in report.groups(found, report.suite_name):
-        print(f"\nSuite {suite}: mean over seeds and 95 % interval, last horizon\n\n{report.table(members, style='simple')}")
+        print(f"\nSuite {suite}: mean over seeds and 95 % interval, last horizon\n")
+        print(report.table(members, limits, style="simple"))
 
 
 def prepare_command(options: argparse.Namespace) -> int:
@@ -348,7 +375,7 @@ LISTINGS = {
 
 def truth_command(options: argparse.Namespace) -> int:
     """`loobench truth`."""
-    from benchmark import machine, suites, tasks, truth
+    from benchmark import export, machine, suites, tasks, truth
     from benchmark.files import probe
 
     task = tasks.variant(suites.task(options.task), options.dtype)
@@ -358,7 +385,7 @@ def truth_command(options: argparse.Namespace) -> int:
     probe(options.cache)
     with machine.one_thread():
         run, exact = truth.answer(task, options.seed, options.cache, device, _bar, _means(options, device))
-        written = truth.export(task, options.seed, run, exact, options.export) if options.export else []
+        written = export.export(task, options.seed, run, exact, options.export) if options.export else []
     asked, everyone = len(run.problem.left_out), len(run.problem.train)
     print(f"{task.name}, seed {options.seed}: {asked} of {everyone} left out, in {exact.seconds:.2f} s of one thread or GPU")
     print(f"effect (H, K, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
@@ -506,7 +533,7 @@ def report_command(options: argparse.Namespace) -> int:
     """`loobench report`."""
     from benchmark import files, report, results
 
-    board = report.leaderboard(results.load_all(options.results)).encode()
+    board = report.leaderboard(results.load_all(options.results), results.all_limits(options.results)).encode()
     if not options.check:
         files.write(options.board, board)
         print(f"wrote {options.board}")
@@ -516,6 +543,24 @@ def report_command(options: argparse.Namespace) -> int:
         return FAILED
     print(f"{options.board} is what {options.results} gives")
     return 0
+
+
+def reproduce_command(options: argparse.Namespace) -> int:
+    """`loobench reproduce`."""
+    from benchmark import files, reproduce
+
+    chosen = reproduce.papers(options.paper)
+    seeds = _seeds(options.seeds, 1) if options.seeds is not None else None
+    told = [*([options.paper] if options.paper else []), *([f"--seeds {options.seeds}"] if seeds else [])]
+    command = " ".join(["loobench reproduce", *told])
+    study = reproduce.Study(chosen, seeds, options.cache, options.results, _means(options, "cpu"), command)
+    files.probe(options.out.absolute().parent)
+    failures = [] if options.no_run else list(reproduce.fill(study, _bar))
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    files.write(options.out, reproduce.page(reproduce.gather(study)).encode())
+    print(f"wrote {options.out}")
+    return FAILED if failures else 0
 
 
 def _bar(total: int, text: str, unit: str) -> Any:
@@ -537,5 +582,6 @@ COMMANDS = {
         lambda command: None,
         "what this machine is, and whether it reproduces stored truths bit for bit",
     ),
+    "reproduce": (reproduce_command, _reproduce_options, "published figures beside ours, with a verdict on each"),
     "report": (report_command, _report_options, "write the leaderboard from the results"),
 }

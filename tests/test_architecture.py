@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HARNESS = sorted((ROOT / "benchmark").glob("*.py"))
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 LAYERS = (  # a module imports only from layers before its own
-    {"__init__", "errors", "streams", "optimizers", "models", "calculus"},
+    {"__init__", "errors", "streams", "optimizers", "models", "calculus", "published"},
     {"files", "records", "tangents", "modules"},
     {"problem", "machine"},
-    {"updaters", "data", "sweep", "kronecker", "projections"},
+    {"updaters", "data", "sweep", "kronecker", "projections", "noise", "questions", "metrics"},
     {"dense", "solvers"},
     {"convolution"},
     {"engine"},
@@ -25,13 +25,23 @@ LAYERS = (  # a module imports only from layers before its own
     {"train"},
     {"features", "registry", "shifts"},
     {"tasks"},
-    {"suites", "truth", "metrics", "results", "evaluate"},
+    {"protocols", "counterfactuals"},
+    {"limits", "uses"},
+    {"suites", "truth", "export", "results", "evaluate"},
     {"run", "report", "speed", "doctor", "tune"},
-    {"prices"},
+    {"prices", "reproduce"},
     {"cli"},
     {"__main__"},
 )
 HIDDEN = {
+    "counterfactuals",
+    "export",
+    "limits",
+    "noise",
+    "protocols",
+    "published",
+    "reproduce",
+    "uses",
     "truth",
     "metrics",
     "results",
