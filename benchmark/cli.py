@@ -340,9 +340,10 @@ def _list_tasks(_options: argparse.Namespace) -> tuple[list[str], list[list[str]
     from benchmark.suites import TASKS
 
     rows = [
-        [t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs), t.queries, t.digest()[:12]] for t in TASKS.values()
+        [t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs), t.queries, t.noise, t.truth.kind, t.digest()[:12]]
+        for t in TASKS.values()
     ]
-    return ["task", "model", "optimizer", "N", "epochs", "queries", "digest"], rows
+    return ["task", "model", "optimizer", "N", "epochs", "queries", "noise", "truth", "digest"], rows
 
 
 def _list_suites(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
@@ -387,8 +388,9 @@ def truth_command(options: argparse.Namespace) -> int:
         run, exact = truth.answer(task, options.seed, options.cache, device, _bar, _means(options, device))
         written = export.export(task, options.seed, run, exact, options.export) if options.export else []
     asked, everyone = len(run.problem.left_out), len(run.problem.train)
-    print(f"{task.name}, seed {options.seed}: {asked} of {everyone} left out, in {exact.seconds:.2f} s of one thread or GPU")
-    print(f"effect (H, K, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
+    what = f"{asked} of {everyone} left out" if exact.removed is None else f"{len(exact.removed)} groups of {everyone} samples"
+    print(f"{task.name}, seed {options.seed}: {task.truth.kind}, {what}, in {exact.seconds:.2f} s of one thread or GPU")
+    print(f"effect (H, M, Q) = {tuple(exact.effect.shape)}, digest {exact.digest()}")
     for epoch, effect in zip(task.horizons, exact.effect, strict=True):
         spread = f"standard deviation {effect.std():.3e}, lowest {effect.min():+.3e}, highest {effect.max():+.3e}"
         print(f"  epoch {epoch}: {spread}")
@@ -399,6 +401,8 @@ def truth_command(options: argparse.Namespace) -> int:
             for how, value in (("trained anew", n.repeat), ("in float64", n.float64))
         )
         print(f"noise of {n.samples} samples over the standard deviation of the effects: {floors}")
+    for name, curve in exact.limits.items():
+        print(f"  {name}: {', '.join('not defined' if value is None else format(value, '.3g') for value in curve)}")
     for path in written:
         print(f"wrote {path}")
     return 0

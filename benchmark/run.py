@@ -146,7 +146,7 @@ def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> It
             yield Outcome(result.name, seed, estimator.name, result.cells[str(seed)], fresh=False)
         else:
             todo.append(estimator)
-    if todo:
+    if todo or not has_limits(plan, task, seed):
         yield from _computed(plan, task, seed, todo, warm, bar)
 
 
@@ -175,6 +175,11 @@ def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: se
             cell = answered(plan, case, estimator, empty)
         name = _keep(plan, task, seed, estimator, cell, provenance)
         yield Outcome(name, seed, estimator.name, cell, fresh=True)
+
+
+def has_limits(plan: Plan, task: Task, seed: int) -> bool:
+    """Whether the ceilings and floors of a seed's truth are beside the results."""
+    return str(seed) in results.limits(results.no_limits(task, plan.device), plan.results).seeds
 
 
 def note_limits(plan: Plan, case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Every registered estimator on every small problem: models x optimisers."""
+"""Every registered estimator on small problems of every model and every optimiser."""
 
 import logging
 import random
@@ -25,10 +25,11 @@ TRAINING = {  # in the folder of baselines, but they train
 
 
 def fits(name: str) -> list[tuple[str, str]]:
-    """All models x all optimisers; for what reads the final parameters alone, each model and each optimiser in turn."""
-    if CALLED[name].function.__module__.startswith("estimators.") or name in TRAINING:
-        return [(model, optimizer) for model in MODELS for optimizer in OPTIMIZERS]
-    return [*((model, "sgd") for model in MODELS), *(("mlp", optimizer) for optimizer in OPTIMIZERS if optimizer != "sgd")]
+    """Each model and each optimiser in turn; for what follows the run, each model by SGD and by AdamW."""
+    follows = CALLED[name].function.__module__.startswith("estimators.") or name in TRAINING
+    usual = ("sgd", "adamw") if follows else ("sgd",)
+    others = [optimizer for optimizer in OPTIMIZERS if optimizer not in usual]
+    return [*((model, optimizer) for model in MODELS for optimizer in usual), *(("mlp", optimizer) for optimizer in others)]
 
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]
