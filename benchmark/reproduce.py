@@ -28,15 +28,16 @@ from benchmark.truth import MakeBar
 Figures = dict[str, list[float | None]]  # metric -> H values
 Scores = Mapping[tuple[str, str], Mapping[int, Figures]]  # of a task and an estimator, by seed
 SLACK, RUNS, ENOUGH = 0.03, 30, 5
-REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE, NOT_RUN = "reproduced", "not reproduced", "not comparable", "not run"
+REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "not reproduced", "not comparable"
+TOO_FEW, NOT_RUN = "too few seeds", "not run"
 RULE = f"""\
 A figure is *reproduced* where our mean over seeds is within {SLACK} of it; or, from {ENOUGH} seeds on, where it lies in our
 95 % interval (Student's t over seeds) widened by twice the published standard error, which is the published standard deviation,
 where there is one, over the root of {RUNS} runs. A relative gain that only the interval reproduces must itself differ from 0,
 that is, our interval must not hold 0; for gains {SLACK} are {100 * SLACK:.0f} percentage points. A figure read as "at least" or
 "at most" is met by all on its side of it. A direction is reproduced where our mean has its sign and our interval does not hold
-0. One seed has no interval and decides nothing. Otherwise a figure is *not reproduced*; *not comparable* where it is of other
-data or of another protocol, and *not run* where results are missing."""
+0. Otherwise a figure is *not reproduced* if there are {ENOUGH} seeds to say so, else there are *too few seeds*; it is
+*not comparable* where it is of other data or of another protocol, and *not run* where results are missing."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,22 @@ def judge(published: Published, ours: Sequence[float]) -> Finding:
 
     Reproduced: ``|m - v| <= .03``, or, for n of 5 or more, ``|m - v| <= h + 2 s / sqrt(30)`` with the published deviation s; of
     a gain then also ``|m| > h``. For "at least" the distance is ``max(0, v - m)``, for "at most" ``max(0, m - v)``. A direction
-    or its control: ``|m| > h`` with the sign of v, a control's being negative. Fewer than two values: not run.
+    or its control: ``|m| > h`` with the sign of v, a control's being negative. Else not reproduced from n = 5 on, below it
+    too few; without a value not run.
     """
     if published.comparable:
         return Finding(published, [*ours], NOT_COMPARABLE, published.comparable)
-    if len(ours) < 2:
-        return Finding(published, [*ours], NOT_RUN, _missing(published.paper, len(ours)))
-    good, reason = (_sign if published.kind in ("direction", "control") else _nearness)(published, ours)
-    return Finding(published, [*ours], REPRODUCED if good else NOT_REPRODUCED, reason)
+    if not ours:
+        return Finding(published, [], NOT_RUN, f"`loobench reproduce {published.paper}`")
+    rule = _alone if len(ours) == 1 else _sign if published.kind in ("direction", "control") else _nearness
+    good, reason = rule(published, ours)
+    if good or len(ours) >= ENOUGH:
+        return Finding(published, [*ours], REPRODUCED if good else NOT_REPRODUCED, reason)
+    return Finding(published, [*ours], TOO_FEW, f"{reason}: `loobench reproduce {published.paper} --seeds {ENOUGH}`")
+
+
+def _alone(_published: Published, _ours: Sequence[float]) -> tuple[bool, str]:
+    return False, "one seed has no interval"
 
 
 def _nearness(published: Published, ours: Sequence[float]) -> tuple[bool, str]:
@@ -91,7 +100,7 @@ def _nearness(published: Published, ours: Sequence[float]) -> tuple[bool, str]:
     if away <= SLACK:
         return True, f"within {SLACK}"
     if len(ours) < ENOUGH:
-        return False, f"off by {away:.3f}, and {ENOUGH} seeds are needed for an interval to count"
+        return False, f"off by {away:.3f}"
     if away > widened:
         return False, f"off by {away:.3f}, the widened interval reaches {widened:.3f}"
     if published.kind == "gain" and abs(found) <= half:
@@ -110,12 +119,6 @@ def _sign(published: Published, ours: Sequence[float]) -> tuple[bool, str]:
     if found * (-1.0 if published.value is None else published.value) <= 0:
         return False, "our mean has not that sign"
     return abs(found) > half, "the sign alone is judged" if abs(found) > half else "our interval holds 0"
-
-
-def _missing(paper: str, seeds: int) -> str:
-    return (
-        f"one seed has no interval: `loobench reproduce {paper} --seeds {ENOUGH}`" if seeds else f"`loobench reproduce {paper}`"
-    )
 
 
 def ours(published: Published, scores: Scores) -> list[float]:
@@ -434,7 +437,7 @@ def page(scores: Scores) -> str:
 def _count(scores: Scores) -> str:
     verdicts = [found.verdict for paper in PAPERS for found in findings(paper, scores)]
     verdicts += [shape(scores, task.name)[0] for task in suites.suite("final-model").tasks]
-    kinds = (REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE, NOT_RUN)
+    kinds = (REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE, TOO_FEW, NOT_RUN)
     return (
         f"Of {len(verdicts)} figures, shapes and controls: "
         + ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
@@ -486,7 +489,8 @@ def shape(scores: Scores, task: str) -> tuple[str, str]:
     means = {name: (mean([a for a, _ in ends]), mean([b for _, b in ends])) for name, ends in found.items() if len(ends) > 1}
     second = {name: ends for name, ends in means.items() if name in SECOND_ORDER}
     if "grad-dot" not in means or not second:
-        return NOT_RUN, _missing("wei2025", len(found["grad-dot"]))
+        few = bool(found["grad-dot"])
+        return (TOO_FEW, "one seed decides nothing") if few else (NOT_RUN, "`loobench reproduce wei2025`")
     first, last = means["grad-dot"]
     if last >= first:
         return NOT_REPRODUCED, "grad-dot does not fall"
@@ -551,7 +555,7 @@ def _defect_table(
             found = [ours(one, scores) for one in asked]
             cells = [_digits(mean(values)) for values in found] + [_interval(ours(one, scores), "gain") for one in compared]
             lines.append([row, METRIC_NAMES[metric], *(cells if found[0] else [NOT_RUN] * len(cells)), str(len(found[0]))])
-    missing = "" if any(int(line[-1]) for line in lines) else f"\n{NOT_RUN}: {_missing('acc2025', 0)}\n"
+    missing = "" if any(int(line[-1]) for line in lines) else f"\n{NOT_RUN}: `loobench reproduce acc2025`\n"
     return _table(("task", "metric", *labels, *gains, "n"), lines) + missing
 
 

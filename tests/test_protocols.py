@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmark.cli import _tasks, main, parser
 from benchmark.evaluate import estimate
 from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets
+from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
 from benchmark.registry import registered
+from benchmark.results import load, load_limits
 from benchmark.suites import SUITES, TASKS, task
 from benchmark.tasks import Task, build, flipped, shown
 from benchmark.train import leave_one_out, retrain, train
@@ -251,3 +253,78 @@ def test_targets_of_a_regression_are_real_and_have_one_output(tmp_path: Path) ->
     assert (given.model.classes, given.model.loss) == (1, "squared-error")
     assert given.train.targets.dtype == torch.float64
     assert np.unique(given.train.targets.numpy()).size > 50
+
+
+# ---- the command line -----------------------------------------------------------------------------------------------
+def test_full_sizes_are_for_suites_that_have_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--suite", "quick", "--full"]) == 2
+    assert "suite quick has one size; --full is for cleansing" in capsys.readouterr().err
+    chosen = _tasks(parser().parse_args(["run", "--suite", "cleansing", "--full"]))
+    assert chosen == list(SUITES["cleansing-full"].tasks)
+
+
+def test_a_truth_is_told_with_its_limits_and_only_leave_one_out_is_exported(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = replace(QUICK, name="quick-halves", truth=Subsets(0.5, count=5, repeats=2))
+    monkeypatch.setitem(TASKS, "quick-halves", halves)
+
+    assert main(["truth", QUICK.name]) == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name}: " in told for name in ("ceiling", "noise", "other_initial", "other_order", "kink_pairs"))
+    assert main(["truth", "quick-halves"]) == 0
+    told = capsys.readouterr().out
+    assert "subsets, 5 groups of 100 samples" in told
+    assert "without_class: 0, 0, 0" in told
+    assert main(["truth", "quick-halves", "--export", "out"]) == 2
+    assert "only leave-one-out truths are exported, the truth of quick-halves is subsets" in capsys.readouterr().err
+
+
+def test_a_run_puts_limits_beside_the_results_also_where_only_they_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "--task", QUICK.name, "--seeds", "2", "--estimator", "grad-dot"]
+    assert main(command) == 0
+    at = Path("results") / f"{QUICK.name}.json"
+    first = at.read_bytes()
+    at.unlink()
+    assert main(command) == 0
+
+    assert "0 cells computed" in capsys.readouterr().out.splitlines()[-1]
+    assert at.read_bytes() == first
+    found = load_limits(at)
+    cells = load(Path("results") / QUICK.name / "grad-dot.json").cells
+    assert {seed: bounds.truth for seed, bounds in found.seeds.items()} == {seed: cell.truth for seed, cell in cells.items()}
+    assert all(0 < value <= 1 for bounds in found.seeds.values() for value in bounds.values["ceiling"] if value is not None)
+
+
+def test_a_run_of_uses_scores_what_estimates_are_put_to_and_keeps_its_references(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Uses(drop=(1, 5), keep=(0.5,), delete=(2, 5), groups=3, draws=2)
+    given = replace(
+        QUICK,
+        name="quick-uses",
+        train=40,
+        horizons=(10,),
+        noise="labels",
+        noise_rate=0.1,
+        model="logistic",
+        uses=small,
+        leave_out=20,
+    )
+    everyone = replace(given, name="quick-uses-all", leave_out=None)
+    for one in (given, everyone):
+        monkeypatch.setitem(TASKS, one.name, one)
+        command = ["run", "--task", one.name, "--seeds", "1", "--cache", str(tmp_path / "cache")]
+        assert main([*command, "--estimator", "sgd-ie", "--estimator", "grad-norm", "--estimator", "exact-loo"]) == 0
+    some, whole = (load_limits(Path("results") / f"{one.name}.json").seeds["0"] for one in (given, everyone))
+
+    assert some.references.keys() == {"random"}
+    assert whole.references.keys() == {"random", "oracle"}
+    exact = load(Path("results") / "quick-uses-all" / "exact-loo.json").cells["0"].scores
+    for name, value in whole.references["oracle"].items():
+        assert exact[name] == [pytest.approx(value, abs=1e-9)], name
+    sgd = load(Path("results") / "quick-uses" / "sgd-ie.json").cells["0"].scores
+    norm = load(Path("results") / "quick-uses" / "grad-norm.json").cells["0"].scores
+    assert sgd["kendall"][0] is not None
+    assert norm["self_auroc"][0] is not None
+    assert exact["self_auroc"] == [None]  # it would cost more than the truth

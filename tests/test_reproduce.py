@@ -49,7 +49,9 @@ def scores(**rows: list[list[float | None]]) -> dict[tuple[str, str], dict[int, 
 def test_a_figure_is_reproduced_up_to_three_hundredths_away_and_not_beyond() -> None:
     assert verdict(figure(0.5), [0.5299, 0.5299]) == "reproduced"
     assert verdict(figure(0.5), [0.4701, 0.4701]) == "reproduced"
-    assert verdict(figure(0.5), [0.5301, 0.5301]) == "not reproduced"
+    assert verdict(figure(0.5), [0.5301] * 5) == "not reproduced"
+    assert judge(figure(0.5), [0.5301] * 4).verdict == "too few seeds"
+    assert judge(figure(0.5), [0.5301] * 4).reason == "off by 0.030: `loobench reproduce hara2019 --seeds 5`"
 
 
 def test_from_five_seeds_on_the_interval_widened_by_twice_the_published_error_counts_to_its_edge() -> None:
@@ -60,7 +62,7 @@ def test_from_five_seeds_on_the_interval_widened_by_twice_the_published_error_co
     assert verdict(figure(0.8 + half + 1e-9), FIVE) == "not reproduced"
     assert verdict(figure(0.8 - half - 2 * error + 1e-9, deviation=0.1), FIVE) == "reproduced"
     assert verdict(figure(0.8 - half - 2 * error - 1e-9, deviation=0.1), FIVE) == "not reproduced"
-    assert verdict(figure(0.8 + half - 1e-9), [0.7, 0.75, 0.85, 0.9]) == "not reproduced"  # four seeds, wider
+    assert verdict(figure(0.8 + half - 1e-9), [0.7, 0.75, 0.85, 0.9]) == "too few seeds"  # though wider
 
 
 def test_a_gain_within_the_interval_alone_must_differ_from_zero() -> None:
@@ -74,22 +76,23 @@ def test_a_gain_within_the_interval_alone_must_differ_from_zero() -> None:
 
 def test_a_bound_is_met_by_all_on_its_side() -> None:
     assert verdict(figure(0.6, kind="at least"), [0.9, 0.9]) == "reproduced"
-    assert verdict(figure(0.6, kind="at least"), [0.56, 0.56]) == "not reproduced"
+    assert verdict(figure(0.6, kind="at least"), [0.56] * 5) == "not reproduced"
     assert verdict(figure(0.6, kind="at most"), [0.1, 0.1]) == "reproduced"
-    assert verdict(figure(0.6, kind="at most"), [0.64, 0.64]) == "not reproduced"
+    assert verdict(figure(0.6, kind="at most"), [0.64] * 5) == "not reproduced"
 
 
 def test_a_direction_takes_its_sign_and_an_interval_without_zero() -> None:
     for claim in (figure(-0.001, kind="direction"), figure(None, kind="control")):
         assert verdict(claim, [-0.01, -0.011]) == "reproduced"
-        assert verdict(claim, [-0.01, -0.001]) == "not reproduced"
-        assert verdict(claim, [0.01, 0.011]) == "not reproduced"
+        assert verdict(claim, [-0.01, -0.001]) == "too few seeds"
+        assert verdict(claim, [-0.05, 0.01, 0.01, 0.01, -0.001]) == "not reproduced"
+        assert verdict(claim, [0.01, 0.011, 0.01, 0.011, 0.01]) == "not reproduced"
     assert verdict(figure(0.001, kind="direction"), [0.01, 0.011]) == "reproduced"
 
 
 def test_missing_results_are_not_run_with_the_command_and_a_reason_makes_a_figure_not_comparable() -> None:
     assert judge(figure(0.5), []).reason == "`loobench reproduce hara2019`"
-    assert judge(figure(0.5), [0.5]).verdict == "not run"
+    assert judge(figure(0.5), [0.5]).verdict == "too few seeds"
     assert judge(figure(0.5), [0.5]).reason == "one seed has no interval: `loobench reproduce hara2019 --seeds 5`"
     assert judge(figure(0.5, comparable="other data"), FIVE).verdict == "not comparable"
 
