@@ -228,7 +228,7 @@ def renormalised_tasks() -> Iterator[Task]:
 def final_model_tasks() -> Iterator[Task]:
     """Further training as the truth, after Wei et al. (2025, arXiv:2412.03906): the final model is all that is known.
 
-    Adult and diabetes, a regression, with the paper's two hidden layers of 128, MNIST and SST-2 as bags of words with one of 32;
+    Adult and diabetes, a regression, with the paper's two hidden layers of 128, MNIST and SST-2 as words with one of 32;
     40 samples left out.
     """
     sets: tuple[tuple[str, str, str, str, int, float, int], ...] = (
