@@ -266,7 +266,7 @@ def cleansing_tasks(*, full: bool = False) -> Iterator[Task]:
 
     `full`: the papers' 50,000 and 40,000 images, 20 epochs of batch 64, and 100 samples left out for the truth.
     """
-    for dataset, model, size in (("mnist", "mnist-cnn", 50_000), ("cifar10", "cifar-cnn", 40_000)):
+    for dataset, model, small, size in (("mnist", "mnist-cnn", 300, 50_000), ("cifar10", "cifar-cnn", 200, 40_000)):
         for rate in (0.0, 0.1):
             uses = Uses(drop=(1, 3, 10, 30, 100, 300, 1000, 3000, 10_000), draws=2) if full else Uses(drop=(1, 3, 10, 30, 100))
             yield Task(
@@ -274,7 +274,7 @@ def cleansing_tasks(*, full: bool = False) -> Iterator[Task]:
                 suite="cleansing-full" if full else "cleansing",
                 dataset=dataset,
                 subset="all",
-                train=size if full else 300,
+                train=size if full else small,
                 query=10_000 if full else 300,
                 test=10_000 if full else 1000,
                 model=model,

@@ -388,8 +388,8 @@ papers' slides, texts, stored notebooks and released code as known to us; those 
 ON_HARA = """\
 koh-liang solves its linear system to the end, by conjugate gradients; the published figures took 100 epochs of SGD for it.
 sgd-ie-no-hessian is by inference: the notebook prints three values, the first SGD-IE's and the last koh-liang's.
-Cleansing is judged by the sign of the change of test error alone, because sizes differ: 300 images here, the papers have 50,000
-and 40,000. The published models are trained again from the start and in the order that the effects were computed for; the
+Cleansing is judged by the sign of the change of test error alone, because sizes differ: 300 and 200 images here, 50,000
+and 40,000 there. The published models are trained again from the start and in the order that the effects were computed for; the
 control, which the papers lack, trains again from fresh starts in fresh orders.
 """
 ON_ACC = """\
