@@ -239,6 +239,8 @@ def _bytes(text: str) -> int:
 def _tasks(options: argparse.Namespace) -> list[Any]:
     from benchmark import suites
 
+    if getattr(options, "full", False) and (options.task or not options.suite):
+        raise LoobenchError("--full is for whole suites: name them by --suite, and no --task")
     chosen = [task for name in options.suite for task in _suite(name, full=getattr(options, "full", False)).tasks]
     chosen = list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
     if unscored := [task.name for task in chosen if not suites.suite(task.suite).scored]:
@@ -384,6 +386,9 @@ def truth_command(options: argparse.Namespace) -> int:
         raise LoobenchError(f"--seed must be 0 to {MOST_SEEDS - 1}, got {options.seed}")
     device = machine.device(options.device)
     probe(options.cache)
+    if options.export:
+        export.check(task)
+        probe(options.export)
     with machine.one_thread():
         run, exact = truth.answer(task, options.seed, options.cache, device, _bar, _means(options, device))
         written = export.export(task, options.seed, run, exact, options.export) if options.export else []
@@ -557,7 +562,8 @@ def reproduce_command(options: argparse.Namespace) -> int:
     seeds = _seeds(options.seeds, 1) if options.seeds is not None else None
     told = [*([options.paper] if options.paper else []), *([f"--seeds {options.seeds}"] if seeds else [])]
     command = " ".join(["loobench reproduce", *told])
-    study = reproduce.Study(chosen, seeds, options.cache, options.results, _means(options, "cpu"), command)
+    figures = options.out.with_suffix("")  # a folder beside the page
+    study = reproduce.Study(chosen, seeds, options.cache, options.results, figures, _means(options, "cpu"), command)
     files.probe(options.out.absolute().parent)
     failures = [] if options.no_run else list(reproduce.fill(study, _bar))
     for failure in failures:

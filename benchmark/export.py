@@ -20,13 +20,18 @@ NORMALISERS = {
 }
 
 
+def check(task: Task) -> None:
+    """Raise LoobenchError where a task's truth is not leave-one-out."""
+    if task.truth != LeaveOneOut():
+        raise LoobenchError(f"only leave-one-out truths are exported, the truth of {task.name} is {task.truth.kind}")
+
+
 def export(task: Task, seed: int, run: Trajectory, truth: GroundTruth, folder: Path) -> list[Path]:
     """Write problem, trajectory, truth and task.json into `folder`, all that an independent reader needs.
 
     Raises LoobenchError where the truth is not leave-one-out.
     """
-    if task.truth != LeaveOneOut():
-        raise LoobenchError(f"only leave-one-out truths are exported, the truth of {task.name} is {task.truth.kind}")
+    check(task)
     problem = run.problem
     samples = {"train": problem.train, "query": problem.query, "test": problem.test}
     content = {

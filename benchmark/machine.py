@@ -20,9 +20,9 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
 NUMERIC = (  # the modules that decide truths and estimates
-    *("calculus", "chunks", "convolution", "counterfactuals", "dense", "engine", "features", "kronecker", "models"),
+    *("calculus", "chunks", "convolution", "counterfactuals", "dense", "engine", "features", "kronecker", "limits", "models"),
     *("modules", "noise", "optimizers", "problem", "projections", "readout", "shifts", "solvers", "streams"),
-    *("sweep", "tangents", "tasks", "train", "truth", "updaters"),
+    *("sweep", "tangents", "tasks", "train", "truth", "updaters", "uses"),
 )
 ABSENT = "not installed"
 Provenance = dict[str, str | int]

@@ -309,9 +309,17 @@ class Trajectory:
         return [range(*ends) for ends in pairwise(cuts)]
 
     def final_only(self) -> "Trajectory":
-        """The run with no state but the last to be seen."""
+        """The run with no state but the last to be seen, nor what the others could be computed from.
+
+        The problem's initial parameters are the final ones, and its batches go through the samples by number.
+        """
         hidden: Any = FinalState(self.states[self.problem.steps], self.problem.steps)
-        return replace(self, states=hidden)
+        samples, size = len(self.problem.train), self.problem.batches.shape[1]
+        epoch = -(-samples // size)
+        rows = torch.arange(epoch * size, device=self.final.device)
+        once = torch.where(rows < samples, rows, -1).view(epoch, size)
+        problem = replace(self.problem, initial=self.final, batches=once[torch.arange(self.problem.steps) % epoch])
+        return replace(self, problem=problem, states=hidden)
 
     def query_gradients(self) -> Tensor:
         """Gradients (Q, P) of the query losses at the final parameters."""

@@ -48,7 +48,7 @@ class Subsets:
 
     def check(self, samples: int) -> None:
         """Subsets must lack something and keep something, and halves of the repeats must be there to compare."""
-        if not 0 < round(self.keep * samples) < samples:
+        if not 0 < self.keep < 1 or not 0 < round(self.keep * samples) < samples:
             raise LoobenchError(f"subsets must keep 1 to {samples - 1} of {samples} samples, got a part of {self.keep}")
         if self.count < 3 or self.repeats < 2:
             raise LoobenchError(f"subsets: expected 3 or more, from 2 or more starts, got {self.count} and {self.repeats}")
@@ -100,8 +100,12 @@ class Uses:
         sizes = (*self.drop, *self.delete)
         if bad := [size for size in sizes if not 1 <= size < samples]:
             raise LoobenchError(f"uses: 1 to {samples - 1} of {samples} samples can be removed, got {bad[0]}")
-        if not (self.drop and self.keep and self.delete) or min(self.groups, self.draws) < 1:
-            raise LoobenchError(f"uses: expected sizes, parts, groups and draws, got {self}")
+        percents = tuple(round(100 * part) for part in self.keep)
+        if (
+            any(not grid or len({*grid}) < len(grid) for grid in (self.drop, percents, self.delete))
+            or min(self.groups, self.draws) < 1
+        ):
+            raise LoobenchError(f"uses: expected sizes and percentages that differ, and groups and draws, got {self}")
         if not all(0 < round(part * samples) < samples for part in self.keep):
             raise LoobenchError(f"uses: a coreset keeps 1 to {samples - 1} of {samples} samples, got parts {self.keep}")
 

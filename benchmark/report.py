@@ -155,6 +155,7 @@ COLUMNS = {  # by kind of truth; the first ranks the rows
         of_ceiling(LeaveOneOut.primary),
         at("AUROC", "mislabel_auroc"),
         at("AP", "mislabel_average_precision"),
+        at("self AUROC", "self_auroc"),
         at("cleansed loss", "cleansed_loss"),
         at("cleansed error", "cleansed_error"),
         at("fresh loss", "fresh_loss"),

@@ -9,11 +9,11 @@ from pathlib import Path
 from tabulate import tabulate
 from torch import Tensor
 
-from benchmark import chunks, machine, metrics, results, suites, truth
+from benchmark import chunks, files, machine, metrics, results, suites, truth
 from benchmark.chunks import FREE, Means
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.evaluate import Failure, estimate
-from benchmark.files import json_digest, read, write
+from benchmark.files import json_digest, read
 from benchmark.problem import GroundTruth, Trajectory
 from benchmark.published import DECAYS, KOH_LIANG, METHODS, OTHER_DATA, PAPERS, PUBLISHED, SECOND_ORDER, Published
 from benchmark.readout import reader
@@ -27,17 +27,18 @@ from benchmark.truth import MakeBar
 
 Figures = dict[str, list[float | None]]  # metric -> H values
 Scores = Mapping[tuple[str, str], Mapping[int, Figures]]  # of a task and an estimator, by seed
-SLACK, RUNS, ENOUGH = 0.03, 30, 5
+SLACK, WIDEST, RUNS, ENOUGH = 0.03, 0.1, 30, 5
 REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "not reproduced", "not comparable"
 TOO_FEW, NOT_RUN = "too few seeds", "not run"
 RULE = f"""\
 A figure is *reproduced* where our mean over seeds is within {SLACK} of it; or, from {ENOUGH} seeds on, where it lies in our
-95 % interval (Student's t over seeds) widened by twice the published standard error, which is the published standard deviation,
-where there is one, over the root of {RUNS} runs. A relative gain that only the interval reproduces must itself differ from 0,
-that is, our interval must not hold 0; for gains {SLACK} are {100 * SLACK:.0f} percentage points. A figure read as "at least" or
-"at most" is met by all on its side of it. A direction is reproduced where our mean has its sign and our interval does not hold
-0. Otherwise a figure is *not reproduced* if there are {ENOUGH} seeds to say so, else there are *too few seeds*; it is
-*not comparable* where it is of other data or of another protocol, and *not run* where results are missing."""
+95 % interval (Student's t over seeds) widened by twice the published standard error, which is the published standard
+deviation, where there is one, over the root of {RUNS} runs, but no more than {WIDEST} away. A relative gain that only the
+interval reproduces must itself differ from 0, that is, our interval must not hold 0; for gains {SLACK} are
+{100 * SLACK:.0f} percentage points. A figure read as "at least" or "at most" is met by all on its side of it. A direction is
+reproduced where our mean has its sign and our interval does not hold 0. One seed decides nothing. Otherwise a figure is
+*not reproduced* if there are {ENOUGH} seeds to say so, else there are *too few seeds*; it is *not comparable* where it is of
+other data or of another protocol, and *not run* where results are missing."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Study:
     seeds: tuple[int, ...] | None
     cache: Path
     results: Path
+    figures: Path  # where those are kept that no result file has
     means: Means = FREE
     command: str = "loobench reproduce"  # as recorded in provenance
 
@@ -73,10 +75,10 @@ def papers(name: str | None) -> tuple[str, ...]:
 def judge(published: Published, ours: Sequence[float]) -> Finding:
     """The verdict on a published value v by our values (n,), one for each seed, of mean m and half 95 % interval h.
 
-    Reproduced: ``|m - v| <= .03``, or, for n of 5 or more, ``|m - v| <= h + 2 s / sqrt(30)`` with the published deviation s; of
-    a gain then also ``|m| > h``. For "at least" the distance is ``max(0, v - m)``, for "at most" ``max(0, m - v)``. A direction
-    or its control: ``|m| > h`` with the sign of v, a control's being negative. Else not reproduced from n = 5 on, below it
-    too few; without a value not run.
+    Reproduced: ``|m - v| <= .03``, or, for n of 5 or more, ``|m - v| <= min(.1, h + 2 s / sqrt(30))``, s the published
+    deviation; of a gain then also ``|m| > h``. For "at least" the distance is ``max(0, v - m)``, for "at most"
+    ``max(0, m - v)``. A direction or its control: ``|m| > h`` with the sign of v, a control's being negative. Else not
+    reproduced from n = 5 on, below it too few; without a value not run.
     """
     if published.comparable:
         return Finding(published, [*ours], NOT_COMPARABLE, published.comparable)
@@ -96,7 +98,7 @@ def _alone(_published: Published, _ours: Sequence[float]) -> tuple[bool, str]:
 def _nearness(published: Published, ours: Sequence[float]) -> tuple[bool, str]:
     found, half = mean(ours), half_width(ours)
     away = _distance(published, found)
-    widened = half + 2 * (published.deviation or 0) / RUNS**0.5
+    widened = min(WIDEST, half + 2 * (published.deviation or 0) / RUNS**0.5)
     if away <= SLACK:
         return True, f"within {SLACK}"
     if len(ours) < ENOUGH:
@@ -160,7 +162,7 @@ def gather(study: Study) -> Scores:
             found[task.name, estimator] = {int(s): cell.scores for s, cell in at.cells.items() if cell.status == "ok"}
     for extra in EXTRAS:
         for task in extra.tasks():
-            for seed, figures in kept(extra, task, study.cache).items():
+            for seed, figures in kept(extra, task, study.figures, current=False).items():
                 for name, values in figures.items():
                     found.setdefault((task.name, name), {})[seed] = values
     return found
@@ -234,18 +236,19 @@ def _seeds(study: Study, extra: "Extra", task: Task) -> tuple[int, ...]:
 
 
 def _compute(study: Study, extra: "Extra", task: Task, seed: int, bar: MakeBar) -> None:
-    before = kept(extra, task, study.cache)
+    before = kept(extra, task, study.figures)
     if seed not in before:
         run, exact = truth.answer(task, seed, study.cache, "cpu", bar, study.means)
         with chunks.allowing(replace(study.means, workers=1)):
             found = extra.figures(task, seed, run, exact, study.cache)
-        _keep(extra, task, study.cache, {**before, seed: found})
+        with files.locked(study.cache / "locks" / f"{extra.name}-{task.name}"):
+            _keep(extra, task, study.figures, {**kept(extra, task, study.figures), seed: found})
 
 
 # ---- figures that no result file has ---------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Extra:
-    """Figures of estimators that are not registered, by name: computed on the truths of the cache, kept as JSON beside them."""
+    """Figures of estimators that are not registered, by name: computed on the cache's truths, kept as JSON beside the page."""
 
     name: str
     paper: str
@@ -261,23 +264,24 @@ class Extra:
         return json_digest([self.name, self.version, task.digest(), machine.harness(), used])
 
 
-def kept(extra: Extra, task: Task, cache: Path) -> dict[int, dict[str, Figures]]:
-    """The figures kept of a task, by seed; none where they are of another version of anything that decides them."""
-    at = _place(extra, task, cache)
+def kept(extra: Extra, task: Task, folder: Path, *, current: bool = True) -> dict[int, dict[str, Figures]]:
+    """The figures kept of a task, by seed; none where they are of another task or, `current`, of other code."""
+    at = _place(extra, task, folder)
     try:
         content = json.loads(read(at)) if at.exists() else {}
     except ValueError:
         content = {}  # cut short by no one of ours: computed anew
-    return {int(seed): found for seed, found in content["seeds"].items()} if content.get("of") == extra.digest(task) else {}
+    same = content.get("task") == task.digest() and (not current or content.get("of") == extra.digest(task))
+    return {int(seed): found for seed, found in content["seeds"].items()} if same else {}
 
 
-def _keep(extra: Extra, task: Task, cache: Path, seeds: Mapping[int, dict[str, Figures]]) -> None:
-    content = {"of": extra.digest(task), "seeds": {str(seed): seeds[seed] for seed in sorted(seeds)}}
-    write(_place(extra, task, cache), json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
+def _keep(extra: Extra, task: Task, folder: Path, seeds: Mapping[int, dict[str, Figures]]) -> None:
+    content = {"of": extra.digest(task), "task": task.digest(), "seeds": {str(seed): seeds[seed] for seed in sorted(seeds)}}
+    files.write(_place(extra, task, folder), json.dumps(content, indent=1, allow_nan=False).encode() + b"\n")
 
 
-def _place(extra: Extra, task: Task, cache: Path) -> Path:
-    return cache / "reproduction" / f"{extra.name}-{task.name}.json"
+def _place(extra: Extra, task: Task, folder: Path) -> Path:
+    return folder / f"{extra.name}-{task.name}.json"
 
 
 def _last(run: Trajectory) -> Trajectory:
@@ -377,8 +381,8 @@ EXTRAS = (
 HEAD = f"""# Which published figures come out
 
 What three papers say of their estimators, beside what loobench computes on its own version of their tasks. Written by
-`loobench reproduce` from the result files and the figures it keeps in the cache; do not edit. Published figures are from the
-papers' slides, texts, stored notebooks and released code as known to us; those of the second paper from summaries alone.
+`loobench reproduce` from the result files and the figures kept in `docs/reproduction/`; do not edit. Published ones are from
+the papers' slides, texts, stored notebooks and released code as known to us; those of the second paper from summaries alone.
 
 ## The rule
 

@@ -13,7 +13,7 @@ from benchmark.chunks import FREE, Means
 from benchmark.errors import DamagedFile, Diverged, Withheld
 from benchmark.evaluate import Estimate, Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
-from benchmark.problem import GroundTruth, Trajectory
+from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.questions import asked_of
 from benchmark.registry import Estimator
 from benchmark.results import Bounds, Cell, Result
@@ -70,6 +70,7 @@ class Case:
 
     task: Task
     seed: int
+    problem: Problem  # with all that estimators do not see
     run: Trajectory
     exact: GroundTruth
     prepared: Prepared | None  # what its uses are judged by
@@ -81,6 +82,7 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
     Raises LoobenchError before the first cell where a result is damaged, and where data cannot be had.
     """
     for task in plan.tasks:
+        results.limits(results.no_limits(task, plan.device), plan.results)
         for estimator in plan.estimators:
             results.check(asdict(stored(task, plan.device, estimator, plan.results)))
     warm: set[str] = set()
@@ -163,13 +165,13 @@ def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator) -> Result
 def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
     run, exact = truth.answer(task, seed, plan.cache, plan.device, bar, plan.means)
     prepared = truth.cached_uses(task, seed, run, exact, plan.cache, plan.device, bar, plan.means) if task.uses else None
-    case = Case(task, seed, shown(task, run), exact, prepared)
+    case = Case(task, seed, run.problem, shown(task, run), exact, prepared)
     note_limits(plan, case)
     provenance = machine.provenance(plan.command, plan.device, task.dtype)
     empty = empty_cell(run, exact, json_digest(provenance)[:12])
     for estimator in todo:
         if estimator.name not in warm:
-            warm_up(estimator, run, plan.device)
+            warm_up(estimator, case.run, plan.device)
             warm.add(estimator.name)
         with chunks.allowing(replace(plan.means, workers=1)):
             cell = answered(plan, case, estimator, empty)
@@ -178,8 +180,10 @@ def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: se
 
 
 def has_limits(plan: Plan, task: Task, seed: int) -> bool:
-    """Whether the ceilings and floors of a seed's truth are beside the results."""
-    return str(seed) in results.limits(results.no_limits(task, plan.device), plan.results).seeds
+    """Whether the ceilings and floors of a seed's truth, of the one in this cache if there is one, are beside the results."""
+    known = results.limits(results.no_limits(task, plan.device), plan.results).seeds.get(str(seed))
+    exact = truth.kept(task.digest(), seed, plan.cache, plan.device)
+    return known is not None and (exact is None or known.truth == exact[0].digest())
 
 
 def note_limits(plan: Plan, case: Case) -> None:
@@ -255,8 +259,8 @@ def put_to_use(plan: Plan, case: Case, estimator: Estimator, found: Estimate) ->
     if not case.prepared:
         return {}
     own = self_influence(plan, case, estimator, found)
-    effect, problem = found.effect[-1, :, 0], case.run.problem
-    values = uses.scores(effect, case.prepared, problem, units=estimator.loss_units, self_influence=own, means=plan.means)
+    effect = found.effect[-1, :, 0]
+    values = uses.scores(effect, case.prepared, case.problem, units=estimator.loss_units, self_influence=own, means=plan.means)
     return {name: [value] for name, value in values.items()}
 
 

@@ -91,16 +91,22 @@ class Task:
             raise LoobenchError(f"task {self.name}: leave_out must be 2 to {self.train}, got {self.leave_out}")
         if not 0 <= self.noise_rate <= 1:
             raise LoobenchError(f"task {self.name}: a noise rate is from 0 to 1, got {self.noise_rate}")
+        if self.noise_rate and self.noise == "none":
+            raise LoobenchError(
+                f"task {self.name}: a noise rate of {self.noise_rate} needs a noise: {', '.join(FEATURE_NOISE)}, labels"
+            )
         self._check_horizons()
         self._check_questions()
 
     def _check_horizons(self) -> None:
         further = self.truth.horizons if isinstance(self.truth, FurtherTraining) else None
-        if further and self.horizons != further:
+        if further is not None and self.horizons != further:
             raise LoobenchError(
                 f"task {self.name}: its horizons are those of the further training, {further}, got {self.horizons}"
             )
         last = further[-1] if further else self.epochs
+        if not self.horizons:
+            raise LoobenchError(f"task {self.name}: horizons must rise from 1 to at most {last}, got none")
         if list(self.horizons) != sorted({*self.horizons}) or not 1 <= self.horizons[0] <= self.horizons[-1] <= last:
             raise LoobenchError(f"task {self.name}: horizons must rise from 1 to at most {last}, got {self.horizons}")
 
@@ -169,11 +175,16 @@ def trained_until(task: Task) -> tuple[int, ...]:
 
 
 def shown(task: Task, run: Trajectory) -> Trajectory:
-    """What the task lets an estimator see of a run, and asks of it: for uses the effects of all samples."""
+    """What the task lets an estimator see of a run, and asks of it.
+
+    For uses the effects of all samples, without the test split that they are judged on.
+    """
     if isinstance(task.truth, FurtherTraining):
         return run.final_only()
+    if not task.uses:
+        return run
     everyone = torch.arange(len(run.problem.train), device=run.problem.left_out.device)
-    return replace(run, problem=replace(run.problem, left_out=everyone)) if task.uses else run
+    return replace(run, problem=replace(run.problem, left_out=everyone, test=run.problem.test[:0]))
 
 
 # ---- noise: drawn once, from streams of its own, so that training and estimating see the same ------------------------

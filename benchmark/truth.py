@@ -65,9 +65,9 @@ def check_memory(problem: Problem, means: Means) -> None:
         chunks.plan(in_precision(problem, torch.float64), NOISE_SAMPLES + 1, gram_pays(problem), left)
 
 
-def planned(problem: Problem, means: Means) -> chunks.Plan:
-    """How the problem's samples will be left out."""
-    return chunks.plan(problem, len(problem.left_out) + 1, gram_pays(problem), means)
+def planned(problem: Problem, means: Means, runs: int | None = None) -> chunks.Plan:
+    """How so many runs will be trained, by default one without each of the problem's samples, and one with all."""
+    return chunks.plan(problem, runs or len(problem.left_out) + 1, gram_pays(problem), means)
 
 
 class ChunkFiles(Clock):
@@ -185,7 +185,8 @@ def cached_truth(
     """
     found = kept(task.digest(), seed, cache, device)
     # the last bits of a small chunk will do only where memory is short
-    usual, mine = (_of(run, planned(run.problem, m).runs) for m in (FREE, means))
+    asked = design(task, run, seed)
+    usual, mine = (_of(run, planned(run.problem, m, len(asked.keep)).runs) for m in (FREE, means))
     if found and found[1] in (usual, mine) and found[0].machine == machine.timed_on(device):
         return found[0]
     at, here = path(task.digest(), seed, cache, device), machine.timed_on(device)
@@ -194,7 +195,7 @@ def cached_truth(
         run,
         means,
         lambda r: ChunkFiles(folder, json_digest([mine, here, r])),
-        asked=design(task, run, seed),
+        asked=asked,
         progress=progress,
     )
     truth = replace(truth, limits=limits(task, seed, run, truth, means))
@@ -227,7 +228,8 @@ def cached_uses(
     """What the uses of a task and seed are judged by, from the cache or trained and kept, with a progress bar."""
     assert task.uses
     at, of = path(task.digest(), seed, cache, device).with_suffix(".uses"), {"of": exact.digest()}
-    if found := known(at, of, "preparation of uses") if at.exists() else None:
+    found = known(at, {}, "preparation of uses") if at.exists() else None
+    if found and found[1]["of"] == of["of"]:
         return unpacked(*found)
     everyone = exact.effect[-1, :, 0] if exact.removed is None else None
     wrong = torch.from_numpy(flipped(task, seed))

@@ -195,9 +195,28 @@ def test_an_estimator_that_follows_the_run_is_unsupported_where_only_its_end_is_
 
 def test_an_estimator_of_the_final_model_answers_as_if_all_was_shown() -> None:
     run = train(problem()).until(9)
-    for name in ("grad-dot", "grad-cos", "if-direct", "if-ekfac", "further-train", "trak", "representer"):
+    for name in ("grad-dot", "grad-cos", "if-direct", "if-ekfac", "representer"):
         shown, whole = (estimate(registered()[name], given).effect for given in (run.final_only(), run))
         assert torch.equal(shown, whole), name
+
+
+def test_the_run_cannot_be_trained_again_where_only_its_end_is_shown() -> None:
+    run = train(problem())
+    hidden = run.final_only().problem
+
+    assert torch.equal(hidden.initial, run.final)
+    assert not any(torch.equal(one, other) for one, other in zip(hidden.batches, run.problem.batches, strict=True))
+    assert hidden.batches[:3].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, -1, -1, -1]]
+    assert hidden.steps == run.problem.steps
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+@pytest.mark.parametrize("size", [1, 5])
+def test_sgd_ie_swept_backward_is_the_forward_one_where_batches_are_renormalised_too(optimizer: str, size: int) -> None:
+    run = train(problem(optimizer=OPTIMIZERS[optimizer], batch=size, counterfactual="renormalised"))
+    forward, swept = (estimate(registered()[name], run).effect[-1] for name in ("sgd-ie-forward", "sgd-ie"))
+
+    close(swept, forward, 1e-9)
 
 
 def test_states_before_the_last_are_withheld() -> None:
@@ -251,6 +270,10 @@ def test_questions_are_told_apart_by_their_records() -> None:
         ({"counterfactual": "reordered"}, "unknown counterfactual"),
         ({"leave_out": 201}, "leave_out must be 2 to 200, got 201"),
         ({"horizons": (1, 11)}, "at most 10"),
+        ({"horizons": ()}, "got none"),
+        ({"truth": Subsets(float("nan"))}, "got a part of nan"),
+        ({"noise_rate": 0.3}, "needs a noise"),
+        ({"uses": Uses(drop=(3, 3)), "horizons": (10,)}, "that differ"),
     ],
 )
 def test_bad_tasks_say_what_was_expected(changes: dict[str, object], words: str) -> None:

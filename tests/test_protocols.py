@@ -244,6 +244,7 @@ def test_a_task_shows_the_whole_run_the_final_model_or_asks_all_samples() -> Non
     assert len(shown(final, run).states) == len(run.states)
     assert not isinstance(shown(final, run).states, Tensor)
     assert shown(uses, few).problem.left_out.tolist() == list(range(30))
+    assert len(shown(uses, few).problem.test) == 0  # the split that judges
     assert QUICK.truth == LeaveOneOut()
 
 
