@@ -285,7 +285,7 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: 
 NONSENSE = {
     "unknown task 'quick-breast-cancer-logistic': did you mean": ["run", "--task", "quick-breast-cancer-logistic"],
     "unknown suite 'hara': did you mean hara2019": ["run", "--suite", "hara"],
-    "unknown suite 'xyzzy': known: hara2019, images, quick": ["run", "--suite", "xyzzy"],
+    "unknown suite 'xyzzy': known: acc2025, adaptive, cleansing": ["run", "--suite", "xyzzy"],
     "unknown estimator 'sgd-i': did you mean sgd-ie": ["run", "--estimator", "sgd-i"],
     "unknown data set 'adlut': did you mean adult": ["prepare", "adlut"],
     "unknown device 'gpu'": ["run", "--device", "gpu"],
