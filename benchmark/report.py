@@ -100,9 +100,9 @@ class Column:
     gaps: bool = False  # means are over the tasks and seeds that have a figure; else all must have one
 
 
-def at(title: str, score: str, horizon: int = -1) -> Column:
+def at(title: str, score: str, horizon: int = -1, *, gaps: bool = False) -> Column:
     """A score at one horizon."""
-    return Column(title, lambda one: entry(one.scores, score, horizon))
+    return Column(title, lambda one: entry(one.scores, score, horizon), gaps=gaps)
 
 
 def over_horizons(title: str, score: str) -> Column:
@@ -153,9 +153,9 @@ COLUMNS = {  # by kind of truth; the first ranks the rows
     USED: (
         at("tau", LeaveOneOut.primary),
         of_ceiling(LeaveOneOut.primary),
-        at("AUROC", "mislabel_auroc"),
-        at("AP", "mislabel_average_precision"),
-        at("self AUROC", "self_auroc"),
+        at("AUROC", "mislabel_auroc", gaps=True),  # only where labels are wrong
+        at("AP", "mislabel_average_precision", gaps=True),
+        at("self AUROC", "self_auroc", gaps=True),
         at("cleansed loss", "cleansed_loss"),
         at("cleansed error", "cleansed_error"),
         at("fresh loss", "fresh_loss"),

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from benchmark.cli import main
 from benchmark.files import tensor_digest
+from benchmark.suites import TASKS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 
@@ -33,10 +35,21 @@ def test_the_documented_numpy_program_redoes_leave_one_out_runs(task: str, tmp_p
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_documented_program_knows_the_other_counterfactual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = replace(TASKS["quick-breast-cancer-mlp-sgd"], name="quick-renormalised", counterfactual="renormalised")
+    monkeypatch.setitem(TASKS, given.name, given)
+    assert main(["truth", given.name, "--export", str(tmp_path / "out")]) == 0
+    done = subprocess.run(
+        [sys.executable, reader(tmp_path), tmp_path / "out", "5"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_documented_program_notices_a_wrong_truth(tmp_path: Path) -> None:
     assert main(["truth", "quick-breast-cancer-logistic-sgd", "--export", str(tmp_path / "out")]) == 0
     program = reader(tmp_path)
-    program.write_text(program.read_text().replace("batch != left_out) / len(batch)", "batch != left_out) / (len(batch) - 1)"))
+    program.write_text(program.read_text().replace("else len(batch)", "else len(batch) - 1"))
     done = subprocess.run([sys.executable, program, tmp_path / "out", "0"], capture_output=True, text=True, check=False)
 
     assert done.returncode != 0

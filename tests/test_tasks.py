@@ -42,7 +42,7 @@ OTHER = {
 
 
 def test_every_field_but_the_names_changes_the_digest() -> None:
-    usual = replace(QUICK, horizons=(10,))  # uses take one horizon
+    usual = replace(QUICK, horizons=(10,), noise="gaussian")  # uses take one horizon, a rate takes a noise
     changed = {name: replace(usual, **{name: value}).digest() for name, value in OTHER.items()}
 
     assert {field.name for field in fields(Task)} - OTHER.keys() == {"name", "suite"}
