@@ -11,13 +11,14 @@ from benchmark import chunks, machine
 from benchmark.chunks import MIB, Means, spacing
 from benchmark.errors import LoobenchError
 from benchmark.evaluate import estimate
+from benchmark.export import export
 from benchmark.problem import GroundTruth, map_tensors
 from benchmark.registry import registered
 from benchmark.speed import synthetic
 from benchmark.suites import TASKS
 from benchmark.sweep import backward
 from benchmark.train import leave_one_out, train
-from benchmark.truth import export, reference
+from benchmark.truth import reference
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
