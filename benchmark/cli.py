@@ -239,9 +239,9 @@ def _bytes(text: str) -> int:
 def _tasks(options: argparse.Namespace) -> list[Any]:
     from benchmark import suites
 
-    if getattr(options, "full", False) and (options.task or not options.suite):
+    if options.full and (options.task or not options.suite):
         raise LoobenchError("--full is for whole suites: name them by --suite, and no --task")
-    chosen = [task for name in options.suite for task in _suite(name, full=getattr(options, "full", False)).tasks]
+    chosen = [task for name in options.suite for task in _suite(name, full=options.full).tasks]
     chosen = list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
     if unscored := [task.name for task in chosen if not suites.suite(task.suite).scored]:
         raise LoobenchError(f"{', '.join(unscored)}: for choosing settings, never scored; use `loobench tune`")

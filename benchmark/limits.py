@@ -14,7 +14,7 @@ from benchmark.counterfactuals import initial, order
 from benchmark.dense import Gram
 from benchmark.engine import ActivationRuns, Runs, gram_pays
 from benchmark.errors import LoobenchError, unknown
-from benchmark.metrics import METRICS, Values
+from benchmark.metrics import METRICS, Values, by_query, over_queries
 from benchmark.models import Activation
 from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.tasks import Task
@@ -35,17 +35,12 @@ def measured(metric: str, estimate: Tensor, truth: Tensor) -> Curve:
     """
     if estimate.shape != truth.shape:
         raise LoobenchError(f"effects to compare must have one shape, got {(*estimate.shape,)} and {(*truth.shape,)}")
-    pairs = [(e.T.double().cpu().numpy(), t.T.double().cpu().numpy()) for e, t in zip(estimate, truth, strict=True)]
-    return [_mean(metric, *pair) if all(map(_varied, pair)) else None for pair in pairs]
+    return [over_queries(METRICS[metric], *pair) if all(map(_varied, pair)) else None for pair in by_query(estimate, truth)]
 
 
 def _varied(values: Values) -> bool:
     """Whether (Q, M) values are finite and each query's differ."""
     return bool(np.isfinite(values).all() and np.ptp(values, axis=1).all())
-
-
-def _mean(metric: str, estimate: Values, truth: Values) -> float | None:
-    return _finite(np.mean([METRICS[metric].value(e, t) for e, t in zip(estimate, truth, strict=True)]))
 
 
 def _finite(value: SupportsFloat) -> float | None:
@@ -151,15 +146,20 @@ def noise_floor(run: Trajectory, effect: Tensor, means: Means = FREE) -> Curve:
     Sums are taken in another order: the difference is rounding, and what training makes of it. See `deviation`. Taken from
     `NOISE_SAMPLES` of the K samples, evenly spread.
     """
-    problem, some = run.problem, evenly(effect.shape[1])
-    samples = problem.left_out[some.to(problem.left_out.device)]
-    again, means = replace(problem, batches=problem.batches.flip(1), left_out=samples), beside(run.states.nbytes, means)
+    some, means = evenly(effect.shape[1]), beside(run.states.nbytes, means)
+    again = replace(some_of(run, some).problem, batches=run.problem.batches.flip(1))
     return deviation(effect, some, leave_one_out(trained(again, means), means=means))
 
 
-def evenly(samples: int) -> Tensor:
-    """At most `NOISE_SAMPLES` numbers of so many samples, evenly spread."""
-    return torch.linspace(0, samples - 1, min(NOISE_SAMPLES, samples)).long()
+def evenly(samples: int, most: int = NOISE_SAMPLES) -> Tensor:
+    """At most so many numbers of so many samples, evenly spread."""
+    return torch.linspace(0, samples - 1, min(most, samples)).long()
+
+
+def some_of(run: Trajectory, chosen: Tensor) -> Trajectory:
+    """The run with only some of its samples to be left out."""
+    left = run.problem.left_out
+    return replace(run, problem=replace(run.problem, left_out=left[chosen.to(left.device)]))
 
 
 def deviation(effect: Tensor, some: Tensor, again: Tensor) -> Curve:
@@ -241,10 +241,9 @@ def limits(task: Task, seed: int, run: Trajectory, truth: GroundTruth, means: Me
 
 def _of_leave_one_out(task: Task, seed: int, run: Trajectory, truth: GroundTruth, means: Means) -> dict[str, Curve]:
     """From `SAMPLES` of the samples left out, evenly spread: a part of the truth's own cost."""
-    chosen = torch.linspace(0, truth.effect.shape[1] - 1, min(SAMPLES, truth.effect.shape[1])).long()
-    left = run.problem.left_out
-    problem, effect = replace(run.problem, left_out=left[chosen.to(left.device)]), truth.effect[:, chosen]
-    some, means = replace(run, problem=problem), beside(run.states.nbytes, means)
+    chosen = evenly(truth.effect.shape[1], SAMPLES)
+    some, effect = some_of(run, chosen), truth.effect[:, chosen]
+    problem, means = some.problem, beside(run.states.nbytes, means)
     linear = linear_readout(shift_effects(some, means), effect)
     others = {
         "other_initial": replace(problem, initial=initial(problem, "limits/initial", seed)),

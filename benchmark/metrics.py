@@ -92,12 +92,18 @@ def scores(estimate: Tensor, truth: Tensor, *, units: bool) -> dict[str, list[fl
     Those in units of loss only where the estimate is, `units`. None where a query's truth is constant, so that a metric is
     not defined; a constant or non-finite estimate is the caller's to reject.
     """
-    pairs = [(e.T.double().cpu().numpy(), t.T.double().cpu().numpy()) for e, t in zip(estimate, truth, strict=True)]
+    pairs = by_query(estimate, truth)
     chosen = [metric for metric in METRICS.values() if units or not metric.units]
-    return {metric.name: [_mean(metric, *pair) for pair in pairs] for metric in chosen}
+    return {metric.name: [over_queries(metric, *pair) for pair in pairs] for metric in chosen}
 
 
-def _mean(metric: Metric, estimate: Values, truth: Values) -> float | None:
+def by_query(estimate: Tensor, truth: Tensor) -> list[tuple[Values, Values]]:
+    """Estimate and truth at each horizon, a row for each query. (H, N, Q), (H, N, Q) -> H pairs of (Q, N)"""
+    return [(e.T.double().cpu().numpy(), t.T.double().cpu().numpy()) for e, t in zip(estimate, truth, strict=True)]
+
+
+def over_queries(metric: Metric, estimate: Values, truth: Values) -> float | None:
+    """A metric's mean over queries; None where it is not finite or some query's truth is constant. (Q, N), (Q, N)"""
     if not np.ptp(truth, axis=1).all():
         return None
     found = float(np.mean([metric.value(e, t) for e, t in zip(estimate, truth, strict=True)]))

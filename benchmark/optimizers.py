@@ -1,8 +1,8 @@
 """Optimisers as pure steps on a state: written once, differentiable, and all that the estimators need of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ class Optimizer(Protocol):
 
     def push(self, state: Tensor, gradient: Tensor, shift: Tensor, change: Tensor, t: int) -> Tensor:
         """The derivative of `step` at a state and gradient, applied to a shift of the one and a change of the other."""
+
+
+def record(optimizer: Any) -> dict[str, Any]:
+    """An optimiser as a JSON value: its kind, since two kinds may have equal fields, and its fields."""
+    return {"kind": optimizer.name, **asdict(optimizer)}
 
 
 SCHEDULES: dict[str, Callable[[int], float]] = {"constant": lambda t: 1.0, "inverse-sqrt": lambda t: float(t + 1) ** -0.5}

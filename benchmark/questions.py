@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol
 
+from benchmark import optimizers
 from benchmark.errors import LoobenchError
-from benchmark.optimizers import Optimizer
+from benchmark.optimizers import Adam, Optimizer, Sgd
 
 
 class Question(Protocol):
@@ -115,8 +116,8 @@ def record(asked: Any) -> dict[str, Any]:
     content = asdict(asked)
     for field in fields(asked):
         value = getattr(asked, field.name)
-        if hasattr(value, "rate"):  # an optimiser, of which two kinds may have equal fields
-            content[field.name] = {"kind": value.name, **content[field.name]}
+        if isinstance(value, Sgd | Adam):
+            content[field.name] = optimizers.record(value)
         if isinstance(value, tuple):
             content[field.name] = list(value)
     return {"kind": asked.kind, **content} if hasattr(asked, "kind") else content

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark import PROTOCOL, data, questions
+from benchmark import PROTOCOL, data, optimizers, questions
 from benchmark.errors import LoobenchError, unknown
 from benchmark.features import features
 from benchmark.files import json_digest
@@ -66,7 +66,7 @@ class Task:
         kept = {name: value for name, value in asdict(self).items() if name not in later}
         return {
             **kept,
-            "optimizer": {"kind": self.optimizer.name, **kept["optimizer"]},
+            "optimizer": optimizers.record(self.optimizer),
             "horizons": list(self.horizons),
             "data": data.source(self.dataset).digest,
             **{name: value for name, value in later.items() if value},

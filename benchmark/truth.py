@@ -17,7 +17,7 @@ from benchmark.counterfactuals import leave_one_out as each_sample
 from benchmark.engine import Runs, gram_pays
 from benchmark.errors import DamagedFile, Diverged
 from benchmark.files import json_digest, read_sealed, write_sealed
-from benchmark.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor
+from benchmark.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
 from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
 from benchmark.tasks import Task, build, flipped
 from benchmark.train import Clock, Progress, leave_one_out, retrain, trained
@@ -157,12 +157,6 @@ def _worst(floor: Curve) -> float | None:
     return max((value for value in floor if value is not None), default=None)
 
 
-def some_of(run: Trajectory, chosen: Tensor) -> Trajectory:
-    """The run with only some of its samples to be left out."""
-    left_out = run.problem.left_out
-    return replace(run, problem=replace(run.problem, left_out=left_out[chosen.to(left_out.device)]))
-
-
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
     """Where a truth is kept, named by all that decides it."""
     key = json_digest({"task": task_digest, "seed": seed, "device": device, "harness": machine.harness()})
@@ -227,9 +221,9 @@ def cached_uses(
 ) -> Prepared:
     """What the uses of a task and seed are judged by, from the cache or trained and kept, with a progress bar."""
     assert task.uses
-    at, of = path(task.digest(), seed, cache, device).with_suffix(".uses"), {"of": exact.digest()}
+    at, of = path(task.digest(), seed, cache, device).with_suffix(".uses"), exact.digest()
     found = known(at, {}, "preparation of uses") if at.exists() else None
-    if found and found[1]["of"] == of["of"]:
+    if found and found[1]["of"] == of:
         return unpacked(*found)
     everyone = exact.effect[-1, :, 0] if exact.removed is None else None
     wrong = torch.from_numpy(flipped(task, seed))
@@ -237,7 +231,7 @@ def cached_uses(
     with closing(bar(visits, f"uses {task.name} seed {seed}", "visit")) as shown:
         prepared = prepare(run.problem, task.uses, wrong, seed, everyone, means, progress=shown.update)
     tensors, facts = packed(prepared)
-    write_sealed(at, tensors, {**facts, **of})
+    write_sealed(at, tensors, {**facts, "of": of})
     return prepared
 
 
