@@ -431,6 +431,15 @@ def score_command(options: argparse.Namespace) -> int:
     return FAILED if incomplete else 0
 
 
+def migrate_command(options: argparse.Namespace) -> int:
+    """`loobench migrate`."""
+    from benchmark.migrate import migrate
+
+    changed = migrate(options.results)
+    print(f"{len(changed)} files in {options.results} were of an older schema and are rewritten")
+    return 0
+
+
 def _chosen(result: Any, options: argparse.Namespace) -> bool:
     """Whether the options of `loobench score` mean this result."""
     task = result.task["suite"] in options.suite or result.name in options.task
@@ -585,6 +594,7 @@ COMMANDS = {
     "list": (list_command, _list_options, "show what there is"),
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
+    "migrate": (migrate_command, _add_results, "rewrite results of an older schema"),
     "tune": (tune_command, _tune_options, "what a setting of an estimator does on the tuning tasks, which are never scored"),
     "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
     "doctor": (

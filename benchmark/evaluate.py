@@ -2,7 +2,7 @@
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,11 +27,12 @@ class Failure(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Effects (H, K, Q) as estimated; time and counts are those of the last horizon's estimate."""
+    """Effects (H, K, Q) as estimated; time, memory and counts are those of the last horizon's estimate."""
 
     effect: Tensor
     seconds: float
     count: calculus.Count
+    memory: int | None  # most bytes at once beyond what was there before; None where not measured
 
 
 def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Estimate:
@@ -61,7 +62,7 @@ def _answer(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
     effect = torch.cat([_of_shape(call.effect, cut, estimator) for call, cut in zip(calls, cuts, strict=True)])
     _judge(effect, estimator)
-    return Estimate(effect, calls[-1].seconds, calls[-1].count)
+    return replace(calls[-1], effect=effect)
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
@@ -70,12 +71,12 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
-    with calculus.counting() as count:
+    with calculus.counting() as count, machine.peak_memory(device) as peak:
         machine.synchronize(device)
         start = time.perf_counter()
         effect = estimator(run)
         machine.synchronize(device)
-        return Estimate(effect, time.perf_counter() - start, count)
+        return Estimate(effect, time.perf_counter() - start, count, peak())
 
 
 def _brief(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -85,6 +85,41 @@ def free_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return max(0, min([_available(), *map(_free_in, control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))]))
+
+
+@contextmanager
+def peak_memory(device: str) -> Iterator[Callable[[], int | None]]:
+    """The most bytes in use at once since the block began, beyond those in use then; None where the system does not tell.
+
+    Of the GPU: tensors. Of the CPU: resident pages of this process, on Linux, once memory that was freed is given back.
+    """
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield lambda: max(0, torch.cuda.max_memory_allocated() - before)
+        return
+    start = _resident("VmRSS") if _forget_peak() else None
+    yield lambda: None if start is None else max(0, (_resident("VmHWM") or start) - start)
+
+
+def _forget_peak() -> bool:
+    """Give freed memory back and let the system count this process's peak anew; whether it does."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(kind: str) -> int | None:
+    """Bytes of resident pages, now or at their peak."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:")), None)
 
 
 def control_groups(own: Path, root: Path) -> list[Path]:

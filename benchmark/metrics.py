@@ -1,6 +1,6 @@
 """How well an estimate (N,) ranks and measures the true effects (N,) of one query."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,22 @@ def scores(estimate: Tensor, truth: Tensor, *, units: bool) -> dict[str, list[fl
     pairs = by_query(estimate, truth)
     chosen = [metric for metric in METRICS.values() if units or not metric.units]
     return {metric.name: [over_queries(metric, *pair) for pair in pairs] for metric in chosen}
+
+
+def ranking(estimate: Tensor, truth: Tensor, metric: Metric, *, throughout: bool) -> list[float | None]:
+    """A metric of each query at the last horizon, or its mean over horizons. (H, N, Q), (H, N, Q) -> Q values
+
+    None where it is not defined at one of the horizons.
+    """
+    pairs = by_query(estimate, truth)[0 if throughout else -1 :]
+    found = [[over_queries(metric, *(values[None] for values in rows)) for rows in zip(*pair, strict=True)] for pair in pairs]
+    return [_mean(values) for values in zip(*found, strict=True)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean; None where one is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def by_query(estimate: Tensor, truth: Tensor) -> list[tuple[Values, Values]]:

@@ -13,6 +13,7 @@ class Question(Protocol):
 
     kind: ClassVar[str]
     primary: ClassVar[str]
+    throughout: ClassVar[bool]  # whether its mean over horizons ranks them; else its value at the last
     units: ClassVar[bool]  # whether estimates in units of loss are meant for it, so that their size is scored too
 
     def check(self, samples: int) -> None:
@@ -25,6 +26,7 @@ class LeaveOneOut:
 
     kind: ClassVar[str] = "leave-one-out"
     primary: ClassVar[str] = "kendall"
+    throughout: ClassVar[bool] = False
     units: ClassVar[bool] = True
 
     def check(self, samples: int) -> None:
@@ -45,6 +47,7 @@ class Subsets:
     repeats: int = 4
     kind: ClassVar[str] = "subsets"
     primary: ClassVar[str] = "spearman"
+    throughout: ClassVar[bool] = False
     units: ClassVar[bool] = True
 
     def check(self, samples: int) -> None:
@@ -68,6 +71,7 @@ class FurtherTraining:
     repeats: int
     kind: ClassVar[str] = "further-training"
     primary: ClassVar[str] = "cosine"
+    throughout: ClassVar[bool] = True
     units: ClassVar[bool] = False
 
     @property

@@ -1,7 +1,7 @@
 """Result files: one for each task and estimator, checked on write and on read, written whole or not at all."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,27 @@ from benchmark.records import Mismatch, decode
 from benchmark.registry import Estimator
 from benchmark.tasks import Task, record_digest
 
-SCHEMA = 2
+SCHEMA = 3
+DIGITS = 6  # significant ones of what is measured; further ones differ between machines
 FAILURES = ("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved")
 STATUSES = ("ok", "unsupported", *FAILURES)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one estimator did on one seed of a task; `seconds` and counts are for the last horizon's estimate."""
+    """What one estimator did on one seed of a task; `seconds`, `memory` and counts are for the last horizon's estimate."""
 
     status: str
     message: str
     scores: dict[str, list[float | None]]  # metric -> H values, each the mean over queries
+    by_query: list[float | None]  # (Q,) the score that ranks, whose mean over seeds and queries the board shows; or not known
+    points: list[float]  # the estimate of some pairs (sample, query) over the truth's standard deviation; or not known
     seconds: float
     exact_seconds: float  # of exact leave-one-out, same machine and threads
     relative_cost: float  # seconds / exact_seconds
     gradients: int
     hessian_products: int
+    memory: int | None  # most bytes at once beyond what was there before; None where not measured
     exact_gradients: int
     notes: dict[str, float]  # of solvers: the largest residual, most iterations, share not converged
     problem: str  # content digests
@@ -118,6 +122,7 @@ class Bounds:
     truth: str  # its digest
     values: dict[str, list[float | None]]
     references: dict[str, dict[str, float | None]]  # of uses: what random effects and the true ones ("oracle") score
+    points: list[float]  # the effects of the pairs that cells keep as `points`, in the same unit
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,11 @@ class Limits:
         return replace(self, seeds=dict(sorted(seeds.items(), key=lambda item: int(item[0]))))
 
 
+def rounded(curve: Iterable[float | None], digits: int = DIGITS) -> list[float | None]:
+    """Values to so many significant digits."""
+    return [None if value is None else float(f"{value:.{digits}g}") for value in curve]
+
+
 def no_limits(task: Task, device: str) -> Limits:
     """Limits with no seed yet."""
     return Limits(SCHEMA, PROTOCOL, task.record(), task.digest(), device)
@@ -162,7 +172,7 @@ def limits(blank: Limits, folder: Path) -> Limits:
 def save_limits(found: Limits, folder: Path) -> None:
     """Write limits with their digest, unless the file has them already."""
     content = asdict(found)
-    decode(Limits, content, "limits")
+    check_limits(content)
     whole = dump({**content, "digest": json_digest(content)}).encode()
     at = limits_path(found, folder)
     if not at.exists() or read(at) != whole:
@@ -171,7 +181,7 @@ def save_limits(found: Limits, folder: Path) -> None:
 
 def load_limits(at: Path) -> Limits:
     """Read and check the limits of a task. Raises DamagedFile where they were cut or edited."""
-    found: Limits = _load(at, lambda content: decode(Limits, content, "limits"))
+    found: Limits = _load(at, check_limits)
     return found
 
 
@@ -235,8 +245,7 @@ def load_all(folder: Path) -> list[Result]:
 
 def check(content: Any) -> Result:
     """`content` as a Result. Raises Mismatch that says where it is not one."""
-    if isinstance(content, dict) and content.get("schema") != SCHEMA:
-        raise Mismatch(f"expected schema {SCHEMA}, got {content.get('schema')!r}")
+    _check_schema(content)
     result: Result = decode(Result, content, "result")
     horizons = result.task.get("horizons")
     if not isinstance(horizons, list) or not all(isinstance(result.task.get(key), str) for key in ("name", "suite", "dtype")):
@@ -246,6 +255,22 @@ def check(content: Any) -> Result:
     for seed, cell in result.cells.items():
         _check_cell(seed, cell, result, len(horizons))
     return result
+
+
+def check_limits(content: Any) -> Limits:
+    """`content` as Limits. Raises Mismatch that says where it is not one."""
+    _check_schema(content)
+    found: Limits = decode(Limits, content, "limits")
+    return found
+
+
+def _check_schema(content: Any) -> None:
+    """Raise Mismatch where a file is of another schema than ours."""
+    found = content.get("schema") if isinstance(content, dict) else SCHEMA
+    if found != SCHEMA:
+        known = isinstance(found, int) and 0 < found < SCHEMA
+        advice = "`loobench migrate` rewrites older results" if known else "a newer loobench may read it"
+        raise Mismatch(f"expected schema {SCHEMA}, got {found!r} ({advice})")
 
 
 def _check_cell(seed: str, cell: Cell, result: Result, horizons: int) -> None:

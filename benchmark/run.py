@@ -5,6 +5,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from benchmark.errors import DamagedFile, Diverged, Withheld
 from benchmark.evaluate import Estimate, Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Problem, Trajectory
-from benchmark.questions import asked_of
+from benchmark.questions import Question, asked_of
 from benchmark.registry import Estimator
 from benchmark.results import Bounds, Cell, Result
 from benchmark.streams import stream
@@ -24,6 +25,7 @@ from benchmark.uses import Prepared
 
 Scores = dict[str, list[float | None]]  # name -> H values
 SELF = 100  # samples whose self-influence is asked
+POINTS = 50  # pairs (sample, query) whose estimate and effect are kept to be looked at
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,12 @@ def has_limits(plan: Plan, task: Task, seed: int) -> bool:
 def note_limits(plan: Plan, case: Case) -> None:
     """Put the ceilings and floors of a truth beside the results."""
     references = uses.references(case.prepared) if case.prepared else {}
-    bounds = Bounds(case.exact.digest(), case.exact.limits, references)
+    bounds = Bounds(
+        case.exact.digest(),
+        {name: results.rounded(curve) for name, curve in case.exact.limits.items()},
+        {name: dict(zip(found, results.rounded(found.values()), strict=True)) for name, found in references.items()},
+        points(case.exact.effect, case.exact, case.seed),
+    )
     blank = results.no_limits(case.task, plan.device)
     with locked(lock(plan.cache, results.limits_path(blank, plan.results))):
         results.save_limits(results.limits(blank, plan.results).with_seed(case.seed, bounds), plan.results)
@@ -211,11 +218,14 @@ def empty_cell(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
         status="unsupported",
         message="",
         scores={},
+        by_query=[],
+        points=[],
         seconds=0.0,
         exact_seconds=round(exact.seconds, 6),
         relative_cost=0.0,
         gradients=0,
         hessian_products=0,
+        memory=None,
         exact_gradients=exact.gradients,
         notes={},
         problem=run.problem.digest(),
@@ -240,10 +250,13 @@ def answered(plan: Plan, case: Case, estimator: Estimator, empty: Cell) -> Cell:
         status="ok",
         scores=scored(found.effect, case.exact, case.task.truth.units and estimator.loss_units)
         | put_to_use(plan, case, estimator, found),
+        by_query=ranking(found.effect, case.exact, type(case.task.truth)),
+        points=points(case.exact.predicted(found.effect), case.exact, case.seed),
         seconds=round(found.seconds, 6),
         relative_cost=round(found.seconds / case.exact.seconds, 6),
         gradients=found.count.gradients,
         hessian_products=found.count.hessian_products,
+        memory=found.memory,
         notes=found.count.notes,
         estimate=digest,
     )
@@ -251,7 +264,22 @@ def answered(plan: Plan, case: Case, estimator: Estimator, empty: Cell) -> Cell:
 
 def scored(effect: Tensor, exact: GroundTruth, units: bool) -> Scores:
     """The metrics of an estimate (H, K, Q) against a truth."""
-    return metrics.scores(exact.predicted(effect), exact.effect, units=units)
+    found = metrics.scores(exact.predicted(effect), exact.effect, units=units)
+    return {name: results.rounded(curve) for name, curve in found.items()}
+
+
+def ranking(effect: Tensor, exact: GroundTruth, asked: type[Question]) -> list[float | None]:
+    """Of each query, the score of an estimate (H, K, Q) that ranks it."""
+    metric = metrics.METRICS[asked.primary]
+    return results.rounded(metrics.ranking(exact.predicted(effect), exact.effect, metric, throughout=asked.throughout))
+
+
+def points(effect: Tensor, exact: GroundTruth, seed: int) -> list[float]:
+    """Some of the effects (H, M, Q) at the last horizon, over the standard deviation of the true ones; the same for all."""
+    spread = exact.effect[-1].std(correction=0).item()
+    chosen = stream("points", seed).permutation(exact.effect[-1].numel())[:POINTS]
+    values = effect[-1].flatten()[np.sort(chosen)] / spread
+    return [value for value in results.rounded(values.tolist(), 3) if value is not None] if spread else []
 
 
 def put_to_use(plan: Plan, case: Case, estimator: Estimator, found: Estimate) -> Scores:
@@ -261,7 +289,7 @@ def put_to_use(plan: Plan, case: Case, estimator: Estimator, found: Estimate) ->
     own = self_influence(plan, case, estimator, found)
     effect = found.effect[-1, :, 0]
     values = uses.scores(effect, case.prepared, case.problem, units=estimator.loss_units, self_influence=own, means=plan.means)
-    return {name: [value] for name, value in values.items()}
+    return {name: results.rounded([value]) for name, value in values.items()}
 
 
 def self_influence(plan: Plan, case: Case, estimator: Estimator, found: Estimate) -> tuple[Tensor, Tensor] | None:
@@ -312,5 +340,11 @@ def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None
     exact = truth.kept(result.task_digest, int(seed), cache, result.device)
     if found is None or exact is None or exact[0].digest() != cell.truth:
         return None
-    units = asked_of(result.task).units and result.estimator.loss_units
-    return replace(cell, scores=cell.scores | scored(found, exact[0], units))  # those of uses took training, and stay
+    asked = asked_of(result.task)
+    return replace(
+        cell,
+        scores=cell.scores
+        | scored(found, exact[0], asked.units and result.estimator.loss_units),  # of uses: took training, stay
+        by_query=ranking(found, exact[0], asked),
+        points=points(exact[0].predicted(found), exact[0], int(seed)),
+    )

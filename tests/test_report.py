@@ -55,7 +55,7 @@ def limits(task: str, *seeds: dict[str, Any], **references: dict[str, float | No
     """Limits with the given values by seed, of the truths `t<k>`."""
     made = results.no_limits(TASKS[task], "cpu")
     for seed, values in enumerate(seeds):
-        made = made.with_seed(seed, Bounds(f"t{seed}", values, references))
+        made = made.with_seed(seed, Bounds(f"t{seed}", values, references, []))
     return {task: made}
 
 

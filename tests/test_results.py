@@ -22,11 +22,14 @@ CELL = Cell(
     status="ok",
     message="",
     scores={"kendall": [0.1, 0.2, 0.3], "rmse": [1.0, None, 2.0]},
+    by_query=[0.3],
+    points=[0.5, -1.0],
     seconds=0.5,
     exact_seconds=2.0,
     relative_cost=0.25,
     gradients=10,
     hessian_products=0,
+    memory=4096,
     exact_gradients=100,
     notes={"residual": 1e-12, "iterations": 7.0},
     problem="p",
@@ -93,7 +96,8 @@ def test_an_edit_by_hand_is_found(name: str, saved: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "schema": (lambda c: c.update(schema=3), "expected schema 2, got 3"),
+    "schema": (lambda c: c.update(schema=4), "expected schema 3, got 4 .a newer"),
+    "older schema": (lambda c: c.update(schema=2), "expected schema 3, got 2 .`loobench migrate` rewrites"),
     "missing": (lambda c: c["cells"]["0"].pop("truth"), r"result.cells.0: missing truth"),
     "unknown": (lambda c: c.update(extra=1), "result: unknown extra"),
     "type": (lambda c: c["cells"]["0"].update(seconds="fast"), "result.cells.0.seconds: expected float, got 'fast'"),

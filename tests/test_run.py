@@ -44,7 +44,16 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
         assert estimate is not None
         assert exact
         assert exact[0].digest() == cell.truth
-        assert metrics.scores(estimate, exact[0].effect, units=True) == cell.scores
+        exactly = metrics.scores(estimate, exact[0].effect, units=True)
+        assert cell.scores == {name: pytest.approx(curve, rel=5e-6) for name, curve in exactly.items()}
+        assert cell.by_query == [cell.scores["kendall"][-1]]
+        true = results.load_limits(Path("results") / f"{TASK}.json").seeds[seed].points
+        units = exact[0].effect[-1].std(correction=0).item()
+        assert {round(value * units, 4) for value in true} <= {
+            round(value, 4) for value in exact[0].effect[-1].flatten().tolist()
+        }
+        assert len(cell.points) == len(true) == run.POINTS
+        assert cell.memory is None or 0 <= cell.memory < 2**32
         assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
         assert cell.exact_gradients == 10 * 100 * 101  # and the run with every sample
         assert cell.problem == tasks.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()
