@@ -1,7 +1,6 @@
 """Call an estimator on a reference run, blind and timed, and judge the shape of what it returns."""
 
 import re
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,10 +72,11 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 def _call(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
     with calculus.counting() as count, machine.peak_memory(device) as peak:
         machine.synchronize(device)
-        start = time.perf_counter()
+        clock = machine.clock(device)
+        start = clock()
         effect = estimator(run)
         machine.synchronize(device)
-        return Estimate(effect, time.perf_counter() - start, count, peak())
+        return Estimate(effect, clock() - start, count, peak())
 
 
 def _brief(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
@@ -85,6 +86,11 @@ def free_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return max(0, min([_available(), *map(_free_in, control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")))]))
+
+
+def clock(device: str) -> Callable[[], float]:
+    """Seconds, from some moment on: of processors in this process, whatever else the machine does; of a GPU, on the wall."""
+    return time.process_time if device == "cpu" else time.perf_counter
 
 
 @contextmanager
