@@ -50,6 +50,27 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     _add_device(command)
     _add_cache(command)
     _add_results(command)
+    _wandb_options(command)
+
+
+def _wandb_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--wandb", action="store_true", help="track in Weights & Biases, which never stops or slows the run")
+    command.add_argument("--wandb-project", default="loobench", metavar="NAME", help="default: %(default)s")
+    command.add_argument("--wandb-entity", metavar="NAME", help="user or team (default: the login's own)")
+    command.add_argument("--wandb-group", metavar="NAME", help="default: the suite")
+    command.add_argument("--wandb-tags", nargs="+", default=[], metavar="TAG", help="beside suite, model and optimiser")
+    command.add_argument("--wandb-mode", default="online", metavar="MODE", help="online or offline (default: %(default)s)")
+
+
+def _wandb(options: argparse.Namespace) -> Any:
+    """How to track a run; None where that is not asked. Raises LoobenchError for bad options, also for some without --wandb."""
+    from benchmark.tracking import Options
+
+    tags = tuple(options.wandb_tags)
+    asked = Options(options.wandb_project, options.wandb_entity, options.wandb_group, tags, options.wandb_mode)
+    if not options.wandb and asked != Options():
+        raise LoobenchError("--wandb-project and its like are for runs that are tracked: add --wandb")
+    return asked if options.wandb else None
 
 
 def _prepare_options(command: argparse.ArgumentParser) -> None:
@@ -99,9 +120,27 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
 
 def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--check", action="store_true", help="write nothing; fail where the board is not what the results give"
+        "--check", action="store_true", help="write nothing; fail where board or page are not what the results give"
     )
-    command.add_argument("--board", type=Path, default=Path("leaderboard.md"), help="default: %(default)s")
+    command.add_argument(
+        "--board", type=Path, default=Path("leaderboard.md"), help="the page goes to docs/ beside it (default: %(default)s)"
+    )
+    _add_results(command)
+
+
+def _plot_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--suite", help="of this suite and its tasks (default: of all suites)")
+    command.add_argument("--task", help="of this task")
+    command.add_argument(
+        "--kind", action="append", help="cost, horizons, pairs, heatmap or ranks; may be repeated (default: all there are)"
+    )
+    command.add_argument("--format", action="append", help="svg, pdf or png; may be repeated (default: svg)")
+    command.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder (default: %(default)s)")
+    _add_results(command)
+
+
+def _cite_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("row", nargs="?", metavar="ROW", help="SUITE/ESTIMATOR or TASK/ESTIMATOR (default: the benchmark)")
     _add_results(command)
 
 
@@ -154,15 +193,21 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 # ---- commands ----------------------------------------------------------------------------------------------------
 def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
+    from benchmark import tracking
     from benchmark.run import Outcome, Trouble, execute, set_aside
 
-    plan = _plan(options)
+    plan, asked = _plan(options), _wandb(options)
     if not options.estimator:
         _tell_missing()
     if aside := set_aside(plan):
         folder = plan.cache / "superseded"
         print(f"note: {len(aside)} results of other versions start afresh; the old ones are now in {folder}", file=sys.stderr)
-    found = list(execute(plan, _bar))
+    found = []
+    with tracking.tracker(asked, plan.results, plan.cache) as track:
+        for one in execute(plan, track.bar(_bar)):
+            found.append(one)
+            if isinstance(one, Outcome):
+                track.result(one.result, one.estimator)
     outcomes = [outcome for outcome in found if isinstance(outcome, Outcome)]
     failures = [f"{o.result} seed {o.seed}: {o.cell.status}: {o.cell.message}" for o in outcomes if o.cell.failed]
     failures += [f"{t.result} seed {t.seed}: {t.message}" for t in found if isinstance(t, Trouble)]
@@ -285,14 +330,14 @@ def _file_name(estimator: str) -> str:
 
 
 def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
-    from benchmark import report, results
+    from benchmark import board, report, results
 
     found = [results.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
     files = [at for task in sorted({task for task, _ in rows}) if (at := folder / f"{task}.json").exists()]
     limits = {one.name: one for one in map(results.load_limits, files)}
-    for suite, members in report.groups(found, report.suite_name):
-        print(f"\nSuite {suite}: mean over seeds and 95 % interval, last horizon\n")
-        print(report.table(members, limits, style="simple"))
+    for suite in board.board(found, limits).suites if found else ():
+        print(f"\nSuite {suite.name}: the score that ranks, with its 95 % interval\n")
+        print(report.brief(suite.overall))
 
 
 def prepare_command(options: argparse.Namespace) -> int:
@@ -549,18 +594,55 @@ def doctor_command(_options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """`loobench report`."""
-    from benchmark import files, report, results
+    from benchmark import cite, files, page, registry, report
 
-    board = report.leaderboard(results.load_all(options.results), results.all_limits(options.results)).encode()
-    if not options.check:
-        files.write(options.board, board)
-        print(f"wrote {options.board}")
-        return 0
-    if not options.board.exists() or files.read(options.board) != board:
-        print(f"error: {options.board} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
-        return FAILED
-    print(f"{options.board} is what {options.results} gives")
+    made, sources, folder = _board(options), registry.sources(), options.board.parent / "docs"
+    pages = page.render(made, cite=cite.bibtex, sources=sources)
+    expected = {folder / name: content for name, content in pages.items()}
+    library = folder / page.LIBRARY  # of whichever version is installed
+    expected[options.board] = report.leaderboard(made, sources).encode()
+    if (readme := options.board.parent / "README.md").exists():
+        expected[readme] = report.quoted(files.read(readme).decode(), made, sources).encode()
+    stale = [at for at in (folder / "data").rglob("*.js") if at not in (*expected, library)]
+    if options.check:
+        wrong = [at for at, content in expected.items() if not at.exists() or files.read(at) != content]
+        wrong += [library] * (not library.exists())
+        for at in [*wrong, *stale]:
+            print(f"error: {at} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
+        print(f"{len(expected) - len(wrong)} of {len(expected)} files are what {options.results} gives")
+        return FAILED if wrong or stale else 0
+    for at, content in [*expected.items(), (library, page.library())]:
+        files.write(at, content)
+    for at in stale:
+        at.unlink()
+    print(f"wrote {options.board} and {folder / 'index.html'}")
     return 0
+
+
+def plot_command(options: argparse.Namespace) -> int:
+    """`loobench plot`."""
+    from benchmark import figures
+
+    found = figures.figures(_board(options), options.suite, options.task, options.kind)
+    for name, figure in found:
+        for at in figures.save(figure, options.out, name, options.format or ["svg"]):
+            print(at)
+    return 0
+
+
+def cite_command(options: argparse.Namespace) -> int:
+    """`loobench cite`."""
+    from benchmark import cite
+
+    found = _board(options).find(options.row) if options.row else ()
+    print(f"{cite.bibtex(*found)}\n{cite.text(*found)}")
+    return 0
+
+
+def _board(options: argparse.Namespace) -> Any:
+    from benchmark import board, results
+
+    return board.board(results.load_all(options.results), results.all_limits(options.results))
 
 
 def reproduce_command(options: argparse.Namespace) -> int:
@@ -603,5 +685,7 @@ COMMANDS = {
         "what this machine is, and whether it reproduces stored truths bit for bit",
     ),
     "reproduce": (reproduce_command, _reproduce_options, "published figures beside ours, with a verdict on each"),
-    "report": (report_command, _report_options, "write the leaderboard from the results"),
+    "report": (report_command, _report_options, "write the leaderboard and its page from the results"),
+    "plot": (plot_command, _plot_options, "figures for papers from the results"),
+    "cite": (cite_command, _cite_options, "BibTeX and text to cite a row, or the benchmark"),
 }

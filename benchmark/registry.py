@@ -208,6 +208,11 @@ def registered() -> dict[str, Estimator]:
     return dict(sorted(found.items()))
 
 
+def sources() -> dict[str, str]:
+    """The file of each registered estimator, relative to the repository."""
+    return {name: f"{variant.function.__module__.replace('.', '/')}.py" for name, variant in registered().items()}
+
+
 def resolve(names: Iterable[str]) -> list[Estimator]:
     """The estimators meant by registered names or by paths ``file.py[:name]``; without any, all registered that can run here.
 

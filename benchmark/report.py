@@ -1,29 +1,53 @@
-"""leaderboard.md: a pure function of the result files and of the limits of their truths."""
+"""leaderboard.md: the board as tables, a pure function of the result files and of the limits of their truths."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 
 import numpy as np
-from scipy import stats
 from tabulate import tabulate
 
-from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, asked_of
-from benchmark.results import Bounds, Limits, Result
+from benchmark import board
+from benchmark.board import (
+    COLUMNS,
+    CORE,
+    LIMITS,
+    TWIN,
+    USED,
+    Board,
+    Column,
+    Known,
+    Row,
+    Suite,
+    Table,
+    bounds,
+    by_task,
+    last,
+    limited,
+    mean,
+)
+from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets
+from benchmark.results import Result
+from benchmark.statistics import Interval
 
-Curve = Sequence[float | None]  # H values
-Known = Mapping[str, Limits]  # by name of task and device
+Link = Callable[[str], str]  # from the name of an estimator to the cell that shows it
 
-USED = "uses"  # the kind of a task whose effects are used for something
-REFERENCES = ("oracle", "random")  # above and below the estimators
-TWIN = "smooth-"  # before the name of the task with kinks
-MOST_TABLES = 12  # tasks of a suite that get a table each
+OPENING, CLOSING = "<!-- headline: `loobench report` writes this table -->", "<!-- end of headline -->"
+BEST = 5  # rows of each suite in the headline
+MOST_COLUMNS = 8  # tasks side by side in one table
 
 HEAD = """# Leaderboard
 
-What a model's query loss would be without one training sample: each method's estimate against really retraining without
-every sample (same start, same batches, weight 0 for the sample left out). Computed by loobench from `results/`; do not edit.
+What would a model's query loss be without one training sample? Each row is an estimator's answer, scored against the truth:
+the model is really trained again without every sample, from the same initial parameters on the same batches, the sample's
+weight 0. Scores are rank correlations with that truth (1 best); cost is time over that of all this retraining.
+Computed by loobench from [results/](results); do not edit. To look closer, open [docs/index.html](docs/index.html).
+"""
+HEADLINE_TEXT = """## Headline
+
+The {} best estimators of each core suite, and what they score in all of them, with the letter of their tie group: rows of one
+letter cannot be told apart in that suite. A score of some tasks only says of how many. cost: the median over suites; 1 is the
+price of exact retraining.
 """
 ABOUT = {
     LeaveOneOut.kind: "",
@@ -45,372 +69,230 @@ then over pairs. Ceiling: the exact shift, read off to first order.
 """
 RENORMALISED = "Counterfactual: a batch is divided by what is left of it, not by its size.\n"
 LEGEND = """\
-Mean over seeds and 95 % interval (Student's t over seeds; none for one seed), at the last horizon. tau: Kendall's tau-b
-against the exact effects, averaged over queries, the order of rows. rho: Spearman. RMSE/sd: root mean squared error over the
-standard deviation of the exact effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most
-helpful samples. cost: wall time over that of exact leave-one-out on the same machine and thread. grad, hvp: counted per-sample
-gradients and Hessian products over the gradients of exact leave-one-out. n: seeds. A row marked (i) is our interpretation of
-a method whose formula is known only second-hand; not converged: a solver's residual is above what it promises.
-docs/protocol.md has the definitions.
+**The score.** tau: Kendall's tau-b against the exact effects at the last horizon, the mean over queries, seeds and tasks, with
+its 95 % interval by hierarchical bootstrap over seeds, then queries; tasks are not drawn. One seed has no interval.
+
+**Groups.** Rows of one letter are a tie: none is told from the best of them by both a Wilcoxon signed-rank test over seeds and
+tasks (Holm's correction, .05) and the paired difference. *behind*: that difference, the best row minus this one. Rows that lack
+a task have no letter and stand below; what is the truth itself (*exact*) has none either.
+
+**Cost.** cost: wall time over that of exact leave-one-out on the same machine and thread; grad, hvp: counted per-sample
+gradients and Hessian products over the gradients of exact leave-one-out; MB: most memory at once beyond what was there before,
+where measured. *Pareto*: no other row, nor exact retraining (score 1, cost 1), is as accurate and as cheap, and better in one.
+
+**Other columns.** Means over seeds. rho: Spearman. RMSE/sd: root mean squared error over the standard deviation of the exact
+effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most helpful samples. n: seeds.
+
+**Marks.** *interpretation*: our reading of a method whose formula is known only second-hand; *unsupported*: the method says
+that it does not answer such a task; *not converged*: a solver's residual is above what it promises; other words are failures.
+[docs/protocol.md](docs/protocol.md) has all definitions.
 """
 LEGENDS = {
     Subsets.kind: """\
-Subsets: LDS, the linear datamodeling score, is Spearman's rho over subsets, averaged over queries, and the order of rows. cost,
-grad and hvp are over the training of all subsets.
+**Subsets.** LDS, the linear datamodeling score, is Spearman's rho over subsets, the mean over queries. cost, grad and hvp are
+over the training of all subsets.
 """,
     FurtherTraining.kind: """\
-Further training: cos, the cosine between estimate and effects averaged over queries, is the mean over all lengths and the order
-of rows; cos first and cos last are at the shortest and the longest. cost, grad and hvp are over the further training.
+**Further training.** cos, the cosine between estimate and effects averaged over queries, is the mean over all lengths;
+cos first and cos last are at the shortest and the longest. cost, grad and hvp are over the further training.
 """,
     USED: """\
-Uses: AUROC and AP for finding wrong labels by the lowest effects. cleansed: change on the test split without the most harmful
-samples, mean over how many; fresh: the same from other starts in other orders; coreset: with the most helpful alone. Lower is
-better in these. del: Spearman between sums of effects and the truth of deleting groups, random or clustered. Rows are in the
-order of tau.
+**Uses.** AUROC and AP for finding wrong labels by the lowest effects. cleansed: change on the test split without the most
+harmful samples, mean over how many; fresh: the same from other starts in other orders; coreset: with the most helpful alone.
+Lower is better in these. del: Spearman between sums of effects and the truth of deleting groups, random or clustered.
 """,
 }
 LIMITED = """\
-of ceiling: the score that ranks the rows over the ceiling of the same truth, both at the last horizon, from the seeds where
-the ceiling is known and above 0. For leave-one-out the ceiling is the score of the exact shift of the parameters read off to
-first order, from at most 50 of the samples: a method that reads its shift off exactly can be above 1. For subsets and further
-training it is what the expectation of the truth would score, from two halves of its repeats. Limits are means over seeds at
-the last horizon: tau with another start or order says how well the effects in another run agree with these; kinks, how often
-runs without a sample cross a kink of ReLU; noise, the error of training anew over the standard deviation of the effects.
+**Limits.** of ceiling: the score that ranks the rows over the ceiling of the same truth, both at the last horizon, from the
+seeds where the ceiling is known and above 0. For leave-one-out the ceiling is the score of the exact shift of the parameters
+read off to first order, from at most 50 of the samples: a method that reads its shift off exactly can be above 1. For subsets
+and further training it is what the expectation of the truth would score, from two halves of its repeats. Limits, in brackets
+below the tasks' scores, are means over seeds at the last horizon: tau with another start or order says how well the effects in
+another run agree with these; kinks, how often runs without a sample cross a kink of ReLU; noise, the error of training anew
+over the standard deviation of the effects.
+"""
+CITE = """\
+## How to cite
+
+`loobench cite` gives the entry of the benchmark, `loobench cite SUITE/ESTIMATOR` that of a row, with protocol, digest and
+commit, so that readers can tell whether the row has changed since. A row's address is `docs/index.html#SUITE/ESTIMATOR`.
+"""
+SUBMIT = """## How to submit
+
+One file with one function: [CONTRIBUTING.md](CONTRIBUTING.md).
 """
 
 
-# ---- what columns there are ------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Scored:
-    """What is known of one seed of a task: scores and limits of its truth, name -> H values, and counts."""
-
-    scores: Mapping[str, Curve]
-    limits: Mapping[str, Curve]
-    counts: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its title, its figure of one seed of a task, NaN where not defined, and how it is shown."""
-
-    title: str
-    of: Callable[[Scored], float]
-    digits: int = 3
-    interval: bool = True
-    gaps: bool = False  # means are over the tasks and seeds that have a figure; else all must have one
-
-
-def at(title: str, score: str, horizon: int = -1, *, gaps: bool = False) -> Column:
-    """A score at one horizon."""
-    return Column(title, lambda one: entry(one.scores, score, horizon), gaps=gaps)
-
-
-def over_horizons(title: str, score: str) -> Column:
-    """The mean of a score over horizons."""
-    return Column(title, lambda one: mean([number(value) for value in one.scores.get(score, [])]))
-
-
-def of_ceiling(score: str) -> Column:
-    """A score over its ceiling, at the last horizon; not defined where the ceiling is unknown or not above 0."""
-
-    def ratio(one: Scored) -> float:
-        ceiling = entry(one.limits, "ceiling")
-        return entry(one.scores, score) / ceiling if ceiling > 0 else np.nan
-
-    return Column("of ceiling", ratio, gaps=True)
-
-
-def counted(title: str) -> Column:
-    """A count, over that of the truth."""
-    return Column(title, lambda one: one.counts.get(title, np.nan), digits=2, interval=False)
-
-
-COUNTED = (counted("cost"), counted("grad"), counted("hvp"))
-COLUMNS = {  # by kind of truth; the first ranks the rows
-    LeaveOneOut.kind: (
-        at("tau", LeaveOneOut.primary),
-        of_ceiling(LeaveOneOut.primary),
-        at("rho", "spearman"),
-        at("RMSE/sd", "relative_rmse"),
-        at("J10", "jaccard_10"),
-        *COUNTED,
-    ),
-    Subsets.kind: (
-        at("LDS", Subsets.primary),
-        of_ceiling(Subsets.primary),
-        at("tau", "kendall"),
-        at("RMSE/sd", "relative_rmse"),
-        *COUNTED,
-    ),
-    FurtherTraining.kind: (
-        over_horizons("cos", FurtherTraining.primary),
-        of_ceiling(FurtherTraining.primary),
-        at("cos first", FurtherTraining.primary, 0),
-        at("cos last", FurtherTraining.primary),
-        at("rho", "spearman"),
-        *COUNTED,
-    ),
-    USED: (
-        at("tau", LeaveOneOut.primary),
-        of_ceiling(LeaveOneOut.primary),
-        at("AUROC", "mislabel_auroc", gaps=True),  # only where labels are wrong
-        at("AP", "mislabel_average_precision", gaps=True),
-        at("self AUROC", "self_auroc", gaps=True),
-        at("cleansed loss", "cleansed_loss"),
-        at("cleansed error", "cleansed_error"),
-        at("fresh loss", "fresh_loss"),
-        at("fresh error", "fresh_error"),
-        at("coreset loss", "coreset_loss"),
-        at("del random", "deletion_random_spearman"),
-        at("del clustered", "deletion_clustered_spearman"),
-        *COUNTED,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What limits a truth: its name in the files, what the board calls it, and its format."""
-
-    name: str
-    title: str
-    form: str = "{:.3f}"
-
-
-LIMITS = (
-    Limit("ceiling", "ceiling"),
-    Limit("linear_spearman", "its rho"),
-    Limit("linear_relative_rmse", "its RMSE/sd"),
-    Limit("split_half", "agreement of two halves"),
-    Limit("own", "of one repeat with the others"),
-    Limit("other_initial", "tau with another start"),
-    Limit("other_order", "tau with another order"),
-    Limit("kink_pairs", "kinks, share of pairs (sample, step)", "{:.4f}"),
-    Limit("kink_triples", "of triples", "{:.4f}"),
-    Limit("noise", "noise", "{:.0e}"),
-    Limit("without_class", "subsets without a class", "{:.1f}"),
-)
-
-
-def kind(result: Result) -> str:
-    """The kind of truth of a result, or that its effects are used for something."""
-    return USED if result.task.get("uses") else asked_of(result.task).kind
-
-
 # ---- the page --------------------------------------------------------------------------------------------------------
-def leaderboard(results: Sequence[Result], limits: Known) -> str:
-    """The whole page. Raises LoobenchError without results, DamagedFile where two rows of one table answer different tasks."""
-    if not results:
-        raise LoobenchError("no results to report: run `loobench run --suite quick` first, or name their folder by --results")
-    refuse_mixed(results)
-    parts = [HEAD]
-    for suite, members in groups(results, suite_name):
-        parts += [f"## Suite {suite}\n", *about(members), f"{table(members, limits)}\n"]
-        parts += [*twins(members, results, limits), *(matrices if wide(members) else tables)(members, limits)]
-    return "\n".join([*parts, "## How to read\n", *legends(results, limits)])
+def leaderboard(made: Board, sources: Mapping[str, str]) -> str:
+    """The whole page, the names of estimators linked to their `sources`."""
+    named = partial(linked, sources)
+    parts = [HEAD, *headline(made, named)]
+    for suite in made.suites:
+        parts += [*section(suite, named), *twins(suite, made), *matrices(suite, made.limits)]
+    return "\n".join([*parts, "## How to read\n", *legends(made), CITE, SUBMIT])
 
 
-def suite_name(result: Result) -> str:
-    """The suite of a result, with precision and device where they are not the usual ones."""
-    variants = [name for name, usual in ((result.task["dtype"], "float64"), (result.device, "cpu")) if name != usual]
-    return str(result.task["suite"]) + (f" ({', '.join(variants)})" if variants else "")
+def quoted(page: str, made: Board, sources: Mapping[str, str]) -> str:
+    """A page with the headline's table between its marks, or as it is where it has none."""
+    found = headline(made, partial(linked, sources))
+    before, opening, rest = page.partition(OPENING)
+    _, closing, after = rest.partition(CLOSING)
+    return f"{before}{opening}\n\n{found[-1]}\n{closing}{after}" if found and closing else page
 
 
-def groups(results: Iterable[Result], key: Callable[[Result], str]) -> list[tuple[str, list[Result]]]:
-    """Results by `key`, in order of it."""
-    ordered = sorted(results, key=key)
-    return [(name, list(members)) for name, members in groupby(ordered, key)]
+def section(suite: Suite, named: Link) -> list[str]:
+    """A suite's heading, what it asks where that is not plain leave-one-out, its table and its version."""
+    renormalised = suite.overall.results[0].task.get("counterfactual") == "renormalised"
+    about = [text for text in (ABOUT[suite.kind], RENORMALISED * renormalised) if text]
+    return [f"## Suite {suite.name}\n", *about, f"{table(suite.overall, named)}\n", f"{version(suite)}\n"]
 
 
-def by_task(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
-    """Results by task and device."""
-    return groups(results, lambda result: result.name)
+def version(suite: Suite) -> str:
+    """What a suite's figures are of: protocol, digest of its tasks, the versions that computed its rows."""
+    facts = [facts for result in suite.overall.results for facts in result.provenance.values()]
+    made = sorted({str(one["loobench"]) for one in facts if "loobench" in one})
+    by = f"; computed by loobench {', '.join(made)}" if made else ""
+    return f"Protocol {suite.protocol}; {len(suite.tasks)} tasks, digest `{suite.digest[:12]}`{by}."
 
 
-def refuse_mixed(results: Iterable[Result]) -> None:
-    """Raise DamagedFile where results of one task were made for different definitions of it."""
-    for task, members in by_task(results):
-        digests = {result.task_digest: result.estimator.name for result in members}
-        if len(digests) > 1:
-            made = ", ".join(f"{name} for {digest[:12]}" for digest, name in sorted(digests.items()))
-            raise DamagedFile(f"results of {task} answer different definitions of it ({made}): repeat `loobench run` for it")
-
-
-def about(members: Sequence[Result]) -> list[str]:
-    """What a suite asks, where it is not plain leave-one-out."""
-    renormalised = members[0].task.get("counterfactual") == "renormalised"
-    return [text for text in (ABOUT[kind(members[0])], RENORMALISED * renormalised) if text]
-
-
-def legends(results: Sequence[Result], limits: Known) -> list[str]:
+def legends(made: Board) -> list[str]:
     """How to read the kinds of tables that there are."""
-    kinds = {kind(result) for result in results}
-    known = any(found.values for _, members in by_task(results) for found in bounds(members, limits).values())
-    return [LEGEND, *(text for name, text in LEGENDS.items() if name in kinds), *[LIMITED] * known]
+    kinds = {suite.kind for suite in made.suites}
+    found = any(one.values for suite in made.suites for one in bounds(suite.overall.results, made.limits).values())
+    return [LEGEND, *(text for name, text in LEGENDS.items() if name in kinds), *[LIMITED] * found]
+
+
+# ---- the headline ----------------------------------------------------------------------------------------------------
+def headline(made: Board, named: Link) -> list[str]:
+    """The scores of the core suites side by side; nothing where fewer than two of them are there."""
+    suites = [suite for name in CORE for suite in made.suites if suite.name == name]
+    if len(suites) < 2:
+        return []
+    rows = [{row.name: row for row in suite.overall.estimators} for suite in suites]
+    names = {row.name for suite in suites for row in [row for row in suite.overall.rows if row.compared][:BEST]}
+    found = {name: [table.get(name) for table in rows] for name in names}
+    order = sorted(names, key=lambda name: (-_average(found[name]), name))
+    headers = ["estimator", *(suite.name for suite in suites), "cost"]
+    lines = [[named(name), *_headline_row(found[name])] for name in order]
+    body = tabulate(lines, headers, tablefmt="github", disable_numparse=True, colalign=_align(headers))
+    return [HEADLINE_TEXT.format(BEST), f"{body}\n"]
+
+
+def _average(rows: Sequence[Row | None]) -> float:
+    return mean([row.score.mean for row in rows if row and row.compared])
+
+
+def _headline_row(rows: Sequence[Row | None]) -> list[str]:
+    costs = [row.means["cost"] for row in rows if row and row.done]
+    return [*(_headline_cell(row) for row in rows), f"{np.median(costs):.2f}"]
+
+
+def _headline_cell(row: Row | None) -> str:
+    if not row or np.isnan(row.score.mean):
+        return ""
+    return f"{interval(row.score)} {_group(row)}" if row.compared else f"{row.score.mean:.3f} ({row.done}/{row.tasks})"
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Row:
-    """What a table says of one estimator: each figure as one value per seed, and marks for what is missing."""
-
-    estimator: str
-    figures: dict[str, list[float]]  # title of the column -> a value per seed
-    done: int  # tasks with all seeds scored
-    tasks: int
-    marks: str
+def table(made: Table, named: Link, *, style: str = "github") -> str:
+    """A table of the board."""
+    first, *others = made.columns
+    headers = ["", "estimator", first.title, "behind", *(column.title for column in others), "tasks", "n", ""]
+    lines = [line(row, made.columns, named) for row in made.rows]
+    return str(tabulate(lines, headers, tablefmt=style, disable_numparse=True, colalign=_align(headers)))
 
 
-def table(results: Sequence[Result], limits: Known, *, style: str = "github") -> str:
-    """One row for each estimator over the given results, and for what their uses are compared with.
-
-    Columns without a figure are left out, but for the first.
-    """
-    columns = COLUMNS[kind(results[0])]
-    above, below = ([*references(name, results, limits)] for name in REFERENCES)
-    rows = [*above, *ranked(results, limits), *below]
-    filled = [column for column in columns if column is columns[0] or any(shown(column, row) for row in rows)]
-    headers = ["estimator", *(column.title for column in filled), "tasks", "n", ""]
-    align = ["left", *["right"] * (len(headers) - 2), "left"]
-    lines = [line(row, filled) for row in rows]
-    return str(tabulate(lines, headers, tablefmt=style, disable_numparse=True, colalign=align))
+def brief(made: Table) -> str:
+    """A table of the board that fits a terminal."""
+    first = made.columns[0]
+    shown = [column for column in made.columns if column.title in ("of ceiling", "cost")]
+    headers = ["", "estimator", first.title, *(column.title for column in shown), "n", ""]
+    rows = [[*_named(row, str), interval(row.score), *_means(row, shown), *_seeds(row)] for row in made.rows]
+    return str(tabulate(rows, headers, disable_numparse=True, colalign=_align(headers)))
 
 
-def line(row: Row, columns: Sequence[Column]) -> list[str]:
+def line(row: Row, columns: Sequence[Column], named: Link) -> list[str]:
     """A row as the strings of its table cells."""
-    figures = [shown(column, row) for column in columns]
-    return [escaped(row.estimator), *figures, f"{row.done}/{row.tasks}", str(len(row.figures[columns[0].title])), row.marks]
-
-
-def ranked(results: Sequence[Result], limits: Known) -> list[Row]:
-    """Estimators: those with all tasks by falling first column, then the others, then by name."""
-    tasks, first = len(by_task(results)), COLUMNS[kind(results[0])][0].title
-    rows = [row(name, members, tasks, limits) for name, members in groups(results, lambda result: result.estimator.name)]
-    return sorted(rows, key=lambda row: (row.tasks - row.done, -np.nan_to_num(mean(row.figures[first]), nan=-np.inf)))
-
-
-def row(name: str, results: Sequence[Result], tasks: int, limits: Known) -> Row:
-    """One estimator's row, over its complete tasks."""
-    complete = [result for result in results if all(cell.status == "ok" for cell in result.cells.values())]
-    known = [{seed: scored(result, seed, limits) for seed in result.cells} for result in complete]
-    return Row(name, figures(known, COLUMNS[kind(results[0])]), len(complete), tasks, marks(results))
-
-
-def marks(results: Sequence[Result]) -> str:
-    """What is to be said of an estimator's results beside their figures."""
-    cells = [cell for result in results for cell in result.cells.values()]
-    interpretation = ["(i)"] if results[0].estimator.interpretation else []
-    short = any(cell.notes.get("unconverged") for cell in cells)
-    return " ".join([*interpretation, *sorted({cell.status for cell in cells} - {"ok"}), *["not converged"] * short])
-
-
-def references(name: str, results: Sequence[Result], limits: Known) -> list[Row]:
-    """The row of what uses are compared with, over the tasks that have it; none where no task has."""
-    found = [bounds(members, limits) for _, members in by_task(results)]
-    tasks = [{seed: reference(one, name) for seed, one in seeds.items() if name in one.references} for seeds in found]
-    known = [seeds for seeds in tasks if seeds]
-    return [Row(f"({name})", figures(known, COLUMNS[kind(results[0])]), len(known), len(tasks), "")] if known else []
-
-
-def reference(found: Bounds, name: str) -> Scored:
-    """Scores of a reference, which are of one horizon."""
-    return Scored({score: [value] for score, value in found.references[name].items()}, {}, {})
-
-
-def figures(tasks: Sequence[Mapping[str, Scored]], columns: Sequence[Column]) -> dict[str, list[float]]:
-    """For each column, a value for each seed that all tasks have: the mean over tasks."""
-    seeds = sorted(set.intersection(*({*task} for task in tasks)), key=int) if tasks else []
-    found = {column.title: [[column.of(task[seed]) for task in tasks] for seed in seeds] for column in columns}
-    return {column.title: means(found[column.title], gaps=column.gaps) for column in columns}
-
-
-def means(values: Sequence[Sequence[float]], *, gaps: bool) -> list[float]:
-    """The mean of each group; with gaps that of what is known, groups of nothing left out."""
-    return [mean(some) for group in values if (some := defined(group))] if gaps else [mean(group) for group in values]
-
-
-def scored(result: Result, seed: str, limits: Known) -> Scored:
-    """One seed of a result, with the limits of the truth it was scored against."""
-    cell, found = result.cells[seed], bound(result, seed, limits)
-    counts = {
-        "cost": cell.relative_cost,
-        "grad": cell.gradients / cell.exact_gradients,
-        "hvp": cell.hessian_products / cell.exact_gradients,
-    }
-    return Scored(cell.scores, found.values if found else {}, counts)
-
-
-def bound(result: Result, seed: str, limits: Known) -> Bounds | None:
-    """The limits of the truth that a cell was scored against; None where those are unknown, or of another truth."""
-    found = limits[result.name].seeds.get(seed) if result.name in limits else None
-    return found if found and found.truth == result.cells[seed].truth else None
-
-
-def bounds(results: Sequence[Result], limits: Known) -> dict[str, Bounds]:
-    """The limits of the truths that results of one task were scored against, by seed."""
-    found = [(seed, bound(result, seed, limits)) for result in results for seed in result.cells]
-    return {seed: one for seed, one in found if one}
-
-
-# ---- tables of one task ----------------------------------------------------------------------------------------------
-def wide(members: Sequence[Result]) -> bool:
-    """Whether a suite has too many tasks for a table each."""
-    return len(by_task(members)) > MOST_TABLES
-
-
-def tables(members: Sequence[Result], limits: Known) -> list[str]:
-    """A table for each task, and what limits its truth."""
+    behind = interval(row.compared.difference) if row.compared and row.compared.difference.mean else ""
     return [
-        f"### {task}\n\n{table(rows, limits)}\n" + "".join(f"\n{text}\n" for text in limit_lines(rows, limits))
-        for task, rows in by_task(members)
+        *_named(row, named),
+        interval(row.score),
+        behind,
+        *_means(row, columns[1:]),
+        f"{row.done}/{row.tasks}",
+        *_seeds(row),
     ]
 
 
-def limit_lines(results: Sequence[Result], limits: Known) -> list[str]:
-    """What limits the truth of one task, on one line; none where nothing is known."""
-    found = bounds(results, limits)
-    said = [f"{limit.title} {text}" for limit in LIMITS if (text := limited(limit, found.values()))]
-    return [f"Limits: {'; '.join(said)}."] if said else []
+def interval(found: Interval) -> str:
+    """A mean and its interval, where it has one; nothing where it is not defined."""
+    if np.isnan(found.mean):
+        return ""
+    return f"{found.mean:.3f}" + ("" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]")
 
 
-def limited(limit: Limit, found: Iterable[Bounds]) -> str:
-    """A limit at the last horizon, the mean over seeds that have it; nothing where none has."""
-    values = last(limit.name, found)
-    return limit.form.format(mean(values)) if values else ""
+def _named(row: Row, named: Link) -> list[str]:
+    return [_group(row), named(row.name)]
 
 
-def last(name: str, found: Iterable[Bounds]) -> list[float]:
-    """What is known of a limit at the last horizon."""
-    return defined([entry(one.values, name) for one in found])
+def _group(row: Row) -> str:
+    return letters(row.compared.group) if row.compared else ""
 
 
-def matrices(members: Sequence[Result], limits: Known) -> list[str]:
-    """A table for each data set and model: the first column's figure of each estimator, row, on each task, column."""
-    title, order = COLUMNS[kind(members[0])][0].title, [row.estimator for row in ranked(members, limits)]
-    parts = groups(members, lambda result: f"{result.task['dataset']}, {result.task['model']}")
-    return [f"### {name}: {title}\n\n{matrix(some, limits, order)}\n" for name, some in parts]
+def letters(number: int) -> str:
+    """1 -> A, 26 -> Z, 27 -> AA."""
+    above, own = divmod(number - 1, 26)
+    return (letters(above) if above else "") + chr(ord("A") + own)
+
+
+def _means(row: Row, columns: Sequence[Column]) -> list[str]:
+    values = ((column, row.means[column.title]) for column in columns)
+    return ["" if np.isnan(value) else f"{value:.{column.digits}f}" for column, value in values]
+
+
+def _seeds(row: Row) -> list[str]:
+    least, most = row.seeds
+    seeds = "" if not most else str(most) if least == most else f"{least} to {most}"
+    return [seeds, ", ".join([*["Pareto"] * row.front, *row.marks])]
+
+
+def _align(headers: Sequence[str]) -> list[str]:
+    return ["left" if name in ("", "estimator") else "right" for name in headers]
+
+
+# ---- tasks side by side ----------------------------------------------------------------------------------------------
+def matrices(suite: Suite, limits: Known) -> Iterator[str]:
+    """The score that ranks by estimator, row, and task, column; one table for each data set and model where tasks are many."""
+    members = suite.overall.results
+    key = _data_and_model if len(suite.tasks) > MOST_COLUMNS else (lambda result: "by task")
+    title, order = suite.overall.columns[0].title, [row.name for row in suite.overall.estimators]
+    for name, some in board.groups(members, key):
+        yield f"### {suite.name}, {name}: {title}\n\n{matrix(some, limits, order)}\n"
+
+
+def _data_and_model(result: Result) -> str:
+    return f"{result.task['dataset']}, {result.task['model']}"
 
 
 def matrix(members: Sequence[Result], limits: Known, order: Sequence[str]) -> str:
-    """Means over seeds by estimator and task, and below them what limits each task's truth."""
+    """Means over seeds by estimator and task, each linked to its file, and below them what limits each task's truth."""
     tasks = by_task(members)
-    answers = {(task, result.estimator.name): answer(result, limits) for task, rows in tasks for result in rows}
+    answers = {(task, result.estimator.name): answer(result) for task, rows in tasks for result in rows}
     lines = [[escaped(name), *(answers.get((task, name), "") for task, _ in tasks)] for name in order]
     found = [bounds(rows, limits).values() for _, rows in tasks]
     floors = [[f"({limit.title})", *(limited(limit, one) for one in found)] for limit in LIMITS]
     headers = ["estimator", *short_names([task for task, _ in tasks])]
-    align = ["left", *["right"] * len(tasks)]
     rows = [line for line in [*lines, *floors] if any(line[1:])]
-    return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=align))
+    return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_align(headers)))
 
 
-def answer(result: Result, limits: Known) -> str:
-    """The first column's mean over seeds; what failed, where something did; nothing where the task is not supported."""
+def answer(result: Result) -> str:
+    """The mean over seeds of the score that ranks; what failed, where something did; nothing of an unsupported task."""
     if statuses := {cell.status for cell in result.cells.values()} - {"ok"}:
         return " ".join(sorted(statuses - {"unsupported"}))
-    first = COLUMNS[kind(result)][0]
-    value = mean([first.of(scored(result, seed, limits)) for seed in result.cells])
-    return "" if np.isnan(value) else f"{value:.{first.digits}f}"
+    value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
+    return "" if np.isnan(value) else f"{value:.{COLUMNS[board.kind(result)][0].digits}f}"
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -421,23 +303,24 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 # ---- twins -----------------------------------------------------------------------------------------------------------
-CEILING = Column("ceiling", lambda one: entry(one.limits, "ceiling"))
+CEILING = Column("ceiling", lambda one: board.entry(one.limits, "ceiling"))
 Pair = tuple[Result, Result]  # an estimator on a task with kinks and on its twin
 
 
-def twins(members: Sequence[Result], results: Sequence[Result], limits: Known) -> list[str]:
+def twins(suite: Suite, made: Board) -> list[str]:
     """Tasks with kinks beside their twins without, by estimator; nothing where no result has a twin."""
-    others = {(TWIN + result.name, result.estimator.name): result for result in results}
+    others = {(TWIN + result.name, result.estimator.name): result for one in made.suites for result in one.overall.results}
+    members = suite.overall.results
     pairs = [(others[key], twin) for twin in members if (key := (twin.name, twin.estimator.name)) in others]
     named = groupby(sorted(pairs, key=estimator_of), estimator_of)
-    rows = [line for name, some in named if (line := twin_line(name, [*some], limits))]
+    rows = [line for name, some in named if (line := twin_line(name, [*some], made.limits))]
     if not rows:
         return []
-    title = COLUMNS[kind(members[0])][0].title
+    title = suite.overall.columns[0].title
     headers = ["estimator", f"{title}, ReLU", f"{title}, twin", "ceiling, ReLU", "ceiling, twin", "pairs"]
     rows.sort(key=lambda row: (-int(row[-1]), -float(row[1])))
-    body = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=["left", *["right"] * 5])
-    return [f"### Twins\n\n{TWINS}\n{body}\n", *kinks([rough for rough, _ in pairs], limits)]
+    body = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_align(headers))
+    return [f"### Twins\n\n{TWINS}\n{body}\n", *kinks([rough for rough, _ in pairs], made.limits)]
 
 
 def estimator_of(pair: Pair) -> str:
@@ -447,7 +330,7 @@ def estimator_of(pair: Pair) -> str:
 
 def twin_line(name: str, pairs: Sequence[Pair], limits: Known) -> list[str]:
     """An estimator's row of the table of twins; empty where no seed was scored on both of a pair."""
-    first = COLUMNS[kind(pairs[0][0])][0]
+    first = COLUMNS[board.kind(pairs[0][0])][0]
     scores, ceilings = ([found for pair in pairs if (found := side_by_side(c, pair, limits))] for c in (first, CEILING))
     if not scores:
         return []
@@ -460,7 +343,7 @@ def side_by_side(column: Column, pair: Pair, limits: Known) -> list[float]:
     """The column's mean on either side, over the seeds that both were scored on and that have it on both; or nothing."""
     rough, smooth = ({seed for seed, cell in result.cells.items() if cell.status == "ok"} for result in pair)
     seeds = sorted(rough & smooth, key=int)
-    found = [[column.of(scored(result, seed, limits)) for result in pair] for seed in seeds]
+    found = [[column.of(board.scored(result, seed, limits)) for result in pair] for seed in seeds]
     both = [values for values in found if not np.isnan(values).any()]
     return [mean(side) for side in zip(*both, strict=True)]
 
@@ -473,39 +356,10 @@ def kinks(results: Sequence[Result], limits: Known) -> list[str]:
     return [f"{crossed}, mean over {len(shares)} ReLU tasks.\n"] if shares else []
 
 
-# ---- figures ---------------------------------------------------------------------------------------------------------
-def number(value: float | None) -> float:
-    """NaN for None."""
-    return np.nan if value is None else value
-
-
-def entry(curves: Mapping[str, Curve], name: str, horizon: int = -1) -> float:
-    """A curve's value at one horizon; NaN where there is no such curve or no value."""
-    return number((curves.get(name) or [None])[horizon])
-
-
-def defined(values: Iterable[float]) -> list[float]:
-    """Those that are not NaN."""
-    return [value for value in values if not np.isnan(value)]
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean, NaN of none."""
-    return float(np.mean(values)) if values else np.nan
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half the width of the 95 % interval of the mean by Student's t; NaN for fewer than two values."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)) if len(values) > 1 else np.nan
-
-
-def shown(column: Column, row: Row) -> str:
-    """A figure as the table shows it: its mean over seeds, with an interval where it has one."""
-    values = row.figures[column.title]
-    if np.isnan(mean(values)):
-        return ""
-    width = half_width(values) if column.interval else np.nan
-    return f"{mean(values):.{column.digits}f}" + ("" if np.isnan(width) else f" ± {width:.{column.digits}f}")
+# ---- names -----------------------------------------------------------------------------------------------------------
+def linked(sources: Mapping[str, str], name: str) -> str:
+    """An estimator's name as a link to its source, where that is known."""
+    return f"[{escaped(name)}]({sources[name]})" if name in sources else escaped(name)
 
 
 def escaped(name: str) -> str:

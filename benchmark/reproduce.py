@@ -6,10 +6,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from scipy import stats
 from tabulate import tabulate
 from torch import Tensor
 
 from benchmark import chunks, files, machine, metrics, results, suites, truth
+from benchmark.board import mean
 from benchmark.chunks import FREE, Means
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.evaluate import Failure, estimate
@@ -18,7 +21,6 @@ from benchmark.problem import GroundTruth, Trajectory
 from benchmark.published import DECAYS, KOH_LIANG, METHODS, OTHER_DATA, PAPERS, PUBLISHED, SECOND_ORDER, Published
 from benchmark.readout import reader
 from benchmark.registry import Estimator, registered
-from benchmark.report import half_width, mean
 from benchmark.run import Outcome, Plan, Trouble, execute, set_aside
 from benchmark.shifts import ACC, Shifts
 from benchmark.tasks import Task, build
@@ -166,6 +168,11 @@ def gather(study: Study) -> Scores:
                 for name, values in figures.items():
                     found.setdefault((task.name, name), {})[seed] = values
     return found
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the mean by Student's t; NaN for fewer than two values."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)) if len(values) > 1 else np.nan
 
 
 def _result_file(task: Task, estimator: str, folder: Path) -> results.Result | None:

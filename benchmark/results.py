@@ -294,7 +294,7 @@ def dump(value: Any, depth: int = 3) -> str:
 
 def _lines(value: Any, depth: int, indent: str) -> str:
     if not isinstance(value, dict) or not value or not depth:
-        return json.dumps(value, allow_nan=False)
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
     deeper = indent + " "
     entries = (f"{deeper}{json.dumps(key)}: {_lines(item, depth - 1, deeper)}" for key, item in value.items())
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"

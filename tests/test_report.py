@@ -1,330 +1,251 @@
-"""The leaderboard is a function of the results, and says what is missing."""
+"""leaderboard.md says what the board's records say, in tables that names cannot break."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from scipy import stats
-from test_results import CELL, result
+from synthetic import everything
+from test_board import CURVE, FURTHER, SUBSETS, TWO, USED, answers, failed, limits, renamed, scored, taus
+from test_results import CELL
 
-from benchmark import report, results
+from benchmark import board, report, results
 from benchmark.cli import main
-from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.protocols import smooth_tasks
-from benchmark.questions import QUESTIONS
-from benchmark.results import Bounds, Limits, Result
+from benchmark.errors import LoobenchError
+from benchmark.results import Limits, Result
 from benchmark.suites import SUITES, TASKS
-from benchmark.uses import USES
-
-TWO = ("quick-breast-cancer-mlp-sgd", "quick-digits-mlp-sgd")
 
 
-def scored(name: str, *values: float, task: str = TWO[0]) -> Result:
-    made = replace(result(name, task), cells={})
-    for seed, value in enumerate(values):
-        made = made.with_cell(seed, replace(CELL, scores={"kendall": [0.0, 0.0, value]}), {"command": "run"})
-    return made
+def page(made: list[Result], known: dict[str, Limits] | None = None, sources: dict[str, str] | None = None) -> str:
+    return report.leaderboard(board.board(made, known or {}), sources or {})
 
 
-def failed(name: str, status: str, task: str = TWO[0]) -> Result:
-    return replace(result(name, task), cells={}).with_cell(0, replace(CELL, status=status, scores={}), {"command": "run"})
-
-
-def first_table(board: str) -> list[list[str]]:
-    rows = [line for line in board.split("## ")[1].splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
-
-
-SUBSETS, FURTHER, USED = "subsets-adult-mlp-50", "final-model-adult-sgd", "cleansing-mnist-10"
-CURVE = [0.0, 0.0, 0.5]
-
-
-def answers(name: str, task: str, *seeds: dict[str, Any]) -> Result:
-    """A result with the given scores by seed; seed k is scored against the truth `t<k>`."""
-    made = replace(result(name, task), cells={})
-    for seed, scores in enumerate(seeds):
-        made = made.with_cell(seed, replace(CELL, scores=scores, truth=f"t{seed}"), {"command": "run"})
-    return made
-
-
-def limits(task: str, *seeds: dict[str, Any], **references: dict[str, float | None]) -> dict[str, Limits]:
-    """Limits with the given values by seed, of the truths `t<k>`."""
-    made = results.no_limits(TASKS[task], "cpu")
-    for seed, values in enumerate(seeds):
-        made = made.with_seed(seed, Bounds(f"t{seed}", values, references, []))
-    return {task: made}
-
-
-def named_table(board: str, heading: str) -> list[dict[str, str]]:
-    """The rows of the first table under a heading, by title of the column."""
-    lines = re.split(rf"^##+ {re.escape(heading)}$", board, flags=re.M)[1].splitlines()
+def named_table(text: str, heading: str) -> list[dict[str, str]]:
+    """The rows of the first table under a heading, by title of the column; the first column is `group`, the last `marks`."""
+    lines = re.split(rf"^##+ {re.escape(heading)}$", text, flags=re.M)[1].splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("|"))
     end = next((i for i, line in enumerate(lines[start:], start) if not line.startswith("|")), len(lines))
-    titles, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end]]
+    titles, _, *rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[start:end]]
+    titles = [title or ("marks" if i else "group") for i, title in enumerate(titles)]
     return [dict(zip(titles, row, strict=True)) for row in rows]
 
 
-def test_the_board_depends_on_the_results_alone_and_not_on_their_order() -> None:
+def test_the_page_depends_on_the_results_alone_and_not_on_their_order() -> None:
     made = [scored("sgd-ie", 0.5, 0.7), scored("grad-dot", 0.4, 0.4), scored("loss", 0.1, 0.2, task=TWO[1])]
 
-    assert report.leaderboard(made, {}) == report.leaderboard(made[::-1], {})
+    assert page(made) == page(made[::-1]) == page(made)
 
 
-def test_rows_are_sorted_by_the_mean_over_seeds_and_carry_its_interval() -> None:
-    rows = first_table(report.leaderboard([scored("grad-dot", 0.1, 0.2), scored("sgd-ie", 0.5, 0.7), scored("loss", 0.4)], {}))
-    width = stats.t.interval(0.95, 1, loc=0, scale=stats.sem([0.5, 0.7]))[1]
+def test_a_row_shows_its_score_with_the_interval_and_how_far_it_is_behind_with_the_interval_of_that() -> None:
+    made = [scored("grad-dot", 0.1, 0.2), scored("sgd-ie", 0.5, 0.7), scored("loss", 0.4)]
+    rows = named_table(page(made), "Suite quick")
+    records = {row.name: row for row in board.board(made, {}).suites[0].overall.rows}
 
-    assert [row[0] for row in rows] == ["sgd-ie", "loss", "grad-dot"]
-    assert rows[0][1] == f"0.600 ± {width:.3f}"
-    assert rows[1][1] == "0.400"  # one seed has no interval
-    assert [row[-2] for row in rows] == ["2", "1", "2"]
-
-
-def test_a_suite_row_averages_tasks_within_a_seed_first() -> None:
-    made = [scored("sgd-ie", 0.2, 0.4, task=TWO[0]), scored("sgd-ie", 0.6, 0.8, task=TWO[1])]
-    width = stats.t.interval(0.95, 1, loc=0, scale=stats.sem([0.4, 0.6]))[1]
-
-    assert first_table(report.leaderboard(made, {}))[0][1] == f"0.500 ± {width:.3f}"
+    assert [row["estimator"] for row in rows] == ["sgd-ie", "loss", "grad-dot"]
+    for row in rows:
+        assert row["tau"] == report.interval(records[row["estimator"]].score)
+    assert re.fullmatch(r"0.600 \[-?\d\.\d{3}, \d\.\d{3}\]", rows[0]["tau"])
+    assert rows[1]["tau"] == "0.400"  # one seed has no interval
+    assert [row["n"] for row in rows] == ["2", "1", "2"]
+    assert rows[0]["behind"] == ""
+    assert rows[2]["behind"].startswith("0.450 [")
+    assert [row["group"] for row in rows] == ["A", "A", "A"]  # two cells tell nothing apart
 
 
 def test_failures_and_missing_tasks_are_shown_and_sort_below() -> None:
     both = [scored("grad-dot", 0.1, task=task) for task in TWO]
     half = [scored("sgd-ie", 0.9, task=TWO[0]), failed("sgd-ie", "unsupported", TWO[1])]
     none = [failed("loss", "crashed", task) for task in TWO]
-    rows = first_table(report.leaderboard([*both, *half, *none], {}))
+    rows = named_table(page([*both, *half, *none]), "Suite quick")
 
-    assert [(row[0], row[1], row[-3], row[-1]) for row in rows] == [
-        ("grad-dot", "0.100", "2/2", ""),
-        ("sgd-ie", "0.900", "1/2", "unsupported"),
-        ("loss", "", "0/2", "crashed"),
+    assert [(row["group"], row["estimator"], row["tau"], row["tasks"], row["marks"]) for row in rows] == [
+        ("A", "grad-dot", "0.100", "2/2", "Pareto"),
+        ("", "sgd-ie", "0.900", "1/2", "unsupported"),
+        ("", "loss", "", "0/2", "crashed"),
     ]
 
 
 def test_precisions_and_devices_do_not_share_a_table() -> None:
     usual = scored("sgd-ie", 0.5)
     single = replace(usual, task={**usual.task, "dtype": "float32", "name": TWO[0] + "-float32"}, device="cuda")
-    headings = re.findall(r"^##+ (.*)$", report.leaderboard([usual, single], {}), re.MULTILINE)
 
-    assert headings == ["Suite quick", TWO[0], "Suite quick (float32, cuda)", f"{TWO[0]}-float32-cuda", "How to read"]
-
-
-def test_results_for_two_definitions_of_a_task_are_refused() -> None:
-    other = replace(scored("loss", 0.1), task_digest="0" * 64)
-
-    with pytest.raises(DamagedFile, match=f"results of {TWO[0]} answer different definitions"):
-        report.leaderboard([scored("sgd-ie", 0.5), other], {})
+    assert re.findall(r"^## (Suite.*)$", page([usual, single]), re.MULTILINE) == ["Suite quick", "Suite quick (float32, cuda)"]
 
 
-def test_names_cannot_break_out_of_the_table() -> None:
-    made = scored("sgd-ie", 0.5)
-    nasty = replace(made, estimator=replace(made.estimator, name="a|b<img>\n# c"))
+NASTY = "a|b<img src=x>\n# c [d](e) `f`"
 
-    assert r"a\|b\<img\> # c" in report.leaderboard([nasty], {})
+
+def test_names_cannot_break_out_of_any_table() -> None:
+    made, known = everything(
+        {name: TASKS[name] for name in (*TWO, "hara2019-adult-mlp", "smooth-hara2019-adult-mlp")}, {"x": (0.5, 1.0)}, 2
+    )
+    text = page([renamed(one, NASTY) for one in made], known)
+    shown = report.escaped(NASTY)
+
+    assert shown == r"a\|b\<img src=x\> # c \[d\](e) \`f\`"
+    for heading in ("Headline", "Suite quick", "quick, by task: tau", "Twins"):
+        assert named_table(text, heading)[0]["estimator"] == shown, heading
+    assert "<img" not in text.replace("\\<img", "")
+    assert not re.search(r"^# c", text, re.M)
+
+
+def test_names_are_linked_to_their_sources_where_these_are_known() -> None:
+    text = page([scored("sgd-ie", 0.5), scored("mine", 0.4)], sources={"sgd-ie": "estimators/sgd_ie.py"})
+
+    assert [row["estimator"] for row in named_table(text, "Suite quick")] == ["[sgd-ie](estimators/sgd_ie.py)", "mine"]
 
 
 def test_no_results_is_an_error_that_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(LoobenchError, match="no results to report: run"):
-        report.leaderboard([], {})
+        board.board([], {})
     assert main(["report", "--results", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "leaderboard.md").exists()
 
 
-def test_report_check_finds_a_changed_board_and_a_changed_result() -> None:
-    at = results.save(scored("sgd-ie", 0.5, 0.6), Path("results"))
-    assert main(["report", "--check"]) == 1  # no board yet
-    assert main(["report"]) == 0
-    assert main(["report", "--check"]) == 0
-    board = Path("leaderboard.md").read_text()
+def test_each_suite_says_of_what_version_and_of_which_tasks_it_is() -> None:
+    made = [scored("sgd-ie", 0.5, task=task) for task in TWO]
+    [suite] = board.board(made, {}).suites
 
-    Path("leaderboard.md").write_text(board.replace("0.550", "0.990"))
-    assert main(["report", "--check"]) == 1
-    Path("leaderboard.md").write_text(board)
-    results.save(scored("grad-dot", 0.5, 0.6), Path("results"))
-    assert main(["report", "--check"]) == 1
-    at.write_text(at.read_text().replace("0.5", "0.9"))
-    assert main(["report"]) == 2
-    assert Path("leaderboard.md").read_text() == board
+    assert f"Protocol 1.1; 2 tasks, digest `{suite.digest[:12]}`; computed by loobench 0.0.0." in page(made)
 
 
-# ---- kinds of truth --------------------------------------------------------------------------------------------------
-def test_the_first_column_is_the_metric_that_ranks_the_question() -> None:
-    one = report.Scored({asked.primary: [0.25, 0.75] for asked in QUESTIONS.values()}, {}, {})
-    others = report.Scored({use: [9.0] for use in USES}, {}, {"cost": 9.0, "grad": 9.0, "hvp": 9.0})
-    firsts = {kind: columns[0] for kind, columns in report.COLUMNS.items()}
-
-    assert {*firsts} == {*QUESTIONS, "uses"}
-    assert {kind: (first.title, first.of(one)) for kind, first in firsts.items()} == {
-        "leave-one-out": ("tau", 0.75),
-        "subsets": ("LDS", 0.75),
-        "further-training": ("cos", 0.5),  # the mean over horizons
-        "uses": ("tau", 0.75),
-    }
-    assert all(np.isnan(first.of(others)) for first in firsts.values())
-
-
-def test_subsets_are_ranked_by_the_linear_datamodeling_score_and_not_by_tau() -> None:
-    good = answers("sgd-ie", SUBSETS, {"spearman": [0.1, 0.1, 0.8], "kendall": [0.1, 0.1, 0.2], "relative_rmse": CURVE})
-    bad = answers("loss", SUBSETS, {"spearman": [0.9, 0.9, 0.3], "kendall": [0.9, 0.9, 0.9]})
-    board = report.leaderboard([bad, good], {})
-    rows = named_table(board, "Suite subsets")
-
-    assert [(row["estimator"], row["LDS"], row["tau"], row["RMSE/sd"], row["cost"]) for row in rows] == [
-        ("sgd-ie", "0.800", "0.200", "0.500", "0.25"),
-        ("loss", "0.300", "0.900", "", "0.25"),
-    ]
-    assert "Truth: training on random subsets" in board
-    assert "linear datamodeling score" in board
-
-
-def test_further_training_is_ranked_by_the_mean_cosine_over_lengths_and_shows_the_first_and_the_last() -> None:
-    steady = answers("sgd-ie", FURTHER, {"cosine": [0.6, 0.6, 0.6, 0.6, 0.6], "spearman": [0.0, 0.0, 0.0, 0.0, 0.7]})
-    late = answers("loss", FURTHER, {"cosine": [0.1, 0.1, 0.1, 0.1, 0.9]})
-    undefined = answers("grad-dot", FURTHER, {"cosine": [None, 0.9, 0.9, 0.9, 0.9]})
-    rows = named_table(report.leaderboard([undefined, late, steady], {}), "Suite final-model")
-
-    assert [(row["estimator"], row["cos"], row["cos first"], row["cos last"], row["rho"]) for row in rows] == [
-        ("sgd-ie", "0.600", "0.600", "0.600", "0.700"),
-        ("loss", "0.260", "0.100", "0.900", ""),
-        ("grad-dot", "", "", "0.900", ""),
+def test_letters_name_the_groups() -> None:
+    assert [report.letters(number) for number in (1, 2, 26, 27, 52, 53, 702, 703)] == [
+        "A",
+        "B",
+        "Z",
+        "AA",
+        "AZ",
+        "BA",
+        "ZZ",
+        "AAA",
     ]
 
 
-def test_uses_show_their_scores_beside_tau() -> None:
-    scores = {"kendall": [0.5], **{name: [i / 100] for i, name in enumerate(USES)}}
-    row = named_table(report.leaderboard([answers("sgd-ie", USED, scores)], {}), "Suite cleansing")[0]
-    names = {
-        "AUROC": "mislabel_auroc",
-        "AP": "mislabel_average_precision",
-        "cleansed loss": "cleansed_loss",
-        "cleansed error": "cleansed_error",
-        "fresh loss": "fresh_loss",
-        "fresh error": "fresh_error",
-        "coreset loss": "coreset_loss",
-        "del random": "deletion_random_spearman",
-        "del clustered": "deletion_clustered_spearman",
-    }
+def test_a_table_for_a_terminal_has_the_score_its_part_of_the_ceiling_and_the_cost() -> None:
+    made, known = everything({name: TASKS[name] for name in TWO}, {"sgd-ie": (0.8, 0.5), "grad-dot": (0.4, 0.1)}, 3)
+    lines = report.brief(board.board(made, known).suites[0].overall).splitlines()
 
-    assert row["tau"] == "0.500"
-    assert {title: row[title] for title in names} == {title: f"{scores[name][0]:.3f}" for title, name in names.items()}
+    assert lines[0].split() == ["estimator", "tau", "of", "ceiling", "cost", "n"]
+    assert max(map(len, lines)) < 100
+    assert [line.split()[1] for line in lines[2:]] == ["sgd-ie", "grad-dot"]
 
 
-def test_a_column_without_any_figure_is_left_out_but_for_the_first() -> None:
-    rows = named_table(report.leaderboard([failed("sgd-ie", "crashed")], {}), "Suite quick")
+# ---- the headline ----------------------------------------------------------------------------------------------------
+CORE = {name: TASKS[name] for name in ("quick-digits-mlp-sgd", "quick-digits-mlp-adam", "hara2019-adult-mlp")}
 
-    assert [*rows[0]] == ["estimator", "tau", "tasks", "n", ""]
+
+def test_the_headline_has_the_best_five_of_each_core_suite_and_says_of_how_many_tasks_a_partial_score_is() -> None:
+    many = {f"e{i}": (0.9 - i / 10, 1.0) for i in range(7)}
+    made, known = everything(CORE, many, 2)
+    made = [
+        one
+        for one in made
+        if (one.name, one.estimator.name) not in (("quick-digits-mlp-adam", "e1"), ("hara2019-adult-mlp", "e6"))
+    ]
+    rows = {row["estimator"]: row for row in named_table(page(made, known), "Headline")}
+
+    assert [*rows] == ["e0", "e1", "e2", "e3", "e4", "e5"]  # e1 of hara2019, e5 of quick
+    assert rows["e1"]["quick"].endswith("(1/2)")
+    assert rows["e0"]["quick"].endswith("] A")
+    assert [*rows["e0"]] == ["estimator", "quick", "hara2019", "cost"]
+
+
+def test_with_one_core_suite_there_is_no_headline_and_a_page_that_quotes_it_stays_as_it_is() -> None:
+    made = board.board([scored("sgd-ie", 0.5)], {})
+    readme = f"before {report.OPENING} old {report.CLOSING} after"
+
+    assert "## Headline" not in report.leaderboard(made, {})
+    assert report.quoted(readme, made, {}) == readme
+
+
+def test_the_table_of_the_headline_takes_its_place_in_a_page_that_has_the_marks() -> None:
+    made = board.board(*everything(CORE, {"sgd-ie": (0.5, 1.0)}, 2))
+    once = report.quoted(f"before {report.OPENING} old {report.CLOSING} after", made, {})
+
+    assert once.startswith(f"before {report.OPENING}\n\n| estimator")
+    assert once.endswith(f"|\n\n{report.CLOSING} after")
+    assert "old" not in once
+    assert report.quoted(once, made, {}) == once
+    assert report.quoted("no marks", made, {}) == "no marks"
+
+
+# ---- kinds of truth and their limits ---------------------------------------------------------------------------------
+def test_a_kind_of_truth_says_what_it_is_and_how_its_columns_read() -> None:
+    made = [
+        scored("sgd-ie", 0.5),
+        answers("sgd-ie", SUBSETS, {"spearman": CURVE}),
+        answers("sgd-ie", FURTHER, {"cosine": [0.5] * 5}),
+    ]
+    text = page([*made, answers("sgd-ie", USED, {"kendall": [0.5]})])
+
+    for said in (
+        "Truth: training on random subsets",
+        "linear datamodeling score",
+        "Truth: the final model trained further",
+        "What effects are used for",
+    ):
+        assert said in text
+        assert said not in page([scored("sgd-ie", 0.5)])
 
 
 def test_a_suite_says_which_counterfactual_it_asks_where_it_is_the_other() -> None:
     usual, other = ("hara2019-adult-mlp", "renormalised-hara2019-adult-mlp")
     said = "a batch is divided by what is left of it"
 
-    assert said not in report.leaderboard([scored("sgd-ie", 0.5, task=usual)], {})
-    assert said in report.leaderboard([scored("sgd-ie", 0.5, task=other)], {})
+    assert said not in page([scored("sgd-ie", 0.5, task=usual)])
+    assert said in page([scored("sgd-ie", 0.5, task=other)])
 
 
-# ---- limits ----------------------------------------------------------------------------------------------------------
-def test_of_ceiling_is_the_mean_ratio_over_the_seeds_whose_ceiling_is_of_the_same_truth_and_above_zero() -> None:
-    taus = [{"kendall": [0.9, 0.9, tau]} for tau in (0.4, 0.6, 0.5, 0.5, 0.5)]
-    known = limits(TWO[0], *({"ceiling": [0.1, 0.1, top]} for top in (0.5, 0.8, -0.5, None, 0.1)))
-    known[TWO[0]].seeds["4"] = replace(known[TWO[0]].seeds["4"], truth="of another run")
-    row = named_table(report.leaderboard([answers("sgd-ie", TWO[0], *taus)], known), "Suite quick")[0]
-    width = stats.t.interval(0.95, 1, loc=0, scale=stats.sem([0.8, 0.75]))[1]
-
-    assert row["of ceiling"] == f"0.775 ± {width:.3f}"
-    assert row["n"] == "5"
-
-
-def test_of_ceiling_averages_the_tasks_that_have_one_within_a_seed_first() -> None:
-    made = [answers("sgd-ie", task, {"kendall": CURVE}, {"kendall": CURVE}) for task in TWO]
-    known = limits(TWO[0], {"ceiling": [1.0]}, {"ceiling": [1.0]}) | limits(TWO[1], {"ceiling": [0.5]})
-    row = named_table(report.leaderboard(made, known), "Suite quick")[0]
-
-    assert row["of ceiling"].startswith("0.625 ")  # mean of (0.5 + 1.0) / 2 and 0.5
-
-
-def test_without_limits_there_is_no_ceiling_and_no_line_on_limits() -> None:
-    board = report.leaderboard([answers("sgd-ie", TWO[0], {"kendall": CURVE})], {})
-
-    assert "ceiling" not in board
-    assert "Limits" not in board
-
-
-def test_of_ceiling_of_further_training_compares_the_longest_with_the_longest() -> None:
-    made = answers("sgd-ie", FURTHER, {"cosine": [0.1, 0.1, 0.1, 0.1, 0.4]})
-    known = limits(FURTHER, {"ceiling": [0.2, 0.2, 0.2, 0.2, 0.8]})
-
-    assert named_table(report.leaderboard([made], known), FURTHER)[0]["of ceiling"] == "0.500"
-
-
-def test_a_line_under_a_task_says_what_limits_it_as_the_mean_over_seeds_at_the_last_horizon() -> None:
-    made = answers("sgd-ie", TWO[0], {"kendall": CURVE}, {"kendall": CURVE}, {"kendall": CURVE})
+def test_tasks_stand_side_by_side_above_what_limits_their_truths() -> None:
     first = {"ceiling": [0.1, 0.9], "other_initial": [0.1, 0.4], "other_order": [0.5, None], "kink_pairs": [0.1, 0.25]}
     known = limits(TWO[0], first, {"ceiling": [0.1, 0.7], "noise": [0.0, 2e-13]}, {"ceiling": [0.0, 0.0]})
     known[TWO[0]].seeds["2"] = replace(known[TWO[0]].seeds["2"], truth="of another run")
-    board = report.leaderboard([made], known)
+    made = [answers("sgd-ie", TWO[0], *taus(0.3, 0.4, 0.5)), failed("sgd-ie", "crashed", TWO[1]), failed("loss", "unsupported")]
+    rows = named_table(page(made, known), "quick, by task: tau")
 
-    assert re.findall("^Limits: .*$", board, re.M) == [
-        "Limits: ceiling 0.800; tau with another start 0.400; kinks, share of pairs (sample, step) 0.2500; noise 2e-13."
+    assert [[*row.values()] for row in rows] == [
+        ["sgd-ie", "0.400", "crashed"],
+        ["(ceiling)", "0.800", ""],
+        ["(tau with another start)", "0.400", ""],
+        ["(kinks, share of pairs (sample, step))", "0.2500", ""],
+        ["(noise)", "2e-13", ""],
     ]
-    assert board.index("### " + TWO[0]) < board.index("Limits: ")
+    assert [*rows[0]] == ["estimator", "breast-cancer-mlp-sgd", "digits-mlp-sgd"]
 
 
-def test_the_line_of_a_mean_over_repeats_has_its_halves_and_the_subsets_without_a_class() -> None:
-    made = answers("sgd-ie", SUBSETS, {"spearman": CURVE})
-    known = limits(SUBSETS, {"split_half": [0.8], "ceiling": [0.94], "own": [0.6], "without_class": [3.0]})
+def test_without_limits_there_is_nothing_said_of_ceilings() -> None:
+    text = page([answers("sgd-ie", TWO[0], {"kendall": CURVE})])
 
-    assert re.findall("^Limits: (.*); (.*); (.*); (.*)$", report.leaderboard([made], known), re.M) == [
-        (
-            "ceiling 0.940",
-            "agreement of two halves 0.800",
-            "of one repeat with the others 0.600",
-            "subsets without a class 3.0.",
-        )
+    assert "ceiling" not in text.lower()
+    assert "**Limits.**" not in text
+
+
+def test_a_suite_of_many_tasks_has_a_table_of_them_for_each_data_set_and_model() -> None:
+    names = [task.name for task in SUITES["acc2025"].tasks]
+    made = [answers("sgd-ie", name, {"kendall": [i / 100] * 10}, {"kendall": [i / 100] * 10}) for i, name in enumerate(names)]
+    made += [failed("loss", "crashed", names[0]), failed("loss", "unsupported", names[1])]
+    known = limits(names[0], {"ceiling": [0.9], "noise": [1e-13]})
+    many = page(made, known)
+    rows = named_table(many, "acc2025, adult, logistic: tau")
+
+    assert [[*row.values()] for row in rows] == [
+        ["sgd-ie", "0.000", "0.010", "0.020"],
+        ["loss", "crashed", "", ""],
+        ["(ceiling)", "0.900", "", ""],
+        ["(noise)", "1e-13", "", ""],
     ]
-
-
-def test_uses_stand_between_the_true_effects_and_random_ones_over_the_tasks_that_have_them() -> None:
-    tasks = (USED, "cleansing-mnist-0")
-    made = [answers("sgd-ie", task, {"kendall": [0.5], "cleansed_loss": [-0.1]}) for task in tasks]
-    both: dict[str, dict[str, float | None]] = {
-        "random": {"cleansed_loss": 0.02, "mislabel_auroc": 0.5},
-        "oracle": {"cleansed_loss": -0.3, "mislabel_auroc": None},
-    }
-    known = limits(tasks[0], {}, **both) | limits(tasks[1], {}, random={"cleansed_loss": 0.04, "mislabel_auroc": 0.6})
-    board = report.leaderboard(made, known)
-    columns = ("estimator", "tau", "cleansed loss", "AUROC", "tasks")
-
-    assert [tuple(row[title] for title in columns) for row in named_table(board, "Suite cleansing")] == [
-        ("(oracle)", "", "-0.300", "", "1/2"),
-        ("sgd-ie", "0.500", "-0.100", "", "2/2"),
-        ("(random)", "", "0.030", "0.550", "2/2"),
-    ]
-    assert [row["estimator"] for row in named_table(board, tasks[1])] == ["sgd-ie", "(random)"]
-
-
-def test_what_was_said_of_another_truth_is_no_reference() -> None:
-    known = limits(USED, {}, random={"cleansed_loss": 0.02})
-    known[USED].seeds["0"] = replace(known[USED].seeds["0"], truth="of another run")
-
-    assert "| (random)" not in report.leaderboard([answers("sgd-ie", USED, {"kendall": [0.5]})], known)
+    assert [*rows[0]] == ["estimator", "clean", "feature", "label"]
+    assert len(re.findall("^### ", many, re.M)) == 6  # data sets times models
+    assert named_table(many, "Suite acc2025")[0]["tasks"] == "18/18"
 
 
 # ---- twins -----------------------------------------------------------------------------------------------------------
 ROUGH = ("hara2019-adult-mlp", "hara2019-mnist-mlp")
 
 
-def test_the_name_of_a_twin_is_that_of_a_task_with_kinks_behind_a_word() -> None:
-    assert {task.name.removeprefix(report.TWIN) for task in smooth_tasks()} <= {*TASKS}
-    assert all(task.name.startswith(report.TWIN) for task in smooth_tasks())
-
-
 def test_twins_stand_side_by_side_over_the_seeds_and_tasks_that_both_have() -> None:
-    taus: Callable[..., list[dict[str, Any]]] = lambda *values: [{"kendall": [0.0, 0.0, value]} for value in values]  # noqa: E731
-    crashed = replace(CELL, status="crashed", scores={}, truth="t1")
+    crashed = replace(CELL, status="crashed", scores={}, by_query=[], points=[], truth="t1")
     made = [
         answers("sgd-ie", ROUGH[0], *taus(0.4, 0.6, 0.0)),  # a third seed, which the twin lacks
         answers("sgd-ie", "smooth-" + ROUGH[0], *taus(0.8, 0.8)),
@@ -339,53 +260,79 @@ def test_twins_stand_side_by_side_over_the_seeds_and_tasks_that_both_have() -> N
     )
     known |= limits("smooth-" + ROUGH[0], {"ceiling": [1.0]}, {"ceiling": [0.2]})
     known |= limits(ROUGH[1], {"kink_pairs": [0.1]}, {"kink_pairs": [0.7]})
-    board = report.leaderboard(made, known)
+    text = page(made, known)
 
-    assert [[*row.values()] for row in named_table(board, "Twins")] == [
+    assert [[*row.values()] for row in named_table(text, "Twins")] == [
         ["sgd-ie", "0.600", "0.900", "0.700", "0.600", "2"],
         ["grad-dot", "0.900", "0.950", "0.800", "1.000", "1"],
     ]
-    assert [*named_table(board, "Twins")[0]][1:3] == ["tau, ReLU", "tau, twin"]
-    assert "crosses one in 20.00 % of pairs (left-out sample, step), mean over 2 ReLU tasks." in board
-    assert board.index("## Suite smooth") < board.index("### Twins")
+    assert [*named_table(text, "Twins")[0]][1:3] == ["tau, ReLU", "tau, twin"]
+    assert "crosses one in 20.00 % of pairs (left-out sample, step), mean over 2 ReLU tasks." in text
+    assert text.index("## Suite smooth") < text.index("### Twins")
 
 
 def test_without_a_pair_there_is_no_table_of_twins() -> None:
     alone = [answers("sgd-ie", "smooth-" + ROUGH[0], {"kendall": CURVE}), answers("loss", ROUGH[0], {"kendall": CURVE})]
     broken = [failed("sgd-ie", "crashed", ROUGH[0]), answers("sgd-ie", "smooth-" + ROUGH[0], {"kendall": CURVE})]
 
-    assert "Twins" not in report.leaderboard(alone, {})
-    assert "Twins" not in report.leaderboard(broken, {})
-
-
-# ---- suites of many tasks --------------------------------------------------------------------------------------------
-def test_a_suite_of_more_than_twelve_tasks_has_a_column_and_not_a_table_for_each() -> None:
-    names = [task.name for task in SUITES["acc2025"].tasks]
-    made = [answers("sgd-ie", name, {"kendall": [i / 100] * 10}, {"kendall": [i / 100] * 10}) for i, name in enumerate(names)]
-    made += [failed("loss", "crashed", names[0]), failed("loss", "unsupported", names[1])]
-    known = limits(names[0], {"ceiling": [0.9], "noise": [1e-13]})
-    few, many = (report.leaderboard([one for one in made if one.name in some], known) for some in (names[:12], names))
-    rows = named_table(many, "adult, logistic: tau")
-
-    assert f"### {names[0]}" in few
-    assert f"### {names[0]}" not in many
-    assert [[*row.values()] for row in rows] == [
-        ["sgd-ie", "0.000", "0.010", "0.020"],
-        ["loss", "crashed", "", ""],
-        ["(ceiling)", "0.900", "", ""],
-        ["(noise)", "1e-13", "", ""],
-    ]
-    assert [*rows[0]] == ["estimator", "clean", "feature", "label"]
-    assert len(re.findall("^### ", many, re.M)) == 6  # data sets times models
-
-
-def test_the_whole_table_still_leads_a_suite_of_many_tasks() -> None:
-    made = [answers("sgd-ie", task.name, {"kendall": CURVE}) for task in SUITES["adaptive"].tasks]
-
-    assert named_table(report.leaderboard(made, {}), "Suite adaptive")[0]["tasks"] == "48/48"
+    assert "Twins" not in page(alone)
+    assert "Twins" not in page(broken)
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
+def edited(at: Path, before: str, after: str) -> bytes:
+    """Change a file; returns what it was."""
+    was = at.read_bytes()
+    assert before.encode() in was
+    at.write_bytes(was.replace(before.encode(), after.encode()))
+    return was
+
+
+def test_report_check_finds_any_file_that_is_not_what_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
+    at = results.save(scored("sgd-ie", 0.5, 0.6), Path("results"))
+    assert main(["report", "--check"]) == 1  # no board yet
+    assert main(["report"]) == 0
+    assert main(["report", "--check"]) == 0
+
+    for name in ("leaderboard.md", "docs/index.html"):
+        was = edited(Path(name), "0.550", "0.990")
+        assert main(["report", "--check"]) == 1
+        assert f"error: {name} is not what results gives: run `loobench report`" in capsys.readouterr().err
+        Path(name).write_bytes(was)
+    other = results.save(scored("grad-dot", 0.5, 0.6), Path("results"))
+    assert main(["report", "--check"]) == 1
+    other.unlink()
+    assert main(["report", "--check"]) == 0
+    board_before = Path("leaderboard.md").read_bytes()
+    edited(at, "0.5", "0.9")
+    assert main(["report"]) == 2
+    assert Path("leaderboard.md").read_bytes() == board_before
+
+
+def test_pages_of_tasks_that_are_gone_are_found_and_removed() -> None:
+    gone = results.save(scored("sgd-ie", 0.5, task=TWO[1]), Path("results"))
+    results.save(scored("sgd-ie", 0.5), Path("results"))
+    assert main(["report"]) == 0
+    before = {*Path("docs").rglob("*.js")}
+    gone.unlink()
+
+    assert main(["report", "--check"]) == 1
+    assert main(["report"]) == 0
+    assert {*Path("docs").rglob("*.js")} < before
+    assert main(["report", "--check"]) == 0
+
+
+def test_the_readme_beside_the_board_gets_the_headline_and_is_checked() -> None:
+    for one in everything(CORE, {"sgd-ie": (0.5, 1.0)}, 2)[0]:
+        results.save(one, Path("results"))
+    Path("README.md").write_text(f"# x\n\n{report.OPENING}\n{report.CLOSING}\n")
+    assert main(["report"]) == 0
+    assert "| [sgd-ie](estimators/sgd_ie.py)" in Path("README.md").read_text()
+    assert main(["report", "--check"]) == 0
+    edited(Path("README.md"), "sgd-ie", "mine")
+    assert main(["report", "--check"]) == 1
+
+
 def test_report_check_finds_changed_limits() -> None:
     results.save(answers("sgd-ie", TWO[0], {"kendall": CURVE}), Path("results"))
     assert main(["report"]) == 0
@@ -394,6 +341,5 @@ def test_report_check_finds_changed_limits() -> None:
     assert main(["report", "--check"]) == 1
     assert main(["report"]) == 0
     assert main(["report", "--check"]) == 0
-    at = Path("results") / f"{TWO[0]}.json"
-    at.write_text(at.read_text().replace("0.5", "0.9"))
+    edited(Path("results") / f"{TWO[0]}.json", "0.5", "0.9")
     assert main(["report", "--check"]) == 2

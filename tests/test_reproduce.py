@@ -18,8 +18,7 @@ from benchmark.optimizers import Adam, Sgd
 from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.published import DECAYS, KOH_LIANG, METHODS, PUBLISHED, Published
 from benchmark.registry import registered
-from benchmark.report import half_width
-from benchmark.reproduce import Study, judge, ours, shape
+from benchmark.reproduce import Study, half_width, judge, ours, shape
 from benchmark.solvers import System
 from benchmark.tasks import Task, build
 from benchmark.train import leave_one_out, train

@@ -1,0 +1,459 @@
+"""The board as records, a pure function of result files and limits: what the tables, the page and the figures show."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+
+from benchmark import PROTOCOL, statistics
+from benchmark.errors import DamagedFile, LoobenchError, unknown
+from benchmark.files import json_digest
+from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, asked_of
+from benchmark.results import Bounds, Limits, Result
+from benchmark.statistics import Compared, Interval
+
+Curve = Sequence[float | None]  # H values
+Known = Mapping[str, Limits]  # by name of task and device
+
+CORE = ("quick", "hara2019", "acc2025", "adaptive", "final-model")  # suites of the headline, before the others
+USED = "uses"  # the kind of a task whose effects are used for something
+REFERENCES = ("oracle", "random")  # above and below the estimators
+EXACT = 1 - 1e-6  # a score above it is that of the truth itself
+TWIN = "smooth-"  # before the name of the task with kinks
+
+
+# ---- what columns there are ------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Scored:
+    """What is known of one seed of a task: scores and limits of its truth, name -> H values, and counts."""
+
+    scores: Mapping[str, Curve]
+    limits: Mapping[str, Curve]
+    counts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, its figure of one seed of a task, NaN where not defined, and how it is shown."""
+
+    title: str
+    of: Callable[[Scored], float]
+    digits: int = 3
+    gaps: bool = False  # the mean is over the tasks and seeds that have a figure; else all must have one
+
+
+def at(title: str, score: str, horizon: int = -1, *, gaps: bool = False) -> Column:
+    """A score at one horizon."""
+    return Column(title, lambda one: entry(one.scores, score, horizon), gaps=gaps)
+
+
+def over_horizons(title: str, score: str) -> Column:
+    """The mean of a score over horizons."""
+    return Column(title, lambda one: mean([number(value) for value in one.scores.get(score, [])]))
+
+
+def of_ceiling(score: str) -> Column:
+    """A score over its ceiling, at the last horizon; not defined where the ceiling is unknown or not above 0."""
+
+    def ratio(one: Scored) -> float:
+        ceiling = entry(one.limits, "ceiling")
+        return entry(one.scores, score) / ceiling if ceiling > 0 else np.nan
+
+    return Column("of ceiling", ratio, gaps=True)
+
+
+def counted(title: str) -> Column:
+    """A count, over that of the truth."""
+    return Column(title, lambda one: one.counts.get(title, np.nan), digits=2)
+
+
+COUNTED = (counted("cost"), counted("grad"), counted("hvp"), Column("MB", lambda one: one.counts.get("MB", np.nan), digits=0))
+COLUMNS = {  # by kind of truth; the first ranks the rows
+    LeaveOneOut.kind: (
+        at("tau", LeaveOneOut.primary),
+        of_ceiling(LeaveOneOut.primary),
+        at("rho", "spearman"),
+        at("RMSE/sd", "relative_rmse"),
+        at("J10", "jaccard_10"),
+        *COUNTED,
+    ),
+    Subsets.kind: (
+        at("LDS", Subsets.primary),
+        of_ceiling(Subsets.primary),
+        at("tau", "kendall"),
+        at("RMSE/sd", "relative_rmse"),
+        *COUNTED,
+    ),
+    FurtherTraining.kind: (
+        over_horizons("cos", FurtherTraining.primary),
+        of_ceiling(FurtherTraining.primary),
+        at("cos first", FurtherTraining.primary, 0),
+        at("cos last", FurtherTraining.primary),
+        at("rho", "spearman"),
+        *COUNTED,
+    ),
+    USED: (
+        at("tau", LeaveOneOut.primary),
+        of_ceiling(LeaveOneOut.primary),
+        at("AUROC", "mislabel_auroc", gaps=True),  # only where labels are wrong
+        at("AP", "mislabel_average_precision", gaps=True),
+        at("self AUROC", "self_auroc", gaps=True),
+        at("cleansed loss", "cleansed_loss"),
+        at("cleansed error", "cleansed_error"),
+        at("fresh loss", "fresh_loss"),
+        at("fresh error", "fresh_error"),
+        at("coreset loss", "coreset_loss"),
+        at("del random", "deletion_random_spearman"),
+        at("del clustered", "deletion_clustered_spearman"),
+        *COUNTED,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What limits a truth: its name in the files, what the board calls it, and its format."""
+
+    name: str
+    title: str
+    form: str = "{:.3f}"
+
+
+LIMITS = (
+    Limit("ceiling", "ceiling"),
+    Limit("linear_spearman", "its rho"),
+    Limit("linear_relative_rmse", "its RMSE/sd"),
+    Limit("split_half", "agreement of two halves"),
+    Limit("own", "of one repeat with the others"),
+    Limit("other_initial", "tau with another start"),
+    Limit("other_order", "tau with another order"),
+    Limit("kink_pairs", "kinks, share of pairs (sample, step)", "{:.4f}"),
+    Limit("kink_triples", "of triples", "{:.4f}"),
+    Limit("noise", "noise", "{:.0e}"),
+    Limit("without_class", "subsets without a class", "{:.1f}"),
+)
+
+
+# ---- the records -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What a table says of one estimator over its complete tasks, or of a reference such as "(oracle)"."""
+
+    name: str
+    score: Interval  # of the score that ranks
+    means: dict[str, float]  # title of the column -> mean over tasks of means over seeds, NaN where not defined
+    compared: Compared | None  # with the best; None where some task is not complete, and where the answer is the truth itself
+    front: bool  # no other row, nor the truth itself, is as accurate and as cheap, and better in one
+    done: int  # tasks with all seeds scored
+    tasks: int
+    results: tuple[Result, ...]  # by task; none of a reference
+
+    @property
+    def complete(self) -> bool:
+        """Whether an estimator has all seeds of all tasks scored."""
+        return bool(self.results) and self.done == self.tasks
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """The fewest and the most seeds of its complete tasks."""
+        counts = [len(result.cells) for result in self.results if finished(result)] or [0]
+        return min(counts), max(counts)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What is to be said beside the figures: interpretation, failures, solvers that fell short."""
+        cells = [cell for result in self.results for cell in result.cells.values()]
+        own = ("interpretation",) if self.results and self.results[0].estimator.interpretation else ()
+        short = ("not converged",) if any(cell.notes.get("unconverged") for cell in cells) else ()
+        exact = ("exact",) if self.results and self.score.mean > EXACT else ()
+        return (*exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *short)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the contents of its result files."""
+        return json_digest(sorted(json_digest(asdict(result)) for result in self.results))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows over one task, or over all tasks of a suite, the best first; incomplete rows last."""
+
+    name: str  # of the task or suite
+    columns: tuple[Column, ...]  # those with a figure; the first ranks the rows
+    rows: tuple[Row, ...]
+    results: tuple[Result, ...]
+
+    @property
+    def estimators(self) -> list[Row]:
+        """The rows of estimators, without references."""
+        return [row for row in self.rows if row.results]
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """A suite's tables: over all its tasks, and of each."""
+
+    name: str  # with precision, device and protocol where these are not the usual ones
+    protocol: str
+    kind: str
+    overall: Table
+    tasks: tuple[Table, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of its tasks' definitions."""
+        return json_digest(sorted({(result.name, result.task_digest) for result in self.overall.results}))
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """All suites, and what limits their truths."""
+
+    suites: tuple[Suite, ...]
+    limits: Known
+
+    def find(self, row: str) -> tuple[Table, Row]:
+        """The row called ``<suite or task>/<estimator>``. Raises LoobenchError where there is none."""
+        place, _, name = row.partition("/")
+        tables = {table.name: table for suite in self.suites for table in (*suite.tasks, suite.overall)}
+        if place not in tables:
+            raise LoobenchError(f"rows are called <suite or task>/<estimator>, as {self.example}; the board has no {place!r}")
+        rows = {found.name: found for found in tables[place].rows}
+        if name not in rows:
+            raise unknown(f"row of {place}", name, rows)
+        return tables[place], rows[name]
+
+    @property
+    def example(self) -> str:
+        """The name of its first row."""
+        first = self.suites[0].overall
+        return f"{first.name}/{first.rows[0].name}"
+
+
+# ---- from results to records -----------------------------------------------------------------------------------------
+def board(results: Sequence[Result], limits: Known) -> Board:
+    """The whole board. Raises LoobenchError without results, DamagedFile where rows of one table answer different tasks."""
+    if not results:
+        raise LoobenchError("no results to report: run `loobench run --suite quick` first, or name their folder by --results")
+    found = [suite(name, members, limits) for name, members in groups(results, suite_name)]
+    return Board(tuple(sorted(found, key=lambda one: CORE.index(one.name) if one.name in CORE else len(CORE))), limits)
+
+
+def suite(name: str, results: Sequence[Result], limits: Known) -> Suite:
+    """A suite's tables. Raises DamagedFile where rows of one table answer different tasks."""
+    refuse_mixed(results)
+    tasks = tuple(table(task, members, limits) for task, members in by_task(results))
+    return Suite(name, results[0].protocol, kind(results[0]), table(name, results, limits), tasks)
+
+
+def suite_name(result: Result) -> str:
+    """The suite of a result, with precision, device and protocol (major.minor) where they are not the usual ones."""
+    protocol = ".".join(result.protocol.split(".")[:2])
+    usual = ((result.task["dtype"], "float64"), (result.device, "cpu"), (f"protocol {protocol}", f"protocol {PROTOCOL}"))
+    variants = [name for name, expected in usual if name != expected]
+    return str(result.task["suite"]) + (f" ({', '.join(variants)})" if variants else "")
+
+
+def kind(result: Result) -> str:
+    """The kind of truth of a result, or that its effects are used for something."""
+    return USED if result.task.get("uses") else asked_of(result.task).kind
+
+
+def groups(results: Iterable[Result], key: Callable[[Result], str]) -> list[tuple[str, list[Result]]]:
+    """Results by `key`, in order of it."""
+    ordered = sorted(results, key=lambda result: (key(result), result.name, result.estimator.name))
+    return [(name, list(members)) for name, members in groupby(ordered, key)]
+
+
+def by_task(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
+    """Results by task and device."""
+    return groups(results, lambda result: result.name)
+
+
+def refuse_mixed(results: Iterable[Result]) -> None:
+    """Raise DamagedFile where results of one task were made for different definitions of it, or two are of one estimator."""
+    for task, members in by_task(results):
+        digests = {result.task_digest: result.estimator.name for result in members}
+        if len(digests) > 1:
+            made = ", ".join(f"{name} for {digest[:12]}" for digest, name in sorted(digests.items()))
+            raise DamagedFile(f"results of {task} answer different definitions of it ({made}): repeat `loobench run` for it")
+        names = [result.estimator.name for result in members]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise DamagedFile(f"{task} has two results of {', '.join(twice)}: move all but one away")
+
+
+def table(name: str, results: Sequence[Result], limits: Known) -> Table:
+    """One row for each estimator over the given results, and for what their uses are compared with.
+
+    Columns without a figure are left out, but for the first.
+    """
+    columns = COLUMNS[kind(results[0])]
+    above, below = ([*references(who, results, limits)] for who in REFERENCES)
+    rows = (*above, *ranked(results, limits), *below)
+    filled = [column for column in columns if any(not np.isnan(row.means[column.title]) for row in rows)]
+    return Table(name, tuple(filled) if columns[0] in filled else (columns[0], *filled), rows, tuple(results))
+
+
+def ranked(results: Sequence[Result], limits: Known) -> list[Row]:
+    """Estimators: those with all tasks by falling score, then the others, then by name."""
+    tasks = len(by_task(results))
+    members = groups(results, lambda result: result.estimator.name)
+    complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(finished, some))}
+    defined = {name: found for name, found in complete.items() if not has_gaps(found)}
+    estimated = {name: found for name, found in defined.items() if statistics.interval(found).mean <= EXACT}
+    compared = statistics.compare(estimated) if estimated else {}
+    rows = [row(name, some, tasks, limits, compared.get(name)) for name, some in members]
+    rows.sort(key=lambda row: (row.tasks - row.done, -np.nan_to_num(row.score.mean, nan=-np.inf)))
+    return on_front(rows)
+
+
+def row(name: str, results: Sequence[Result], tasks: int, limits: Known, compared: Compared | None) -> Row:
+    """One estimator's row, over its complete tasks."""
+    done = [result for result in results if finished(result)]
+    columns = COLUMNS[kind(results[0])]
+    found = means([[scored(result, seed, limits) for seed in result.cells] for result in done], columns)
+    ranking = rankings(done)
+    score = statistics.interval(ranking) if ranking and not has_gaps(ranking) else alone()
+    return Row(name, score, found, compared, False, len(done), tasks, tuple(results))
+
+
+def on_front(rows: Sequence[Row]) -> list[Row]:
+    """The rows, marked where no other complete one, nor the truth itself, is as accurate and as cheap, and better in one."""
+    accuracy = [row.score.mean if row.complete else np.nan for row in rows]
+    front = statistics.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
+    return [replace(row, front=on) for row, on in zip(rows, front[:-1], strict=True)]
+
+
+def finished(result: Result) -> bool:
+    """Whether a result has seeds and every one is scored."""
+    return bool(result.cells) and all(cell.status == "ok" for cell in result.cells.values())
+
+
+def rankings(results: Sequence[Result]) -> list[dict[str, statistics.Values]]:
+    """Of each task, seed -> (Q,) the score that ranks; one value, the mean, where those of the queries are not known."""
+    return [{seed: ranking(result, seed) for seed in result.cells} for result in results]
+
+
+def ranking(result: Result, seed: str) -> statistics.Values:
+    """The score that ranks, of each query of a seed; NaN where not defined."""
+    cell = result.cells[seed]
+    first = COLUMNS[kind(result)][0].of(Scored(cell.scores, {}, {}))
+    return np.array([number(value) for value in cell.by_query] or [first])
+
+
+def has_gaps(rankings: Sequence[Mapping[str, statistics.Values]]) -> bool:
+    """Whether the score that ranks is not defined for some query."""
+    return any(np.isnan(values).any() for task in rankings for values in task.values())
+
+
+def alone(mean: float = np.nan) -> Interval:
+    """A mean without an interval."""
+    return Interval(mean, np.nan, np.nan, 0)
+
+
+def references(name: str, results: Sequence[Result], limits: Known) -> list[Row]:
+    """The row of what uses are compared with, over the tasks that have it; none where no task has."""
+    seeds = [bounds(members, limits).values() for _, members in by_task(results)]
+    tasks = [[reference(one, name) for one in found if name in one.references] for found in seeds]
+    known = [found for found in tasks if found]
+    columns = COLUMNS[kind(results[0])]
+    found = means(known, columns)
+    score = alone(found[columns[0].title])
+    return [Row(f"({name})", score, found, None, False, len(known), len(tasks), ())] if known else []
+
+
+def reference(found: Bounds, name: str) -> Scored:
+    """Scores of a reference, which are of one horizon."""
+    return Scored({score: [value] for score, value in found.references[name].items()}, {}, {})
+
+
+def means(tasks: Sequence[Sequence[Scored]], columns: Sequence[Column]) -> dict[str, float]:
+    """For each column the mean over tasks of means over seeds; with gaps, over what is known."""
+    return {
+        column.title: nested([[column.of(one) for one in seeds] for seeds in tasks], gaps=column.gaps) for column in columns
+    }
+
+
+def nested(values: Sequence[Sequence[float]], *, gaps: bool) -> float:
+    """The mean of means; with gaps of what is known, else NaN where something is not."""
+    chosen = [some for task in values if (some := defined(task))] if gaps else values
+    return mean([mean(task) for task in chosen])
+
+
+def scored(result: Result, seed: str, limits: Known) -> Scored:
+    """One seed of a result, with the limits of the truth it was scored against."""
+    cell, found = result.cells[seed], bound(result, seed, limits)
+    counts = {
+        "cost": cell.relative_cost,
+        "grad": cell.gradients / cell.exact_gradients,
+        "hvp": cell.hessian_products / cell.exact_gradients,
+        "MB": np.nan if cell.memory is None else cell.memory / 1e6,
+    }
+    return Scored(cell.scores, found.values if found else {}, counts)
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------
+def bound(result: Result, seed: str, limits: Known) -> Bounds | None:
+    """The limits of the truth that a cell was scored against; None where those are unknown, or of another truth."""
+    found = limits[result.name].seeds.get(seed) if result.name in limits else None
+    return found if found and found.truth == result.cells[seed].truth else None
+
+
+def bounds(results: Sequence[Result], limits: Known) -> dict[str, Bounds]:
+    """The limits of the truths that results of one task were scored against, by seed."""
+    found = [(seed, bound(result, seed, limits)) for result in results for seed in result.cells]
+    return {seed: one for seed, one in found if one}
+
+
+def limited(limit: Limit, found: Iterable[Bounds]) -> str:
+    """A limit at the last horizon, the mean over seeds that have it; nothing where none has."""
+    values = last(limit.name, found)
+    return limit.form.format(mean(values)) if values else ""
+
+
+def last(name: str, found: Iterable[Bounds]) -> list[float]:
+    """What is known of a limit at the last horizon."""
+    return defined([entry(one.values, name) for one in found])
+
+
+# ---- curves and pairs ------------------------------------------------------------------------------------------------
+def curve(result: Result) -> list[tuple[int, float]]:
+    """The score that ranks at each horizon, the mean over seeds: (horizon, score) where it is defined."""
+    if not finished(result):
+        return []
+    name, horizons = asked_of(result.task).primary, result.task["horizons"]
+    known = [cell.scores.get(name) or [None] * len(horizons) for cell in result.cells.values()]
+    values = np.array([[number(value) for value in curve] for curve in known])
+    pairs = zip(horizons, values.mean(0), strict=True)
+    return [(int(horizon), float(value)) for horizon, value in pairs if not np.isnan(value)]
+
+
+def pairs(result: Result, limits: Known) -> Iterator[tuple[int, float, float]]:
+    """(seed, true, predicted) of the effects that are kept to be looked at, over the truth's standard deviation."""
+    for seed, cell in result.cells.items():
+        found = bound(result, seed, limits)
+        both = zip(found.points, cell.points, strict=True) if found and cell.points and found.points else ()
+        yield from ((int(seed), true, predicted) for true, predicted in both)
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+def number(value: float | None) -> float:
+    """NaN for None."""
+    return np.nan if value is None else value
+
+
+def entry(curves: Mapping[str, Curve], name: str, horizon: int = -1) -> float:
+    """A curve's value at one horizon; NaN where there is no such curve or no value."""
+    return number((curves.get(name) or [None])[horizon])
+
+
+def defined(values: Iterable[float]) -> list[float]:
+    """Those that are not NaN."""
+    return [value for value in values if not np.isnan(value)]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean, NaN of none."""
+    return float(np.mean(values)) if values else np.nan

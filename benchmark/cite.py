@@ -1,0 +1,199 @@
+"""How to cite the benchmark, or one row of its board."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from benchmark import __version__
+from benchmark.board import Row, Table
+from benchmark.errors import LoobenchError
+from benchmark.statistics import Interval
+
+NAME = "loobench"
+CITATION = Path(__file__).resolve().parents[1] / "CITATION.cff"
+PAGE = "docs/index.html"
+SPECIAL = str.maketrans(  # a brace counts for BibTeX even behind a backslash, so it must be a word
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\textbraceleft{}",
+        "}": r"\textbraceright{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        **{letter: f"\\{letter}" for letter in "%&$#_"},
+    }
+)
+
+
+@dataclass(frozen=True)
+class Software:
+    """What is cited: this benchmark."""
+
+    title: str
+    authors: tuple[str, ...]
+    version: str
+    year: str  # of its release; "" where not known
+
+
+@dataclass(frozen=True)
+class Cited:
+    """A row as a citation has it."""
+
+    title: str
+    made: str  # by which versions, for which protocol
+    score: str
+    digest: str
+    commits: str
+    address: str
+    paper: str
+
+
+# ---- the two forms ---------------------------------------------------------------------------------------------------
+def bibtex(table: Table | None = None, row: Row | None = None) -> str:
+    """A BibTeX entry of a row of a table, or of the whole benchmark: `bibtex(*board.find(name))`, `bibtex()`.
+
+    Raises LoobenchError where the row is a reference such as "(oracle)", which no estimator made.
+    """
+    about = software()
+    if table is None or row is None:
+        return entry(f"{NAME}-{about.version}", about, about.title, {"version": about.version})
+    found = cited(table, row)
+    fields = {"howpublished": f"{found.made}, {found.address}", "note": " ".join(sentences(found))}
+    return entry(f"{NAME}-{table.name}-{row.name}", about, found.title, fields)
+
+
+def text(table: Table | None = None, row: Row | None = None) -> str:
+    """The same in plain text, in one paragraph. Raises LoobenchError as `bibtex`."""
+    about = software()
+    who = ", ".join(about.authors) + (f" ({about.year})" if about.year else "")
+    if table is None or row is None:
+        return f"{who}. {about.title}. Version {about.version}."
+    found = cited(table, row)
+    return " ".join([f"{who}. {found.title}. {found.made}, {found.address}.", *sentences(found)])
+
+
+def entry(name: str, about: Software, title: str, fields: dict[str, str]) -> str:
+    """A BibTeX entry whose values are escaped; title and authors keep their letters as they are."""
+    authors = " and ".join(f"{{{escaped(author)}}}" for author in about.authors)
+    known = {"author": authors, "title": f"{{{escaped(title)}}}"} | ({"year": about.year} if about.year else {})
+    values = known | {field: escaped(value) for field, value in fields.items()}
+    lines = (f"  {field} = {{{value}}},\n" for field, value in values.items())
+    return f"@misc{{{key(name)},\n{''.join(lines)}}}"
+
+
+def key(name: str) -> str:
+    """A key that BibTeX and LaTeX take: a slash becomes a colon, any run of other letters a hyphen."""
+    return re.sub(r"[^A-Za-z0-9.:_-]+", "-", name.replace("/", ":")).strip("-")
+
+
+def escaped(words: str) -> str:
+    """Words in one line as LaTeX prints them, with braces in balance."""
+    return line(words).translate(SPECIAL)
+
+
+def line(words: str) -> str:
+    """Words in one line."""
+    return " ".join(words.split())
+
+
+# ---- a row -----------------------------------------------------------------------------------------------------------
+def cited(table: Table, row: Row) -> Cited:
+    """What a citation says of a row. Raises LoobenchError where it is a reference."""
+    if not row.results:
+        raise LoobenchError(f"{row.name} of {table.name} is a reference, not an estimator's row: cite the benchmark instead")
+    versions, commits = (provenance(row, name) for name in ("loobench", "commit"))
+    protocols = sorted({result.protocol for result in row.results})
+    return Cited(
+        line(f"{row.name} on {table.name}, a row of {NAME}"),
+        f"{NAME} {', '.join(versions)}, protocol {', '.join(protocols)}",
+        score(table, row),
+        row.digest,
+        ", ".join(commits),
+        f"{PAGE}#{quote(f'{table.name}/{row.name}')}",
+        line(row.results[0].estimator.paper),
+    )
+
+
+def sentences(found: Cited) -> list[str]:
+    """Score, digest, commits and the estimator's own paper."""
+    digest = f"Row digest {found.digest[:12]} ({found.digest})."
+    commits = f"Computed at commit {found.commits}."
+    return [found.score, digest, commits, *([f"The estimator is that of: {found.paper}."] if found.paper else [])]
+
+
+def provenance(row: Row, name: str) -> list[str]:
+    """The different values of a fact of where the cells come from."""
+    records = (record for result in row.results for record in result.provenance.values())
+    return sorted({str(record.get(name, "unknown")) for record in records})
+
+
+def score(table: Table, row: Row) -> str:
+    """The score that ranks with its interval, and over how much it is a mean."""
+    if np.isnan(row.score.mean):
+        return f"No score: {row.done} of {row.tasks} tasks are complete."
+    seeds = " to ".join(dict.fromkeys(map(str, row.seeds)))
+    over = f"{row.done} of {plural(row.tasks, 'task')}, {plural(seeds, 'seed')} each"
+    return f"{table.columns[0].title} {row.score.mean:.3f}, {ends(row.score)}; {over}."
+
+
+def plural(count: int | str, noun: str) -> str:
+    """A count of things."""
+    return f"{count} {noun}" + ("" if str(count) == "1" else "s")
+
+
+def ends(score: Interval) -> str:
+    """An interval in words."""
+    return "no interval" if np.isnan(score.low) else f"95 % interval {score.low:.3f} to {score.high:.3f}"
+
+
+# ---- the benchmark ---------------------------------------------------------------------------------------------------
+def software(at: Path = CITATION) -> Software:
+    """The benchmark as CITATION.cff has it; where that is absent, or another program's, as the installed package does."""
+    facts = read_citation(at)
+    if not facts.get("title", [""])[0].startswith(NAME):
+        return Software(package_title(), (f"The {NAME} authors",), __version__, "")
+    year = facts.get("date-released", [""])[0][:4]
+    return Software(facts["title"][0], tuple(facts["authors"]), facts["version"][0], year)
+
+
+def package_title() -> str:
+    """The name of the installed package and what it is."""
+    try:
+        return f"{NAME}: {metadata(NAME)['Summary']}"
+    except PackageNotFoundError:
+        return NAME
+
+
+def read_citation(at: Path) -> dict[str, list[str]]:
+    """The top-level scalars of a CITATION.cff and its authors' names; nothing where it cannot be read."""
+    try:
+        lines = at.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    facts = {name: [value] for name, value in scalars(line for line in lines if line[:1].isalpha())}
+    return {**facts, "authors": authors(lines)}
+
+
+def authors(lines: list[str]) -> list[str]:
+    """The names in the block `authors`: entities by `name`, persons by given and family names."""
+    start = lines.index("authors:") + 1 if "authors:" in lines else len(lines)
+    end = next((at for at, line in enumerate(lines) if at >= start and line[:1].isalpha()), len(lines))
+    people: list[dict[str, str]] = []
+    for words in lines[start:end]:
+        people += [{}] if words.lstrip().startswith("- ") else []
+        people[-1:] = [{**person, **dict(scalars([words.strip().removeprefix("- ")]))} for person in people[-1:]]
+    names = (person.get("name") or f"{person.get('given-names', '')} {person.get('family-names', '')}" for person in people)
+    return [line(name) for name in names]
+
+
+def scalars(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """`name: value` of each line that is one, without quotes."""
+    found = (re.fullmatch(r"([\w-]+): *(.+?) *", line) for line in lines)
+    return [(match[1], match[2].strip("\"'")) for match in found if match]

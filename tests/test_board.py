@@ -1,0 +1,593 @@
+"""The board is a function of results and limits: rows in order, how sure they are, what is missing, what limits truths."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic
+from test_results import CELL, result
+
+from benchmark import PROTOCOL, board, results, statistics
+from benchmark.board import Board, Row, Suite, Table
+from benchmark.errors import DamagedFile, LoobenchError
+from benchmark.protocols import smooth_tasks
+from benchmark.questions import QUESTIONS
+from benchmark.results import Bounds, Limits, Result
+from benchmark.suites import TASKS
+from benchmark.tasks import record_digest
+from benchmark.uses import USES
+
+TWO = ("quick-breast-cancer-mlp-sgd", "quick-digits-mlp-sgd")
+SUBSETS, FURTHER, USED = "subsets-adult-mlp-50", "final-model-adult-sgd", "cleansing-mnist-10"
+CURVE = [0.0, 0.0, 0.5]
+MADE = {"command": "loobench run", "loobench": "0.0.0"}
+LEADS = np.linspace(0.2, 0.3, 12)  # of one row over another, by seed
+
+
+def answers(name: str, task: str, *seeds: dict[str, Any]) -> Result:
+    """A result with the given scores by seed; seed k is scored against the truth `t<k>`, its queries are not known."""
+    made = renamed(replace(result("sgd-ie", task), cells={}), name)
+    for seed, scores in enumerate(seeds):
+        made = made.with_cell(seed, replace(CELL, scores=scores, by_query=[], points=[], truth=f"t{seed}"), MADE)
+    return made
+
+
+def renamed(made: Result, name: str) -> Result:
+    """The result of an estimator of any name."""
+    return replace(made, estimator=replace(made.estimator, name=name))
+
+
+def taus(*values: float | None) -> list[dict[str, Any]]:
+    """Scores whose tau at the last of three horizons is given."""
+    return [{"kendall": [0.0, 0.0, value]} for value in values]
+
+
+def scored(name: str, *values: float, task: str = TWO[0]) -> Result:
+    """A result with the given tau by seed."""
+    return answers(name, task, *taus(*values))
+
+
+def failed(name: str, status: str, task: str = TWO[0]) -> Result:
+    """A result whose only seed is a failure."""
+    return answers(name, task).with_cell(0, replace(CELL, status=status, scores={}, by_query=[], points=[]), MADE)
+
+
+def changed(made: Result, seed: int, **fields: Any) -> Result:
+    """The result with some fields of one seed's cell changed."""
+    return made.with_cell(seed, replace(made.cells[str(seed)], **fields), MADE)
+
+
+def costing(made: Result, cost: float) -> Result:
+    """The result with this relative cost in each seed."""
+    return replace(made, cells={seed: replace(cell, relative_cost=cost) for seed, cell in made.cells.items()})
+
+
+def of_protocol(made: Result, protocol: str) -> Result:
+    """The result as another protocol would have written it."""
+    return replace(made, protocol=protocol, task_digest=record_digest(made.task, protocol))
+
+
+def limits(task: str, *seeds: dict[str, Any], **references: dict[str, float | None]) -> dict[str, Limits]:
+    """Limits with the given values by seed, of the truths `t<k>`."""
+    made = results.no_limits(TASKS[task], "cpu")
+    for seed, values in enumerate(seeds):
+        made = made.with_seed(seed, Bounds(f"t{seed}", values, references, []))
+    return {task: made}
+
+
+def elsewhere(known: dict[str, Limits], task: str, seed: str) -> None:
+    """Let the limits of one seed be of another truth."""
+    known[task].seeds[seed] = replace(known[task].seeds[seed], truth="of another run")
+
+
+def only(made: Sequence[Result], known: dict[str, Limits] | None = None) -> Suite:
+    """The only suite of a board."""
+    [found] = board.board(made, known or {}).suites
+    return found
+
+
+def rows(made: Sequence[Result], known: dict[str, Limits] | None = None) -> dict[str, Row]:
+    """The rows of the only suite, by name, in order."""
+    return {row.name: row for row in only(made, known).overall.rows}
+
+
+def described(row: Row) -> list[Any]:
+    """All that a row says, NaN being equal to NaN."""
+    facts = (row.name, row.score, row.means, row.compared, row.front, row.done, row.tasks, row.seeds, row.marks, row.digest)
+    return [repr(fact) for fact in facts]
+
+
+def everything(made: Board) -> list[Any]:
+    """All that a board says."""
+    tables: list[tuple[Suite, Table]] = [(suite, table) for suite in made.suites for table in (suite.overall, *suite.tasks)]
+    return [
+        (suite.name, suite.protocol, suite.digest, table.name, [c.title for c in table.columns], [*map(described, table.rows)])
+        for suite, table in tables
+    ]
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(3))
+def test_the_board_depends_on_the_results_alone_and_not_on_their_order(seed: int) -> None:
+    tasks = {name: TASKS[name] for name in (*TWO, *sorted(TASKS)[:2])}
+    made, known = synthetic.everything(tasks, {"sgd-ie": (0.9, 2.0), "grad-dot": (0.8, 0.1), "loss": (0.1, 0.01)}, 3)
+    other = random.Random(seed).sample(made, len(made))
+
+    assert everything(board.board(other, known)) == everything(board.board(made, known))
+
+
+def test_rows_are_compared_task_by_task_whatever_the_order_of_their_results() -> None:
+    better = [scored("sgd-ie", *(base + LEADS), task=task) for task, base in zip(TWO, (0.1, 0.6), strict=True)]
+    worse = [scored("loss", *([base] * len(LEADS)), task=task) for task, base in zip(TWO, (0.1, 0.6), strict=True)]
+    compared = rows([*better, *worse[::-1]])["loss"].compared
+
+    assert compared
+    assert compared.difference == statistics.difference(board.rankings(better), board.rankings(worse))
+    assert compared.group == 2
+
+
+def test_rows_are_sorted_by_the_mean_over_seeds_and_carry_its_interval() -> None:
+    found = rows([scored("grad-dot", 0.1, 0.2), scored("sgd-ie", 0.5, 0.7), scored("loss", 0.4)])
+
+    assert [*found] == ["sgd-ie", "loss", "grad-dot"]
+    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.5]), "1": np.array([0.7])}])
+    assert found["sgd-ie"].score.mean == pytest.approx(0.6)
+    assert found["sgd-ie"].score.low < 0.5 < 0.7 < found["sgd-ie"].score.high
+    assert [row.seeds for row in found.values()] == [(2, 2), (1, 1), (2, 2)]
+
+
+def test_one_seed_has_no_interval() -> None:
+    score = rows([scored("sgd-ie", 0.4)])["sgd-ie"].score
+
+    assert score.mean == 0.4
+    assert np.isnan([score.low, score.high]).all()
+    assert score.seeds == 1
+
+
+def test_equal_rows_stand_in_the_order_of_names() -> None:
+    assert [*rows([scored("loss", 0.4), scored("grad-dot", 0.4), scored("sgd-ie", 0.4)])] == ["grad-dot", "loss", "sgd-ie"]
+
+
+def test_a_suite_row_averages_seeds_within_a_task_and_then_tasks() -> None:
+    first = answers("sgd-ie", TWO[0], *({"kendall": [*CURVE[:2], v], "spearman": [0, 0, v / 2]} for v in (0.2, 0.3, 0.4)))
+    second = answers("sgd-ie", TWO[1], {"kendall": [0, 0, 0.9], "spearman": [0, 0, 0.7]})
+    row = rows([costing(first, 1.0), costing(second, 2.0)])["sgd-ie"]
+
+    assert row.score.mean == pytest.approx(0.6)  # 0.475 over all four seeds
+    assert row.means["tau"] == pytest.approx(0.6)
+    assert row.means["rho"] == pytest.approx(0.425)
+    assert row.means["cost"] == pytest.approx(1.5)  # 1.25 over all four seeds
+    assert row.seeds == (1, 3)
+
+
+def test_the_score_is_the_mean_over_queries_where_they_are_known_and_their_mean_where_not() -> None:
+    queries = changed(changed(scored("sgd-ie", 0.5, 0.5), 0, by_query=[0.1, 0.3]), 1, by_query=[0.2, 0.6])
+    means = scored("loss", 0.5, 0.5)
+    mixed = changed(scored("grad-dot", 0.5, 0.7), 0, by_query=[0.1, 0.3])
+    found = rows([queries, means, mixed])
+
+    assert {name: row.score.mean for name, row in found.items()} == pytest.approx(
+        {"loss": 0.5, "grad-dot": (0.2 + 0.7) / 2, "sgd-ie": (0.2 + 0.4) / 2}
+    )
+    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.1, 0.3]), "1": np.array([0.2, 0.6])}])
+    assert found["sgd-ie"].score.high > statistics.interval([{"0": np.array([0.2]), "1": np.array([0.4])}]).mean
+
+
+def test_a_query_without_a_score_leaves_the_row_without_one() -> None:
+    gap = changed(scored("sgd-ie", 0.5, 0.5), 0, by_query=[0.1, None])
+    found = rows([gap, scored("loss", 0.1, 0.1)])
+
+    assert [*found] == ["loss", "sgd-ie"]
+    assert np.isnan(found["sgd-ie"].score.mean)
+    assert found["sgd-ie"].compared is None
+    assert found["sgd-ie"].complete
+
+
+def test_failures_and_missing_tasks_sort_below_and_have_no_group() -> None:
+    both = [scored("grad-dot", 0.1, task=task) for task in TWO]
+    half = [scored("sgd-ie", 0.9, task=TWO[0]), failed("sgd-ie", "unsupported", TWO[1])]
+    missing = [scored("tracin", 0.8, task=TWO[0])]
+    none = [failed("loss", "crashed", task) for task in TWO]
+    found = rows([*none, *missing, *half, *both])
+
+    assert [(row.name, row.done, row.tasks, row.complete, row.marks) for row in found.values()] == [
+        ("grad-dot", 2, 2, True, ()),
+        ("sgd-ie", 1, 2, False, ("unsupported",)),
+        ("tracin", 1, 2, False, ()),
+        ("loss", 0, 2, False, ("crashed",)),
+    ]
+    assert [row.score.mean for row in found.values()][:3] == [0.1, 0.9, 0.8]
+    assert np.isnan(found["loss"].score.mean)
+    assert [bool(row.compared) for row in found.values()] == [True, False, False, False]
+    assert [row.front for row in found.values()] == [True, False, False, False]
+
+
+def test_a_task_is_complete_where_every_seed_is_scored() -> None:
+    half = changed(scored("sgd-ie", 0.9, 0.9), 1, status="out-of-memory", scores={})
+    found = rows([half, scored("loss", 0.1, 0.1)])
+
+    assert [*found] == ["loss", "sgd-ie"]
+    assert (found["sgd-ie"].done, found["sgd-ie"].seeds, found["sgd-ie"].marks) == (0, (0, 0), ("out-of-memory",))
+
+
+def test_a_result_without_a_seed_is_a_row_without_a_score() -> None:
+    found = rows([scored("sgd-ie", 0.5), answers("loss", TWO[0])])
+
+    assert [*found] == ["sgd-ie", "loss"]
+    assert np.isnan(found["loss"].score.mean)
+
+
+def test_a_row_says_what_is_to_be_known_beside_its_figures() -> None:
+    plain = scored("sgd-ie", 0.5, 0.5)
+    reading = replace(plain, estimator=replace(plain.estimator, interpretation=True))
+    short = changed(plain, 1, notes={"unconverged": 0.1})
+
+    assert rows([plain])["sgd-ie"].marks == ()
+    assert rows([reading])["sgd-ie"].marks == ("interpretation",)
+    assert rows([short])["sgd-ie"].marks == ("not converged",)
+    assert rows([changed(short, 1, notes={"unconverged": 0.0})])["sgd-ie"].marks == ()
+
+
+# ---- the truth itself, ties, and cost --------------------------------------------------------------------------------
+def test_rows_told_apart_are_in_groups_and_behind_the_best_by_their_paired_difference() -> None:
+    best = scored("sgd-ie", *(0.6 + LEADS))
+    close = scored("tracin", *(0.6 + LEADS[::-1] - 0.001))
+    far = scored("loss", *([0.5] * len(LEADS)))
+    found = rows([far, close, best])
+    compared = {name: row.compared for name, row in found.items() if row.compared}
+
+    assert {name: one.group for name, one in compared.items()} == {"sgd-ie": 1, "tracin": 1, "loss": 2}
+    assert compared["sgd-ie"].difference.mean == 0
+    assert compared["loss"].difference.mean == pytest.approx(0.1 + LEADS.mean())
+    assert compared["loss"].difference.low > 0
+
+
+def test_what_is_the_truth_itself_is_marked_stands_first_and_is_not_what_others_are_behind() -> None:
+    exact, almost = scored("exact", *([1 - 1e-7] * 12)), scored("almost", *([1 - 1e-5] * 12))
+    found = rows([scored("sgd-ie", *(0.6 + LEADS)), almost, exact])
+    compared = found["sgd-ie"].compared
+
+    assert [*found] == ["exact", "almost", "sgd-ie"]
+    assert (found["exact"].marks, found["almost"].marks) == (("exact",), ())
+    assert found["exact"].compared is None
+    assert found["exact"].complete
+    assert found["almost"].compared
+    assert found["almost"].compared.group == 1
+    assert compared
+    assert compared.difference.mean == pytest.approx(1 - 1e-5 - (0.6 + LEADS).mean())
+
+
+def test_a_board_of_the_truth_alone_has_no_groups() -> None:
+    assert rows([scored("exact", 1.0, 1.0)])["exact"].compared is None
+
+
+def test_what_is_exact_on_the_tasks_it_has_is_marked_and_still_sorts_below() -> None:
+    found = rows([scored("exact", 1.0), scored("sgd-ie", 0.5), scored("sgd-ie", 0.5, task=TWO[1])])
+
+    assert [(name, row.marks) for name, row in found.items()] == [("sgd-ie", ()), ("exact", ("exact",))]
+
+
+def test_the_front_is_what_nothing_is_as_accurate_and_as_cheap_as_exact_retraining_included() -> None:
+    made = [
+        costing(scored("dear", 0.99), 1.5),  # retraining is better and cheaper
+        costing(scored("good", 0.9), 0.9),
+        costing(scored("worse", 0.8), 0.95),
+        costing(scored("cheap", 0.1), 0.01),
+        costing(scored("equal", 0.1), 0.01),
+        costing(scored("cheapest", 0.9, task=TWO[1]), 0.001),  # lacks no task of its own, but of the suite
+    ]
+    whole = [*made[:-1], *(replace_task(one, TWO[1]) for one in made[:-1])]
+    found = rows([*whole, made[-1]])
+
+    assert {name for name, row in found.items() if row.front} == {"good", "cheap", "equal"}
+
+
+def replace_task(made: Result, task: str) -> Result:
+    """The same cells on another task."""
+    return replace(made, task=TASKS[task].record(), task_digest=TASKS[task].digest())
+
+
+def test_exact_retraining_counts_as_a_row_of_score_1_and_cost_1() -> None:
+    assert rows([costing(scored("exact", 1.0), 1.0)])["exact"].front  # as good as retraining, not worse
+    assert rows([costing(scored("exact", 1.0), 0.99)])["exact"].front
+    assert not rows([costing(scored("exact", 1.0), 1.01)])["exact"].front
+    assert not rows([costing(scored("exact", 0.9), 1.0)])["exact"].front
+
+
+# ---- suites and what is refused --------------------------------------------------------------------------------------
+def test_precisions_and_devices_do_not_share_a_table() -> None:
+    usual = scored("sgd-ie", 0.5)
+    single = replace(usual, task={**usual.task, "dtype": "float32", "name": TWO[0] + "-float32"}, device="cuda")
+    found = board.board([single, usual], {})
+
+    assert [(suite.name, [table.name for table in suite.tasks]) for suite in found.suites] == [
+        ("quick", [TWO[0]]),
+        ("quick (float32, cuda)", [f"{TWO[0]}-float32-cuda"]),
+    ]
+
+
+def test_results_of_another_protocol_stand_in_a_table_of_their_own_with_the_protocol_in_its_name() -> None:
+    old = of_protocol(scored("sgd-ie", 0.5, task=TWO[1]), "0.9.3")
+    patched = of_protocol(scored("loss", 0.5, task=TWO[0]), f"{PROTOCOL}.7")  # major and minor are the same
+    found = board.board([old, patched, scored("sgd-ie", 0.5, task="quick-digits-mlp-adam")], {})
+
+    assert [(suite.name, suite.protocol.split(".")[:2], [*suite.overall.rows[0].results]) for suite in found.suites] == [
+        ("quick", PROTOCOL.split("."), [suite_result(found, 0)]),
+        ("quick (protocol 0.9)", ["0", "9"], [old]),
+    ]
+    assert len(found.suites[0].tasks) == 2
+
+
+def suite_result(made: Board, suite: int) -> Result:
+    """The first result of the first row."""
+    return made.suites[suite].overall.rows[0].results[0]
+
+
+def test_one_task_may_have_results_of_two_protocols_which_do_not_share_a_table() -> None:
+    old, new = of_protocol(scored("sgd-ie", 0.5), "0.9"), scored("loss", 0.1)
+    found = board.board([old, new], {})
+
+    assert [(suite.name, [row.name for row in suite.overall.rows]) for suite in found.suites] == [
+        ("quick", ["loss"]),
+        ("quick (protocol 0.9)", ["sgd-ie"]),
+    ]
+
+
+def test_results_for_two_definitions_of_a_task_are_refused() -> None:
+    other = replace(scored("loss", 0.1), task_digest="0" * 64)
+
+    with pytest.raises(DamagedFile, match=rf"results of {TWO[0]} answer different definitions of it \(loss for 000000000000, "):
+        board.board([scored("sgd-ie", 0.5), other], {})
+
+
+def test_two_results_of_one_estimator_for_one_task_are_refused() -> None:
+    with pytest.raises(DamagedFile, match=f"{TWO[0]} has two results of sgd-ie: move all but one away"):
+        board.board([scored("sgd-ie", 0.5), scored("loss", 0.5), scored("sgd-ie", 0.6)], {})
+    assert board.board([scored("sgd-ie", 0.5), scored("sgd-ie", 0.6, task=TWO[1])], {})
+
+
+def test_no_results_is_an_error_that_says_what_to_run() -> None:
+    with pytest.raises(LoobenchError, match="no results to report: run `loobench run --suite quick` first"):
+        board.board([], {})
+
+
+def test_the_digest_of_a_row_changes_with_any_of_its_results_and_not_with_those_of_others() -> None:
+    mine, second, theirs = scored("sgd-ie", 0.5, 0.6), scored("sgd-ie", 0.7, task=TWO[1]), scored("loss", 0.1)
+    digest = rows([mine, second, theirs])["sgd-ie"].digest
+
+    assert rows([mine, second, scored("loss", 0.2)])["sgd-ie"].digest == digest
+    assert rows([changed(mine, 1, seconds=0.6), second, theirs])["sgd-ie"].digest != digest
+    assert rows([mine, changed(second, 0, estimate="other"), theirs])["sgd-ie"].digest != digest
+    assert rows([mine, theirs])["sgd-ie"].digest != digest
+
+
+def test_the_digest_of_a_suite_changes_with_a_definition_of_its_tasks_and_not_with_figures() -> None:
+    one, two = scored("sgd-ie", 0.5), scored("sgd-ie", 0.5, task=TWO[1])
+    other = {**two.task, "batch_size": 1}
+    redefined = replace(two, task=other, task_digest=record_digest(other, two.protocol))
+    digest = only([one, two]).digest
+
+    assert only([scored("sgd-ie", 0.6), two, scored("loss", 0.1)]).digest == digest
+    assert only([one, redefined]).digest != digest
+    assert only([one]).digest != digest
+
+
+def test_a_row_is_found_by_suite_or_task_and_estimator() -> None:
+    made = board.board([scored("sgd-ie", 0.5), scored("captum/tracin", 0.4), scored("sgd-ie", 0.7, task=TWO[1])], {})
+    suite = made.suites[0]
+
+    assert made.find("quick/sgd-ie") == (suite.overall, suite.overall.rows[0])
+    table, row = made.find(f"{TWO[1]}/sgd-ie")
+    assert (table.name, row.score.mean) == (TWO[1], 0.7)
+    assert made.find("quick/captum/tracin")[1].name == "captum/tracin"  # of another library
+    assert made.find(made.example)[1] is suite.overall.rows[0]
+
+
+@pytest.mark.parametrize("name", ["", "sgd-ie", "slow/sgd-ie", "/sgd-ie"])
+def test_an_unknown_place_is_an_error_with_an_example_of_a_row(name: str) -> None:
+    with pytest.raises(
+        LoobenchError, match=r"rows are called <suite or task>/<estimator>, as quick/sgd-ie; the board has no '"
+    ):
+        board.board([scored("sgd-ie", 0.5)], {}).find(name)
+
+
+@pytest.mark.parametrize("name", ["quick", "quick/", "quick/sgd-i", f"{TWO[0]}/nobody"])
+def test_an_unknown_row_is_an_error_that_names_the_place_and_the_rows_there(name: str) -> None:
+    place = name.partition("/")[0]
+
+    with pytest.raises(LoobenchError, match=f"row of {place}.*sgd-ie"):
+        board.board([scored("sgd-ie", 0.5)], {}).find(name)
+
+
+# ---- kinds of truth --------------------------------------------------------------------------------------------------
+def test_the_first_column_is_the_metric_that_ranks_the_question() -> None:
+    one = board.Scored({asked.primary: [0.25, 0.75] for asked in QUESTIONS.values()}, {}, {})
+    others = board.Scored({use: [9.0] for use in USES}, {}, {"cost": 9.0, "grad": 9.0, "hvp": 9.0, "MB": 9.0})
+    firsts = {kind: columns[0] for kind, columns in board.COLUMNS.items()}
+
+    assert {*firsts} == {*QUESTIONS, "uses"}
+    assert {kind: (first.title, first.of(one)) for kind, first in firsts.items()} == {
+        "leave-one-out": ("tau", 0.75),
+        "subsets": ("LDS", 0.75),
+        "further-training": ("cos", 0.5),  # the mean over horizons
+        "uses": ("tau", 0.75),
+    }
+    assert all(np.isnan(first.of(others)) for first in firsts.values())
+
+
+def test_subsets_are_ranked_by_the_linear_datamodeling_score_and_not_by_tau() -> None:
+    good = answers("sgd-ie", SUBSETS, {"spearman": [0.1, 0.1, 0.8], "kendall": [0.1, 0.1, 0.2], "relative_rmse": CURVE})
+    bad = answers("loss", SUBSETS, {"spearman": [0.9, 0.9, 0.3], "kendall": [0.9, 0.9, 0.9]})
+    found = rows([bad, good])
+
+    assert [*found] == ["sgd-ie", "loss"]
+    assert [row.score.mean for row in found.values()] == [0.8, 0.3]
+    assert [row.means["tau"] for row in found.values()] == [0.2, 0.9]
+    assert found["sgd-ie"].means["RMSE/sd"] == 0.5
+    assert np.isnan(found["loss"].means["RMSE/sd"])
+
+
+def test_further_training_is_ranked_by_the_mean_cosine_over_lengths() -> None:
+    steady = answers("sgd-ie", FURTHER, {"cosine": [0.6, 0.6, 0.6, 0.6, 0.6], "spearman": [0.0, 0.0, 0.0, 0.0, 0.7]})
+    late = answers("loss", FURTHER, {"cosine": [0.1, 0.1, 0.1, 0.1, 0.9]})
+    undefined = answers("grad-dot", FURTHER, {"cosine": [None, 0.9, 0.9, 0.9, 0.9]})
+    found = rows([undefined, late, steady])
+    shown = [[row.score.mean, *(row.means[title] for title in ("cos first", "cos last", "rho"))] for row in found.values()]
+
+    assert [*found] == ["sgd-ie", "loss", "grad-dot"]
+    np.testing.assert_allclose(
+        shown, [[0.6, 0.6, 0.6, 0.7], [0.26, 0.1, 0.9, np.nan], [np.nan, np.nan, 0.9, np.nan]], rtol=1e-12
+    )
+
+
+def test_uses_show_their_scores_beside_tau() -> None:
+    scores = {"kendall": [0.5], **{name: [i / 100] for i, name in enumerate(USES)}}
+    found = only([answers("sgd-ie", USED, scores)])
+    names = {
+        "AUROC": "mislabel_auroc",
+        "AP": "mislabel_average_precision",
+        "cleansed loss": "cleansed_loss",
+        "cleansed error": "cleansed_error",
+        "fresh loss": "fresh_loss",
+        "fresh error": "fresh_error",
+        "coreset loss": "coreset_loss",
+        "del random": "deletion_random_spearman",
+        "del clustered": "deletion_clustered_spearman",
+    }
+    means = found.overall.rows[0].means
+
+    assert found.kind == board.USED
+    assert means["tau"] == 0.5
+    assert {title: means[title] for title in names} == {title: scores[name][0] for title, name in names.items()}
+    assert {*names} < {column.title for column in found.overall.columns}
+
+
+def test_a_column_without_any_figure_is_left_out_but_for_the_first() -> None:
+    assert [column.title for column in only([failed("sgd-ie", "crashed")]).overall.columns] == ["tau"]
+    assert "MB" in [column.title for column in only([scored("sgd-ie", 0.5)]).overall.columns]
+    assert "J10" not in [column.title for column in only([scored("sgd-ie", 0.5)]).overall.columns]
+
+
+def test_counts_are_over_those_of_the_truth_and_memory_is_in_megabytes_where_all_seeds_have_it() -> None:
+    made = changed(scored("sgd-ie", 0.5, 0.5), 1, memory=3 * 10**6, gradients=30, hessian_products=50)
+    made = changed(made, 0, memory=10**6)
+    means = rows([made])["sgd-ie"].means
+
+    assert {title: means[title] for title in ("cost", "grad", "hvp", "MB")} == pytest.approx(
+        {"cost": 0.25, "grad": 0.2, "hvp": 0.25, "MB": 2.0}
+    )
+    assert np.isnan(rows([changed(made, 1, memory=None)])["sgd-ie"].means["MB"])
+
+
+# ---- limits ----------------------------------------------------------------------------------------------------------
+def test_of_ceiling_is_the_mean_ratio_over_the_seeds_whose_ceiling_is_of_the_same_truth_and_above_zero() -> None:
+    made = scored("sgd-ie", 0.4, 0.6, 0.5, 0.5, 0.5)
+    known = limits(TWO[0], *({"ceiling": [0.1, 0.1, top]} for top in (0.5, 0.8, -0.5, None, 0.1)))
+    elsewhere(known, TWO[0], "4")
+    row = rows([made], known)["sgd-ie"]
+
+    assert row.means["of ceiling"] == pytest.approx((0.8 + 0.75) / 2)
+    assert row.seeds == (5, 5)
+
+
+def test_of_ceiling_averages_the_seeds_of_a_task_that_have_one_and_then_the_tasks() -> None:
+    made = [scored("sgd-ie", 0.5, 0.5, task=task) for task in (*TWO, "quick-digits-mlp-adam")]
+    known = limits(TWO[0], {"ceiling": [1.0]}, {"ceiling": [1.0]}) | limits(TWO[1], {"ceiling": [0.5]})
+
+    assert rows(made, known)["sgd-ie"].means["of ceiling"] == pytest.approx(0.75)  # of 0.5 and 1.0; the third task has none
+
+
+def test_without_limits_nothing_is_over_a_ceiling() -> None:
+    assert np.isnan(rows([scored("sgd-ie", 0.5)])["sgd-ie"].means["of ceiling"])
+
+
+def test_of_ceiling_of_further_training_compares_the_longest_with_the_longest() -> None:
+    made = answers("sgd-ie", FURTHER, {"cosine": [0.1, 0.1, 0.1, 0.1, 0.4]})
+    known = limits(FURTHER, {"ceiling": [0.2, 0.2, 0.2, 0.2, 0.8]})
+
+    assert only([made], known).tasks[0].rows[0].means["of ceiling"] == 0.5
+
+
+def test_uses_stand_between_the_true_effects_and_random_ones_over_the_tasks_that_have_them() -> None:
+    tasks = (USED, "cleansing-mnist-0")
+    made = [answers("sgd-ie", task, {"kendall": [0.5], "cleansed_loss": [-0.1]}) for task in tasks]
+    both: dict[str, dict[str, float | None]] = {
+        "random": {"cleansed_loss": 0.02, "mislabel_auroc": 0.5},
+        "oracle": {"cleansed_loss": -0.3, "mislabel_auroc": None},
+    }
+    known = limits(tasks[0], {}, **both) | limits(tasks[1], {}, random={"cleansed_loss": 0.04, "mislabel_auroc": 0.6})
+    suite = only(made, known)
+    shown = [(row.means["cleansed loss"], row.means["AUROC"]) for row in suite.overall.rows]
+
+    assert [(row.name, row.done, row.tasks) for row in suite.overall.rows] == [
+        ("(oracle)", 1, 2),
+        ("sgd-ie", 2, 2),
+        ("(random)", 2, 2),
+    ]
+    np.testing.assert_allclose(shown, [(-0.3, np.nan), (-0.1, np.nan), (0.03, 0.55)])
+    assert [[row.name for row in table.rows] for table in suite.tasks] == [
+        ["sgd-ie", "(random)"],
+        ["(oracle)", "sgd-ie", "(random)"],
+    ]
+    assert [row.name for row in suite.overall.estimators] == ["sgd-ie"]
+
+
+def test_a_reference_has_no_group_is_on_no_front_and_is_not_what_others_are_behind() -> None:
+    known = limits(USED, {}, random={"kendall": 0.0}, oracle={"kendall": 1.0})
+    found = rows([answers("sgd-ie", USED, {"kendall": [0.5]})], known)
+
+    assert [(name, bool(row.compared), row.front, row.complete, row.marks) for name, row in found.items()] == [
+        ("(oracle)", False, False, False, ()),
+        ("sgd-ie", True, True, True, ()),
+        ("(random)", False, False, False, ()),
+    ]
+    assert found["(oracle)"].score.mean == 1.0
+
+
+def test_what_was_said_of_another_truth_is_no_reference() -> None:
+    known = limits(USED, {}, random={"cleansed_loss": 0.02})
+    elsewhere(known, USED, "0")
+
+    assert [*rows([answers("sgd-ie", USED, {"kendall": [0.5]})], known)] == ["sgd-ie"]
+
+
+def test_the_name_of_a_twin_is_that_of_a_task_with_kinks_behind_a_word() -> None:
+    assert {task.name.removeprefix(board.TWIN) for task in smooth_tasks()} <= {*TASKS}
+    assert all(task.name.startswith(board.TWIN) for task in smooth_tasks())
+
+
+# ---- curves and pairs ------------------------------------------------------------------------------------------------
+def test_a_curve_is_the_score_that_ranks_at_each_horizon_where_all_seeds_have_it() -> None:
+    made = answers("sgd-ie", TWO[0], {"kendall": [0.1, 0.2, 0.3]}, {"kendall": [0.3, None, 0.5]})
+
+    assert board.curve(made) == [(1, pytest.approx(0.2)), (10, pytest.approx(0.4))]
+
+
+def test_the_curve_of_subsets_is_that_of_the_linear_datamodeling_score() -> None:
+    made = answers("sgd-ie", SUBSETS, {"spearman": [0.1, 0.2, 0.3], "kendall": [0.9, 0.9, 0.9]})
+
+    assert board.curve(made) == [(1, 0.1), (5, 0.2), (10, 0.3)]
+
+
+def test_what_is_not_scored_in_all_its_seeds_has_no_curve() -> None:
+    half = changed(scored("sgd-ie", 0.5, 0.5), 1, status="crashed", scores={})
+
+    assert board.curve(half) == board.curve(failed("sgd-ie", "crashed")) == board.curve(answers("sgd-ie", TWO[0])) == []
+    assert board.curve(answers("sgd-ie", TWO[0], {"spearman": CURVE})) == []
+
+
+def test_pairs_are_true_and_predicted_effects_of_the_seeds_whose_truth_is_that_of_the_limits() -> None:
+    made = scored("sgd-ie", 0.5, 0.5, 0.5, 0.5)
+    for seed in range(3):
+        made = changed(made, seed, points=[seed + 0.25, seed + 0.5])
+    known = limits(TWO[0], {}, {}, {}, {})
+    for seed, found in known[TWO[0]].seeds.items():
+        known[TWO[0]].seeds[seed] = replace(found, points=[-1.0, 2.0])
+    elsewhere(known, TWO[0], "1")
+
+    assert [*board.pairs(made, known)] == [(0, -1.0, 0.25), (0, 2.0, 0.5), (2, -1.0, 2.25), (2, 2.0, 2.5)]
+    assert [*board.pairs(made, {})] == []
+    assert [*board.pairs(made, limits(TWO[0], {}))] == []  # without points of the truth
