@@ -6,7 +6,7 @@ READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: help run test test-peers lint report clean
+.PHONY: help run test test-peers lint report figures clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +28,11 @@ lint: $(READY)  ## lint, formatting and types
 
 report: $(READY)  ## write the leaderboard from the results that are there
 	$(BIN)/loobench report --results $(RESULTS) --board $(BOARD)
+
+figures: $(READY)  ## draw the committed figures from the results that are there
+	$(BIN)/loobench plot --results $(RESULTS) --suite hara2019 --kind cost --kind heatmap --kind ranks
+	$(BIN)/loobench plot --results $(RESULTS) --task final-model-adult-adam --kind horizons
+	$(BIN)/loobench plot --results $(RESULTS) --task quick-digits-mlp-sgd --kind pairs
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv $(PEERS) *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -134,7 +134,7 @@ def task_file(name: str) -> str:
 def slug(name: str) -> str:
     """A name as a file may have it: itself, or what is safe of it with its digest."""
     safe = re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip(".-")[:80]
-    return safe if safe == name else f"{safe}-{json_digest(name)[:12]}"
+    return safe if safe == name != "" else f"{safe}-{json_digest(name)[:12]}"
 
 
 def task_script(table: Table, limits: Known, place: Place) -> bytes:

@@ -74,7 +74,8 @@ its 95 % interval by hierarchical bootstrap over seeds, then queries; tasks are 
 
 **Groups.** Rows of one letter are a tie: none is told from the best of them by both a Wilcoxon signed-rank test over seeds and
 tasks (Holm's correction, .05) and the paired difference. *behind*: that difference, the best row minus this one. Rows that lack
-a task have no letter and stand below; what is the truth itself (*exact*) has none either.
+a task have no letter and stand below (a method for SGD lacks the tasks of Adam: the scores by task, and the tables of single
+tasks on the page, compare it where it answers); what is the truth itself (*exact*) has no letter either.
 
 **Cost.** cost: wall time over that of exact leave-one-out on the same machine and thread; grad, hvp: counted per-sample
 gradients and Hessian products over the gradients of exact leave-one-out; MB: most memory at once beyond what was there before,

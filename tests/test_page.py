@@ -1,371 +1,482 @@
-"""docs/index.html in a real browser: it opens from disk, sorts, filters, opens rows, cites, and says what the board says."""
+"""The page shows the board's own figures, opens from disk in a browser, and is usable there."""
 
-import json
+import io
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import synthetic
+from PIL import Image
 
 from benchmark import board, page, report
-from benchmark.board import Board, Row, Table
-from benchmark.errors import LoobenchError
-from benchmark.files import write
-from benchmark.results import Limits, Result
+from benchmark.board import Board, Row, Suite, Table
 from benchmark.suites import TASKS
 
-CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
 )
-QUICK = {name: TASKS[name] for name in ("quick-breast-cancer-mlp-sgd", "quick-digits-mlp-sgd")}
-ADULT = {"hara2019-adult-mlp": TASKS["hara2019-adult-mlp"]}
-NASTY = '<img src=x onerror="window.broken=1">\n</script> \'"`'
-QUALITIES = {"sgd-ie": (0.9, 0.5), "grad-dot": (0.4, 0.02), "dear": (0.6, 3.0), NASTY: (0.2, 0.01), "if-cg": (0.7, 0.2)}
+TWO = ("quick-breast-cancer-mlp-sgd", "quick-digits-mlp-sgd")
+FURTHER = "final-model-adult-sgd"
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+WORSE = "</script><script>document.title='broken'</script>\n\"'&${1}\\"
+ODD = "odd </script> <b>task</b>"
+QUALITIES = {"sgd-ie": (0.9, 0.5), "acc-sgd-ie": (0.95, 5.0), "grad-dot": (0.6, 0.05), "kronfluence/kfac": (0.5, 2.0)}
+SEEDS = 3
 
 
+# ---- what is shown ---------------------------------------------------------------------------------------------------
 def cited(table: Table, row: Row) -> str:
-    """A citation in several lines, with all that a page shares between rows."""
-    note = f"Row digest {row.digest[:12]} ({row.digest}). Made."
-    return f"@misc{{{row.name},\n  title = {{{row.name} on {table.name}}},\n  note = {{{note}}},\n}}"
+    return f"@misc{{row,\n  title = {{{row.name} on {table.name}}},\n  note = {{digest {row.digest[:12]}}}\n}}\n"
 
 
-def small() -> tuple[list[Result], dict[str, Limits]]:
-    """Two suites with whole rows, one that failed, one that is not supported, and one whose name is hostile."""
-    made, known = synthetic.everything(QUICK | ADULT, QUALITIES, 3)
-    first, second = QUICK.values()
-    made += [synthetic.result(first, "half", 2, 0.5), synthetic.failed(second, "half", "crashed", "boom <b>&")]
-    return [*made, synthetic.failed(first, "none", "unsupported")], known
+def rendered(made: Board) -> dict[str, bytes]:
+    return page.render(made, cite=cited, sources={"sgd-ie": "baselines/sgd_ie.py"})
 
 
-def written(made: Board, folder: Path) -> Path:
-    """The page of a board in a folder."""
-    for name, content in {
-        **page.render(made, cite=cited, sources={"sgd-ie": "estimators/sgd_ie.py"}),
-        page.LIBRARY: library(),
-    }.items():
-        write(folder / name, content)
-    return folder / "index.html"
+def small() -> Board:
+    """A suite of two tasks, one row of which lacks a task; a suite of another kind; and one of odd names."""
+    made, limits = synthetic.everything({name: TASKS[name] for name in (*TWO, FURTHER)}, QUALITIES, SEEDS)
+    made += [synthetic.result(TASKS[TWO[0]], "loss", SEEDS, 0.3), synthetic.failed(TASKS[TWO[1]], "loss", "crashed", HOSTILE)]
+    odd = replace(TASKS[TWO[0]], name=ODD, suite="odd")
+    made += [synthetic.result(odd, name, SEEDS, 0.5) for name in (HOSTILE, WORSE)]
+    return board.board(made, {**limits, ODD: synthetic.limits(odd, SEEDS)})
 
 
-def library() -> bytes:
-    pytest.importorskip("vl_convert", reason="needs vl-convert-python")
-    return page.library()
+def large(estimators: int, tasks: int, seeds: int) -> Board:
+    """A board of one suite; its tasks have the figures of three, because these take longer to make than to show."""
+    qualities = {f"estimator-{at:02d}": (0.98 - 0.018 * at, 10 ** (1.5 - 0.07 * at)) for at in range(estimators)}
+    made = board.board(*synthetic.everything({name: TASKS[name] for name in list(TASKS)[:3]}, qualities, seeds))
+    suite = made.suites[0]
+    named = tuple(replace(suite.tasks[at % len(suite.tasks)], name=f"many-task-{at:02d}") for at in range(tasks))
+    return Board((replace(suite, tasks=named),), made.limits)
 
 
-@pytest.fixture(scope="module")
-def small_board() -> Board:
-    return board.board(*small())
+def tables(made: Board) -> list[tuple[Suite, Table]]:
+    return [(suite, table) for suite in made.suites for table in (suite.overall, *suite.tasks)]
 
 
-@pytest.fixture(scope="module")
-def address(small_board: Board, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return written(small_board, tmp_path_factory.mktemp("docs")).as_uri()
+def test_the_same_board_gives_the_same_bytes_and_no_file_is_too_large() -> None:
+    files = rendered(small())
+
+    assert files == rendered(small())
+    assert {"index.html", page.suite_file("quick"), page.task_file(TWO[0])} <= {*files}
+    assert all(len(content) < page.LIMIT for content in files.values())
 
 
+def test_file_names_are_safe_and_differ_where_names_do() -> None:
+    names = ["quick", "Quick", "quick (float32, cuda)", "../../up", "a/b", "a-b", "", "." * 300, HOSTILE]
+    slugs = [page.slug(name) for name in names]
+
+    assert slugs[0] == "quick"
+    assert len({*slugs}) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9-][a-z0-9.-]{,110}", slug) for slug in slugs)
+
+
+def test_no_name_ends_a_script_and_what_is_not_a_number_is_null() -> None:
+    said = page.dump({"a": [float("nan"), (float("inf"),)], WORSE: "\u2028<!--"})
+
+    assert said.startswith('{"a":[null,[null]],')
+    assert "<" not in said
+    assert said.isascii()
+
+
+def test_a_task_too_large_with_its_pairs_goes_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = small().suites[1].tasks[0]
+    place, limits = page.Place(cited, {}), {table.name: synthetic.limits(TASKS[table.name], SEEDS)}
+    whole = page.task_script(table, limits, place)
+    monkeypatch.setattr(page, "LIMIT", len(whole))
+
+    assert re.search(rb'"pairs":\[\[', whole)
+    assert not re.search(rb'"pairs":\[\[', page.task_script(table, limits, place))
+
+
+# ---- the browser -----------------------------------------------------------------------------------------------------
+@dataclass
 class Browser:
-    """Chromium without a window."""
+    """A browser and the page it shows."""
 
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
+    driver: Any
+    root: str
 
-    def open(self, address: str, *, scheme: str = "light", width: int = 1300, height: int = 900) -> None:
-        """Open an address in a fresh page and wait for its table."""
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-        sizes = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
-        self.driver.get("about:blank")
-        self.driver.get_log("browser")
-        self.driver.get(address)
-        self.until("return document.querySelectorAll('#board tbody tr').length > 0")
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(f"return {script}", *arguments)
 
-    def run(self, script: str, *arguments: Any) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def until(self, script: str, seconds: float = 20.0) -> Any:
-        """What a script returns once that is true."""
+    def until(self, script: str, *arguments: Any, seconds: float = 20) -> None:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if found := self.run(script):
-                return found
-            time.sleep(0.05)
-        raise AssertionError(f"not within {seconds} s: {script}; the console says {self.said()}")
+        while not self.js(script, *arguments):
+            assert time.monotonic() < end, f"not within {seconds} s: {script}"
+            time.sleep(0.03)
 
-    def said(self) -> list[str]:
-        """What the console said, warnings of the charting library aside."""
-        return [line["message"] for line in self.driver.get_log("browser") if line["level"] == "SEVERE"]
+    def open(self, address: str = "", root: str = "", *, drawn: bool = False) -> None:
+        """The page anew at an address, in light colours and a window of 1280 x 900."""
+        self.screen(1280, 900)
+        self.driver.get("about:blank")
+        self.driver.get((root or self.root) + address)
+        self.until("performance.getEntriesByName('table').length > 0")
+        if drawn:
+            self.until("document.documentElement.dataset.drawn")
+
+    def screen(self, width: int, height: int, *, dark: bool = False) -> None:
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 700}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
 
     def press(self, *keys: str) -> None:
-        from selenium.webdriver.common.action_chains import ActionChains
+        self.driver.switch_to.active_element.send_keys(*keys)
 
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def paste(self) -> None:
-        """Control and v."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        ActionChains(self.driver).key_down("\ue009").send_keys("v").key_up("\ue009").perform()
+    def click(self, selector: str) -> None:
+        self.driver.find_element("css selector", selector).click()
 
     def names(self) -> list[str]:
-        """The estimators of the table, in the order shown."""
-        found: list[str] = self.run("return [...document.querySelectorAll('#board tbody tr')].map((row) => row.dataset.name)")
+        found: list[str] = self.js("[...document.querySelectorAll('#board tbody th')].map((cell) => cell.textContent)")
         return found
 
     def cells(self) -> list[list[str]]:
-        """The texts of the table's cells."""
-        script = (
-            "return [...document.querySelectorAll('#board tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+        found: list[list[str]] = self.js(
+            "[...document.querySelectorAll('#board tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
         )
-        found: list[list[str]] = self.run(script)
         return found
 
-    def sort(self, title: str) -> None:
-        """Press the heading of a column."""
-        script = "[...document.querySelectorAll('#board th button')].find((one) => one.textContent === arguments[0]).click()"
-        self.run(script, title)
+    def opened(self, name: str) -> None:
+        self.until(
+            "document.getElementById('row').open && document.getElementById('row-name').textContent === arguments[0]", name
+        )
 
-    def filter(self, box: str, value: Any) -> None:
-        """Set a text or a box of the controls, and say so as browsers do."""
-        field = "value" if isinstance(value, str) else "checked"
-        say = "for (const kind of ['input', 'change']) one.dispatchEvent(new Event(kind, {bubbles: true}))"
-        self.run(f"const one = document.getElementById(arguments[0]); one.{field} = arguments[1]; {say}", box, value)
+    def complaints(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+def written(files: dict[str, bytes], folder: Path) -> str:
+    """The address of a page, written into a folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return (folder / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    if not (Path(CHROMIUM).exists() and Path(DRIVER).exists()):
-        pytest.skip("needs a browser: apt-get install chromium chromium-driver")
-    from selenium.webdriver.chrome.service import Service
+def library() -> dict[str, bytes]:
+    pytest.importorskip("vl_convert", reason="needs vl-convert-python for the charting library")
+    return {page.LIBRARY: page.library()}
 
-    options, profile = webdriver.ChromeOptions(), tempfile.mkdtemp()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+
+@pytest.fixture(scope="module")
+def shown() -> Board:
+    return small()
+
+
+@pytest.fixture(scope="module")
+def browser(shown: Board, library: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield Browser(driver)
+    root = written({**rendered(shown), **library}, tmp_path_factory.mktemp("repository") / "docs")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield Browser(driver, root)
     driver.quit()
-    shutil.rmtree(profile, ignore_errors=True)
 
 
-OPENED = "return document.getElementById('row').open && document.getElementById('row').dataset.name"
+def test_it_opens_from_disk_without_a_complaint_and_loads_nothing_from_elsewhere(browser: Browser) -> None:
+    for address in ("", f"#{FURTHER}", f"#{TWO[0]}/sgd-ie"):
+        browser.open(address, drawn=True)
+        loaded = browser.js("performance.getEntriesByType('resource').map((one) => one.name)")
+        linked = browser.js("[...document.querySelectorAll('[src], link[href]')].map((one) => one.src || one.href)")
+
+        assert browser.complaints() == []
+        assert all(name.startswith(("file:", "data:")) for name in [*loaded, *linked])
+        assert any(name.endswith("vega.js") for name in linked)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
-def test_the_same_board_gives_the_same_bytes_and_each_file_is_below_a_megabyte(small_board: Board) -> None:
-    once, again = (
-        page.render(made, cite=cited, sources={}) for made in (small_board, board.board(small()[0][::-1], small()[1]))
-    )
+def test_figures_of_every_row_are_those_of_the_leaderboard(browser: Browser, shown: Board) -> None:
+    browser.open()
+    for suite, table in tables(shown):
+        browser.js("void (location.hash = '#' + encodeURIComponent(arguments[0]))", table.name)
+        browser.until("document.getElementById('task').value === arguments[0]", table.name)
+        expected = [report.line(row, table.columns, str) for row in table.rows]
+        found = browser.cells()
 
-    assert once == again
-    assert all(len(content) < page.LIMIT for content in (*once.values(), library()))
-
-
-def test_a_changed_result_changes_the_page() -> None:
-    made, known = small()
-    other = replace(made[0], cells={**made[0].cells, "0": replace(made[0].cells["0"], relative_cost=9.0)})
-    pages = [page.render(board.board([one, *made[1:]], known), cite=cited, sources={}) for one in (made[0], other)]
-
-    changed = {name for name in pages[0] if pages[0][name] != pages[1][name]}
-    assert changed == {"index.html", f"data/suites/{made[0].task['suite']}.js", f"data/tasks/{made[0].name}.js"}
-
-
-def test_no_name_ends_a_script(small_board: Board) -> None:
-    for name, content in page.render(small_board, cite=cited, sources={}).items():
-        scripts = content.decode().lower().count("</script")
-        assert scripts == (3 if name == "index.html" else 0), name
+        assert [row[:3] for row in found] == [row[:3] for row in expected]
+        assert [row[3].replace("best", "") for row in found] == [row[3] for row in expected]
+        assert [row[4:-4] for row in found] == [row[4:-3] for row in expected]  # other columns
+        assert [row[-3] for row in found] == [row[-3] for row in expected]  # tasks done
+        assert [row[-2] for row in found] == [row[-2] for row in expected]  # seeds
+        marks = [", ".join([*["Pareto"] * (row[-4] == "front"), *filter(None, [row[-1]])]) for row in found]
+        assert marks == [row[-1] for row in expected]
+        assert [row.name for row in table.rows] == browser.names()
+        assert browser.js("document.querySelector('#suites [aria-current]').textContent") == suite.name
 
 
-def test_without_the_charting_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
-
-    with pytest.raises(LoobenchError, match="pip install vl-convert-python"):
-        page.library()
-
-
-# ---- in the browser --------------------------------------------------------------------------------------------------
-def test_it_opens_from_disk_without_errors_and_loads_nothing_from_elsewhere(browser: Browser, address: str) -> None:
-    browser.open(address)
-    browser.until("return document.querySelectorAll('#charts svg, #charts canvas').length >= 2")
-    sources = browser.run("return performance.getEntriesByType('resource').map((one) => one.name)")
-
-    assert browser.said() == []
-    assert all(source.startswith(("file:", "data:", "blob:")) for source in sources)
-
-
-@pytest.mark.parametrize("suite", ["quick", "hara2019"])
-def test_its_numbers_are_those_of_the_leaderboard(suite: str, browser: Browser, address: str, small_board: Board) -> None:
-    browser.open(f"{address}#{suite}")
-    [found] = [one for one in small_board.suites if one.name == suite]
-    titles, *shown = browser.cells()
-    lines = [report.line(row, found.overall.columns, str) for row in found.overall.rows]
-
-    assert titles[:3] == ["group", "estimator", found.overall.columns[0].title]
-    assert len(shown) == len(lines)
-    for cells, line in zip(shown, lines, strict=True):
-        ours = [cell.replace("best", "").strip() for cell in cells[: len(line) - 3]]
-        assert [" ".join(cell.split()) for cell in ours] == [" ".join(cell.split()) for cell in line[:-3]]
-        assert cells[-3:-1] == line[-3:-1]  # tasks, seeds
-        assert [mark for mark in re.split("Pareto|, ", line[-1]) if mark] == list(found.overall.rows[shown.index(cells)].marks)
-        assert ("front" in cells[-4]) == ("Pareto" in line[-1])
-
-
-def test_a_heading_sorts_by_its_numbers_and_again_the_other_way(browser: Browser, address: str, small_board: Board) -> None:
-    browser.open(f"{address}#quick")
-    [suite] = [one for one in small_board.suites if one.name == "quick"]
-    costs = {row.name: row.means["cost"] for row in suite.overall.rows if not np.isnan(row.means["cost"])}
-    browser.sort("cost")
-
-    assert [name for name in browser.names() if name in costs] == sorted(costs, key=lambda name: costs[name])
-    assert browser.names()[-1] == "none"  # what has no figure stays last
-    assert browser.run("return document.querySelector('#board th[aria-sort]').textContent") == "cost"
-    browser.press("\ue007")  # Enter, on the heading that has the focus
-    assert [name for name in browser.names() if name in costs] == sorted(costs, key=lambda name: -costs[name])
-    assert browser.run("return document.querySelector('#board th[aria-sort]').getAttribute('aria-sort')") == "descending"
-
-
-def test_rows_are_filtered_by_text_by_being_complete_and_by_the_front(
-    browser: Browser, address: str, small_board: Board
+@pytest.mark.parametrize(("column", "of"), [("cost", lambda row: row.means["cost"]), ("tau", lambda row: -row.score.mean)])
+def test_a_heading_sorts_by_number_by_click_and_by_key_and_says_so(
+    browser: Browser, shown: Board, column: str, of: Any
 ) -> None:
-    browser.open(f"{address}#quick")
-    [suite] = [one for one in small_board.suites if one.name == "quick"]
-    browser.filter("text", "crashed")
-    assert browser.names() == ["half"]
-    browser.filter("text", "nothing like it")
-    assert "No row passes" in browser.run("return document.querySelector('#board tbody').textContent")
-    browser.filter("text", "")
-    browser.filter("complete", True)
-    assert browser.names() == [row.name for row in suite.overall.rows if row.complete]
-    browser.filter("front", True)
-    assert browser.names() == [row.name for row in suite.overall.rows if row.front]
-    assert (
-        browser.run("return document.getElementById('count').textContent")
-        == f"{len(browser.names())} of {len(suite.overall.rows)} rows"
+    rows = shown.find("quick/sgd-ie")[0].rows
+    expected = [row.name for row in sorted(rows, key=of)]
+    heading = f"[...document.querySelectorAll('#board thead th')].find((cell) => cell.textContent === '{column}')"
+    browser.open()
+    browser.js(f"void {heading}.querySelector('button').click()")
+    first = browser.js(f"{heading}.ariaSort")
+
+    assert browser.names() == expected
+    assert browser.js(f"document.activeElement === {heading}.querySelector('button')")
+    browser.press("\ue007")  # Enter
+    assert browser.names() == expected[::-1]
+    assert {first, browser.js(f"{heading}.ariaSort")} == {"ascending", "descending"}
+    assert browser.js("document.querySelectorAll('#board [aria-sort]').length") == 1
+
+
+def test_filters_leave_the_rows_that_pass_and_say_how_many(browser: Browser) -> None:
+    browser.open()
+    assert "loss" in browser.names()
+    browser.click("#complete")
+    assert "loss" not in browser.names()
+    browser.click("#front")
+    assert browser.names() == ["sgd-ie", "grad-dot"]  # the others cost more than retraining, or are worse and dearer
+    browser.driver.find_element("id", "text").send_keys("GRAD")
+    assert browser.names() == ["grad-dot"]
+    assert browser.js("document.getElementById('count').textContent") == "1 of 5 rows"
+    browser.press("zzz")
+    assert browser.names() == []
+    assert "No row passes" in browser.js("document.getElementById('board').textContent")
+
+
+def test_a_task_is_chosen_from_the_list(browser: Browser) -> None:
+    browser.open()
+    browser.click(f"#task option[value='{TWO[1]}']")
+    browser.until("document.getElementById('heading').textContent === arguments[0]", TWO[1])
+
+    assert browser.js("location.hash") == f"#{TWO[1]}"
+
+
+@pytest.mark.parametrize("way", ["click", "key", "address"])
+def test_a_row_opens_by_click_key_and_address_and_gives_the_focus_back(browser: Browser, shown: Board, way: str) -> None:
+    table, row = shown.find(f"{TWO[0]}/kronfluence/kfac")
+    browser.open(f"#{TWO[0]}/kronfluence/kfac" if way == "address" else f"#{TWO[0]}")
+    if way == "click":
+        browser.click("#board tr[data-name='kronfluence/kfac'] td:nth-child(3)")
+    if way == "key":
+        browser.js("void document.querySelector(\"#board tr[data-name='kronfluence/kfac'] a\").focus()")
+        browser.press("\ue007")  # Enter
+    browser.opened("kronfluence/kfac")
+    text = browser.js("document.getElementById('row').textContent")
+
+    assert browser.js("decodeURIComponent(location.hash)") == f"#{TWO[0]}/kronfluence/kfac"
+    assert browser.js("document.getElementById('row').contains(document.activeElement)")
+    assert report.interval(row.score) in text
+    assert all(digest in text for digest in (row.digest, row.results[0].task_digest[:16], "damping", "a processor", "0" * 40))
+    assert f"../results/{TWO[0]}/kronfluence--kfac.json" in browser.js(
+        "[...document.querySelectorAll('#row a')].map((link) => link.getAttribute('href'))"
     )
-
-
-def test_a_row_opens_by_click_by_keyboard_and_by_its_address_and_gives_the_focus_back(browser: Browser, address: str) -> None:
-    browser.open(f"{address}#quick")
-    browser.run("document.querySelector('#board tr[data-name=\"dear\"] a').click()")
-    assert browser.until(OPENED) == "dear"
-    assert browser.run("return location.hash") == "#quick/dear"
     browser.press("\ue00c")  # Escape
-    browser.until("return !document.getElementById('row').open")
-    assert browser.until("return document.activeElement.textContent") == "dear"
-    browser.press("\ue007")
-    assert browser.until(OPENED) == "dear"
-
-    browser.open(f"{address}#hara2019-adult-mlp/sgd-ie")
-    assert browser.until(OPENED) == "sgd-ie"
-    said = browser.run("return document.getElementById('row').textContent")
-    for expected in ("damping", "loobench run", "0" * 40, "results file", "tau"):
-        assert expected in said
-    links = browser.run("return [...document.querySelectorAll('#row a')].map((one) => one.getAttribute('href'))")
-    assert {"../estimators/sgd_ie.py", "../results/hara2019-adult-mlp/sgd-ie.json"} <= {*links}
-    assert browser.said() == []
+    browser.until("!document.getElementById('row').open")
+    assert browser.js("document.activeElement.textContent") == "kronfluence/kfac"
+    assert browser.js("decodeURIComponent(location.hash)") == f"#{table.name}"
 
 
-def test_a_failure_says_its_reason(browser: Browser, address: str) -> None:
-    browser.open(f"{address}#quick/half")
-    browser.until(OPENED)
+def test_a_suite_row_says_what_failed_and_links_its_tasks_and_the_source(browser: Browser) -> None:
+    browser.open("#quick/loss")
+    browser.opened("loss")
 
-    assert "boom <b>&" in browser.run("return document.getElementById('row').textContent")
-
-
-@pytest.mark.parametrize("place", ["quick", "hara2019-adult-mlp"])
-def test_a_button_copies_the_citation(place: str, browser: Browser, address: str, small_board: Board) -> None:
-    browser.open(f"{address}#{place}/sgd-ie")
-    browser.until(OPENED)
-    [button] = [one for one in browser.driver.find_elements("css selector", "#row button") if one.text == "Copy BibTeX"]
-    button.click()
-    browser.until("return document.querySelector('#row .said').textContent === 'Copied.'")
-    expected = cited(*small_board.find(f"{place}/sgd-ie"))
-    assert browser.run("return document.querySelector('#row pre').textContent") == expected
-
-    browser.press("\ue00c")  # Escape
-    browser.driver.find_element("id", "text").click()
-    browser.paste()
-    assert browser.run("return document.getElementById('text').value") == expected.replace("\n", " ")
+    assert f"{TWO[1]}, seed 0crashed{HOSTILE}" in browser.js("document.getElementById('row').textContent")
+    browser.open("#quick/sgd-ie")
+    browser.opened("sgd-ie")
+    links = browser.js("[...document.querySelectorAll('#row a')].map((link) => link.getAttribute('href'))")
+    assert {"../baselines/sgd_ie.py", f"#{TWO[0]}/sgd-ie", f"#{TWO[1]}/sgd-ie"} <= {*links}
 
 
-@pytest.mark.parametrize(("place", "charts"), [("quick", 2), ("hara2019-adult-mlp", 3)])
-def test_charts_are_drawn_and_told_in_words(place: str, charts: int, browser: Browser, address: str) -> None:
-    browser.open(f"{address}#{place}")
-    browser.until(f"return document.querySelectorAll('#charts .chart svg, #charts .chart canvas').length === {charts}")
-    sizes = browser.run(
-        "return [...document.querySelectorAll('#charts svg, #charts canvas')].map((one) => one.getBoundingClientRect().height)"
+def test_an_unknown_address_says_so_and_shows_the_first_table(browser: Browser) -> None:
+    browser.open("#nowhere/sgd-ie")
+
+    browser.until("/no row|no suite/.test(document.getElementById('count').textContent)")
+    assert len(browser.names()) > 1
+
+
+@pytest.mark.parametrize("clipboard", [True, False], ids=["clipboard", "without"])
+def test_the_citation_is_copied_and_a_status_says_so(browser: Browser, shown: Board, clipboard: bool) -> None:
+    browser.open("#quick/sgd-ie")
+    browser.opened("sgd-ie")
+    refuse = (
+        "() => Promise.reject(new Error('refused'))" if not clipboard else "(text) => (window.copied = text, Promise.resolve())"
     )
-    said = browser.run("return [...document.querySelectorAll('#charts .chart')].map((one) => one.getAttribute('aria-label'))")
-
-    assert min(sizes) > 60
-    assert min(map(len, said)) > 60, said
-    assert browser.said() == []
-
-
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 1300), ("dark", 390), ("light", 360)])
-def test_nothing_scrolls_sideways_but_the_table_in_its_box(scheme: str, width: int, browser: Browser, address: str) -> None:
-    browser.open(f"{address}#hara2019-adult-mlp", scheme=scheme, width=width, height=844)
-    browser.until("return document.querySelectorAll('#charts svg, #charts canvas').length >= 2")
-    wide, paper = browser.run("return [document.documentElement.scrollWidth, getComputedStyle(document.body).backgroundColor]")
-    light = sum(map(int, re.findall(r"\d+", paper)[:3])) / 3
-
-    assert wide <= width
-    assert (light > 128) == (scheme == "light")
-
-
-def test_hostile_names_stay_text(browser: Browser, address: str) -> None:
-    browser.open(f"{address}#quick")
-    browser.until("return document.querySelectorAll('#charts svg, #charts canvas').length >= 2")
-
-    assert NASTY in browser.names()
-    browser.run(
-        "[...document.querySelectorAll('#board tr')].find((row) => row.dataset.name === arguments[0])"
-        ".querySelector('a').click()",
-        NASTY,
+    browser.js(
+        f"void Object.defineProperty(navigator, 'clipboard', {{ value: {{ writeText: {refuse} }}, configurable: true }})"
     )
-    assert browser.until(OPENED) == NASTY
-    assert browser.run("return document.querySelectorAll('img').length + (window.broken ?? 0)") == 0
+    browser.js("void document.addEventListener('copy', () => { window.copied = document.activeElement.value; })")
+    browser.click("#row section:last-child button")
+    browser.until("document.querySelector('#row [role=status]').textContent !== ''")
+
+    assert browser.js("document.querySelector('#row [role=status]').textContent") == "Copied."
+    assert browser.js("window.copied") == cited(*shown.find("quick/sgd-ie"))
+    assert browser.js("document.querySelector('#row pre').textContent") == cited(*shown.find("quick/sgd-ie"))
+    assert browser.js("document.activeElement.textContent") == "Copy BibTeX"
 
 
-def test_an_unknown_row_is_said_and_no_error(browser: Browser, address: str) -> None:
-    browser.open(f"{address}#quick/nobody")
+# ---- charts ----------------------------------------------------------------------------------------------------------
+SHAPES = """Object.fromEntries([...document.querySelectorAll('figure')].map((figure) => {
+  const canvas = figure.querySelector('canvas');
+  const image = canvas && canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  const marks = ['symbol', 'rect', 'line'].map((kind) => `svg .mark-${kind} path`).join();
+  const count = canvas ? new Set(new Uint32Array(image.data.buffer)).size : figure.querySelectorAll(marks).length;
+  return [figure.querySelector('h3').textContent, count];
+}))"""
 
-    assert browser.until("return document.body.textContent.includes('There is no row nobody')")
-    assert browser.said() == []
+
+def shapes(browser: Browser) -> dict[str, int]:
+    """How many shapes each chart has, by its title; of one on a canvas, how many colours."""
+    found: dict[str, int] = browser.js(SHAPES)
+    return found
 
 
-def test_fifty_estimators_on_sixty_tasks_open_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
-    tasks = {f"quick-{i}": replace(TASKS["quick-digits-mlp-sgd"], name=f"quick-{i}") for i in range(60)}
-    qualities = {f"estimator-{i}": (0.9 - i / 100, 0.01 * 1.2**i) for i in range(50)}
-    at = written(board.board(*synthetic.everything(tasks, qualities, 1)), tmp_path)
-    # what else the machine does takes part of each second, so that the quickest of a few counts
-    taken = [opening(browser, at.as_uri()) for _ in range(3)]
+def test_every_chart_is_drawn_and_says_in_words_what_it_shows(browser: Browser) -> None:
+    browser.open("#quick", drawn=True)
+    suite, said = shapes(browser), browser.js("[...document.querySelectorAll('.chart')].map((chart) => chart.ariaLabel)")
+    browser.open(f"#{TWO[0]}", drawn=True)
+    task = shapes(browser)
+    said += browser.js("[...document.querySelectorAll('.chart')].map((chart) => chart.ariaLabel)")
 
-    assert at.stat().st_size < page.LIMIT
+    assert suite["Accuracy against cost"] >= len(QUALITIES) + 2  # a point each, the truth and the line of the front
+    assert suite["tau on each task"] >= 2 * len(QUALITIES) + 1
+    assert task["Score against horizon"] >= len(QUALITIES) + 1
+    assert task["Estimates against true effects"] == SEEDS * synthetic.POINTS + 1  # and the line where both are equal
+    assert [text.split(" of ")[0] for text in said] == [
+        "Scatter plot",
+        "Heat map",
+        "Scatter plot",
+        "Line chart",
+        "Scatter plot",
+    ]
+    assert "sgd-ie" in said[0]
+    assert "ceiling 0.950" in browser.js("document.querySelector('.chart').textContent")
+
+
+def test_the_front_is_named_in_the_chart_and_nothing_else(browser: Browser, shown: Board) -> None:
+    browser.open("#quick", drawn=True)
+    texts = browser.js("[...document.querySelectorAll('figure:first-child svg text')].map((one) => one.textContent)")
+
+    assert {row.name for row in shown.find("quick/sgd-ie")[0].rows if row.front} == {*texts} & {*QUALITIES, "loss"}
+
+
+def test_the_pairs_of_another_estimator_are_drawn_when_it_is_chosen(browser: Browser) -> None:
+    browser.open(f"#{TWO[0]}", drawn=True)
+    browser.click("figure:last-child option[value='grad-dot']")
+
+    browser.until("/estimates of grad-dot/.test(document.querySelector('figure:last-child .chart').ariaLabel)")
+
+
+def test_the_heat_map_has_a_table_with_the_word_of_a_failure(browser: Browser) -> None:
+    browser.open("#quick", drawn=True)
+    browser.click("figure details summary")
+    browser.until("document.querySelector('figure details table')")
+
+    lines = browser.js("[...document.querySelectorAll('figure details tbody tr')].map((row) => row.textContent)")
+    assert any(line.startswith("loss") and line.endswith("crashed") for line in lines)
+
+
+# ---- looks -----------------------------------------------------------------------------------------------------------
+def brightness(browser: Browser) -> float:
+    """The mean of a screenshot, 0 black to 255 white."""
+    with Image.open(io.BytesIO(browser.driver.get_screenshot_as_png())) as image:
+        return float(np.asarray(image.convert("L")).mean())
+
+
+@pytest.mark.parametrize(("size", "dark"), [((360, 780), False), ((390, 844), True), ((1280, 900), False)], ids=str)
+def test_nothing_scrolls_sideways_but_inside_its_own_box(browser: Browser, size: tuple[int, int], dark: bool) -> None:
+    browser.open("#quick", drawn=True)
+    browser.screen(*size, dark=dark)
+    for address in ("#quick", f"#{TWO[0]}", "#odd", f"#{TWO[0]}/sgd-ie"):
+        browser.js("void (location.hash = arguments[0])", address)
+        browser.until(
+            "document.documentElement.dataset.drawn === decodeURIComponent(arguments[0].slice(1).split('/')[0])", address
+        )
+        if "/" in address:
+            browser.opened("sgd-ie")
+        assert browser.js("[document.documentElement.scrollWidth, innerWidth]") == [size[0], size[0]]
+    assert browser.js("document.getElementById('row').scrollWidth <= document.getElementById('row').clientWidth")
+
+
+def test_dark_colours_are_dark_and_charts_follow(browser: Browser) -> None:
+    ink = "getComputedStyle(document.querySelector('figure:first-child svg text')).fill"
+    browser.open("#quick", drawn=True)
+    light, words = brightness(browser), browser.js(ink)
+    browser.screen(1280, 900, dark=True)
+    browser.until(f"document.querySelector('figure:first-child svg text') && {ink} !== arguments[0]", words)
+
+    assert light > 240
+    assert brightness(browser) < 40
+
+
+def test_what_a_screen_reader_needs_is_there(browser: Browser) -> None:
+    browser.open("#quick", drawn=True)
+
+    assert browser.js("document.querySelectorAll('#board caption').length") == 1
+    assert browser.js("[...document.querySelectorAll('#board thead th')].every((cell) => cell.scope === 'col')")
+    assert browser.js("[...document.querySelectorAll('#board tbody th')].every((cell) => cell.scope === 'row')")
+    assert browser.js("[...document.querySelectorAll('input, select')].every((one) => one.labels.length === 1)")
+    assert browser.js(
+        "[...document.querySelectorAll('.chart')].every((one) => one.role === 'img' && one.ariaLabel.length > 40)"
+    )
+    ids = browser.js("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(ids) == len({*ids})
+
+
+# ---- what could go wrong ---------------------------------------------------------------------------------------------
+def test_hostile_names_stay_text(browser: Browser) -> None:
+    browser.open("#odd", drawn=True)
+    assert {*browser.names()} == {HOSTILE, WORSE}
+    browser.js(
+        "void (location.hash = '#' + encodeURIComponent(arguments[0]) + '/' + encodeURIComponent(arguments[1]))", ODD, WORSE
+    )
+    browser.opened(WORSE)
+
+    assert browser.js("document.title").startswith("loobench")
+    assert browser.js("document.querySelectorAll('img, script[src]:not([src^=\"data/\"]), b:not(.lede b)').length") == 0
+    assert browser.js("document.querySelector('#row pre').textContent").count(WORSE) == 1
+    assert browser.complaints() == []
+
+
+def test_fifty_estimators_on_sixty_tasks_open_within_two_seconds(
+    browser: Browser, library: dict[str, bytes], tmp_path: Path
+) -> None:
+    """The fastest of three, up to the first table: other work on the machine can only make an opening slower."""
+    made = large(50, 60, 5)
+    suite, place = made.suites[0], page.Place(cited, {})
+    files = {
+        "index.html": page.index(made),
+        page.task_file("many-task-00"): page.task_script(suite.tasks[0], made.limits, place),
+    }
+    root = written({**files, **library}, tmp_path / "docs")
+    times = []
+    for _ in range(3):
+        browser.open(root=root)
+        browser.until("performance.getEntriesByType('navigation')[0].loadEventEnd > 0")
+        loaded = browser.js("performance.getEntriesByType('navigation')[0].loadEventEnd")
+        times.append(max(loaded, browser.js("performance.getEntriesByName('table')[0].startTime")))
+
     assert len(browser.names()) == 50
-    assert min(taken) < 2.0
-
-
-def opening(browser: Browser, address: str) -> float:
-    """Seconds from the start of the navigation until the table is there."""
-    browser.open(address)
-    return float(browser.run("return performance.timing.loadEventEnd - performance.timing.navigationStart")) / 1000
-
-
-def test_records_are_json_for_other_readers(address: str) -> None:
-    from urllib.parse import urlparse
-
-    text = Path(urlparse(address).path).read_text()
-    records = json.loads(re.findall(r'<script id="records" type="application/json">(.*?)</script>', text, re.S)[0])
-
-    assert [suite["name"] for suite in records["suites"]] == ["quick", "hara2019"]
+    assert browser.js("document.getElementById('task').options.length") == 61
+    assert len(files[page.task_file("many-task-00")]) < page.LIMIT / 4
+    assert len(library[page.LIBRARY]) < page.LIMIT
+    assert len(files["index.html"]) < 300_000
+    assert min(times) < 2000
+    browser.until("document.documentElement.dataset.drawn")
+    assert shapes(browser)["tau on each task"] > 20  # colours of the heat map, on a canvas

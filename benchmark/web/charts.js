@@ -53,7 +53,7 @@ const charts = (() => {
       if (!compiled.marks.some((one) => one.name === mark)) return compiled;
       compiled.marks.push({
         type: "text", name: "labels", interactive: false, from: { data: mark },
-        encode: { enter: { text: { field: "datum.name" }, fill: { value: look.accent }, fontSize: { value: 12 } } },
+        encode: { enter: { text: { field: "datum.name" }, fill: { value: look.accent }, fontSize: { value: 12 }, font: { value: look.font } } },
         transform: [{ type: "label", size: { signal: "[width, height]" }, anchor, offset: [5], avoidMarks: avoid, avoidBaseMark: true, padding: 0 }],
       });
       return compiled;
@@ -131,8 +131,8 @@ const charts = (() => {
     const values = detail.pairs.flatMap(([seed, truth, guess]) => shared[truth].map((t, at) => ({ seed, true: t, predicted: guess[at] })))
       .filter((one) => one.true !== null && one.predicted !== null);
     const unit = detail.loss_units;
-    const x = { field: "true", type: "quantitative", title: "true effect (its standard deviations)", scale: { zero: false } };
-    const y = { field: "predicted", type: "quantitative", title: unit ? "estimate (same unit)" : "estimate (own unit; only the order counts)", scale: { zero: false } };
+    const x = { field: "true", type: "quantitative", title: "true effect (its standard deviations)", scale: { zero: false, nice: false, padding: 12 }, axis: { tickCount: 7 } };
+    const y = { field: "predicted", type: "quantitative", title: unit ? "estimate (same unit)" : "estimate (own unit; only the order counts)", scale: { zero: false, nice: false, padding: 12 } };
     const [low, high] = values.length ? range(values.map((one) => one.true), 0) : [0, 1];
     const identity = { data: { values: [{ at: low }, { at: high }] }, mark: { type: "line", strokeDash: [5, 4], color: look.mark },
       encoding: { x: { ...x, field: "at" }, y: { ...y, field: "at" } } };

@@ -245,8 +245,9 @@ const page = (() => {
     panel.chart.classList.remove("waiting");
     if (chart.empty) return panel.chart.replaceChildren(el("p", { className: "about" }, chart.none ?? "Nothing is known to draw here."));
     const open = panel.quiet ? null : (name, task) => { location.hash = address(task ?? here(), name === "(ceiling)" ? undefined : name); };
-    panel.chart.replaceChildren();
-    panel.drawn = await charts.draw(panel.chart, chart, open);
+    const inside = el("div"); // the library gives the element it draws in a role of its own
+    panel.chart.replaceChildren(inside);
+    panel.drawn = await charts.draw(inside, chart, open);
     panel.chart.setAttribute("aria-label", chart.said); // the library has put its own there
     if (of !== turn && panel.lasting !== true) panel.drawn.finalize();
   }
