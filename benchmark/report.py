@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from tabulate import tabulate
@@ -27,7 +29,7 @@ from benchmark.board import (
     mean,
 )
 from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets
-from benchmark.results import Result
+from benchmark.results import Result, path
 from benchmark.statistics import Interval
 
 Link = Callable[[str], str]  # from the name of an estimator to the cell that shows it
@@ -289,11 +291,13 @@ def matrix(members: Sequence[Result], limits: Known, order: Sequence[str]) -> st
 
 
 def answer(result: Result) -> str:
-    """The mean over seeds of the score that ranks; what failed, where something did; nothing of an unsupported task."""
+    """The mean over seeds of the score that ranks, or what failed, linked to the result; nothing of an unsupported task."""
     if statuses := {cell.status for cell in result.cells.values()} - {"ok"}:
-        return " ".join(sorted(statuses - {"unsupported"}))
-    value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
-    return "" if np.isnan(value) else f"{value:.{COLUMNS[board.kind(result)][0].digits}f}"
+        said = " ".join(sorted(statuses - {"unsupported"}))
+    else:
+        value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
+        said = "" if np.isnan(value) else f"{value:.{COLUMNS[board.kind(result)][0].digits}f}"
+    return said and f"[{said}]({quote(path(result, Path('results')).as_posix())})"
 
 
 def short_names(names: Sequence[str]) -> list[str]:

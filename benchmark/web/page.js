@@ -188,7 +188,7 @@ const page = (() => {
     const { suite, task } = place, tasks = task ? [task] : suite.tasks;
     const titles = [...new Set(tasks.flatMap((one) => one.limits.map(([title]) => title)))];
     if (!titles.length) return $("limits").replaceChildren();
-    const lines = tasks.map((one) => [one.name, ...titles.map((title) => new Map(one.limits).get(title) ?? "")]);
+    const lines = tasks.map((one) => [task ? one.name : one.short, ...titles.map((title) => new Map(one.limits).get(title) ?? "")]);
     const text = "The ceiling is what an estimator can hope for; the other columns say what the truth itself depends on. Means over seeds at the last horizon.";
     $("limits").replaceChildren(el("h3", { id: "limits-heading" }, task ? "Limits of this task" : "Limits of each task"), el("p", { className: "about" }, text),
       plain(["task", ...titles], lines, "Limits"));
