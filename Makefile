@@ -6,7 +6,7 @@ READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: help run test test-peers lint report figures clean
+.PHONY: help run test test-slow test-peers lint report figures clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -16,7 +16,10 @@ run: $(READY)  ## set up .venv, run the quick suite, write results and leaderboa
 	$(BIN)/loobench report --results $(RESULTS) --board $(BOARD)
 
 test: $(READY) lint  ## set up .venv, then lint, types and tests
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
+
+test-slow: $(READY)  ## the tests that are marked slow
+	$(BIN)/python -m pytest --numprocesses auto -m slow
 
 test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
 	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"

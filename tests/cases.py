@@ -76,10 +76,11 @@ def _targets(model: Network, values: object) -> Tensor:
     return numbers if model.loss == "cross-entropy" else numbers.double()
 
 
-def here(name: str, *values: str) -> Any:
+def here(name: str, *values: str, slow: bool = False) -> Any:
     """A parameter set of an estimator and more, skipped with its reason where a library that it needs is missing."""
     reason = registered()[name].missing
-    return pytest.param(name, *values, marks=pytest.mark.skipif(bool(reason), reason=f"needs {reason}"))
+    marks = [pytest.mark.skipif(bool(reason), reason=f"needs {reason}"), *([pytest.mark.slow] if slow else [])]
+    return pytest.param(name, *values, marks=marks)
 
 
 every_estimator = pytest.mark.parametrize("name", [here(name) for name in registered()])

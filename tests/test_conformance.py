@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import warnings
 from dataclasses import replace
 from functools import cache
@@ -33,8 +34,11 @@ def fits(name: str) -> list[tuple[str, str]]:
 
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]
+SLOW = re.compile("source|if-lissa|if-arnoldi")  # on convolutions, where a product with their curvature is dear
 every_fit = pytest.mark.parametrize(
-    ("name", "model", "optimizer"), [here(*one) for one in ALL], ids=["-".join(one) for one in ALL]
+    ("name", "model", "optimizer"),
+    [here(*one, slow=one[1].startswith("cnn") and SLOW.match(one[0]) is not None) for one in ALL],
+    ids=["-".join(one) for one in ALL],
 )
 BLIND_TO_QUERIES = {"chance"}  # drawn in the order of rows and columns
 BLIND_TO_STATES = {  # these train again from the start, where the run is finite, or look at the data alone
