@@ -1,7 +1,7 @@
 """The board as records, a pure function of result files and limits: what the tables, the page and the figures show."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
@@ -11,6 +11,7 @@ from benchmark import PROTOCOL, statistics
 from benchmark.errors import DamagedFile, LoobenchError, unknown
 from benchmark.files import json_digest
 from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, asked_of
+from benchmark.records import encode
 from benchmark.results import Bounds, Limits, Result
 from benchmark.statistics import Compared, Interval
 
@@ -173,7 +174,7 @@ class Row:
     @cached_property
     def digest(self) -> str:
         """Digest of the contents of its result files."""
-        return json_digest(sorted(json_digest(asdict(result)) for result in self.results))
+        return json_digest(sorted(json_digest(encode(result)) for result in self.results))
 
 
 @dataclass(frozen=True, eq=False)

@@ -245,8 +245,8 @@ def _plan(options: argparse.Namespace) -> Any:
     from benchmark import machine, registry, suites, tasks
     from benchmark.run import Plan
 
-    chosen = _tasks(options) or list(suites.suite("quick").tasks)
-    seeds = tuple(_seeds(options.seeds, suites.suite(task.suite).seeds) for task in chosen)
+    chosen = _tasks(options) or dict.fromkeys(suites.suite("quick").tasks, suites.suite("quick").seeds)
+    seeds = tuple(_seeds(options.seeds, usual) for usual in chosen.values())
     return Plan(
         tasks=tuple(tasks.variant(task, options.dtype) for task in chosen),
         estimators=tuple(registry.resolve(options.estimator)),
@@ -281,13 +281,15 @@ def _bytes(text: str) -> int:
     return int(float(number) * unit)
 
 
-def _tasks(options: argparse.Namespace) -> list[Any]:
+def _tasks(options: argparse.Namespace) -> dict[Any, int]:
+    """The tasks that the options name, and how many seeds of each are usual."""
     from benchmark import suites
 
     if options.full and (options.task or not options.suite):
         raise LoobenchError("--full is for whole suites: name them by --suite, and no --task")
-    chosen = [task for name in options.suite for task in _suite(name, full=options.full).tasks]
-    chosen = list(dict.fromkeys([*chosen, *(suites.task(name) for name in options.task)]))
+    named = [_suite(name, full=options.full) for name in options.suite]
+    chosen = {task: suite.seeds for suite in named for task in suite.tasks}
+    chosen |= {task: suites.suite(task.suite).seeds for task in map(suites.task, options.task)}
     if unscored := [task.name for task in chosen if not suites.suite(task.suite).scored]:
         raise LoobenchError(f"{', '.join(unscored)}: for choosing settings, never scored; use `loobench tune`")
     return chosen

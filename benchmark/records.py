@@ -1,7 +1,7 @@
 """Frozen records to JSON and back, with every field checked on the way in."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -31,17 +31,30 @@ def decode(kind: Any, value: Any, where: str = "file") -> Any:
 
 def _record(kind: Any, value: Any, where: str) -> Any:
     hints, found = get_type_hints(kind), _expect(dict, value, where)
-    names = {field.name for field in fields(kind)}
-    if problems := list(_differences(names, set(found))):
+    if problems := list(_differences(kind, set(found))):
         raise Mismatch(f"{where}: {'; '.join(problems)}")
-    return kind(**{name: decode(hints[name], found[name], f"{where}.{name}") for name in names})
+    return kind(**{name: decode(hints[name], one, f"{where}.{name}") for name, one in found.items()})
 
 
-def _differences(expected: set[str], found: set[str]) -> Iterator[str]:
-    if missing := expected - found:
+def _differences(kind: Any, found: set[str]) -> Iterator[str]:
+    names, usual = {field.name for field in fields(kind)}, later(kind)
+    if missing := names - found - usual.keys():
         yield f"missing {', '.join(sorted(missing))}"
-    if extra := found - expected:
+    if extra := found - names:
         yield f"unknown {', '.join(sorted(extra))}"
+
+
+def later(kind: Any) -> dict[str, Any]:
+    """The fields of a record that came after its schema, with the value that stands for how it was: they have a default."""
+    return {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+
+
+def encode(record: Any) -> dict[str, Any]:
+    """A record as a JSON value; fields that came `later` are left out where they have their default, so that digests hold."""
+    usual, content = later(type(record)), asdict(record)
+    inner = {name: encode(one) for name in content if is_dataclass(one := getattr(record, name))}
+    whole = {**content, **inner}
+    return {name: value for name, value in whole.items() if name not in usual or getattr(record, name) != usual[name]}
 
 
 def _plain(kind: type, value: Any, where: str) -> Any:

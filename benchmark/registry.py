@@ -48,6 +48,7 @@ MODELS: dict[str, Callable[[Network], bool]] = {  # kinds that an estimator may 
     "classifier": lambda model: model.loss != "squared-error",
     "dense classifier": lambda model: model.dense and model.loss != "squared-error",
 }
+EXACT = ("least-squares", "one-epoch")  # cases an estimator may claim to be exact in (benchmark/check.py)
 TUNED_ON = ("nothing", "paper", "library", "untuned", "tuning", "speed")  # docs/tuning.md
 LIBRARIES = {  # that not every machine has, as they are imported: what pip installs them by
     "ot": "POT",
@@ -71,6 +72,8 @@ class Estimator:
     Variants of one method that a setting only names, as a readout, count as the paper's.
     `library`: one of LIBRARIES, without which it cannot run.
     `interpretation`: the formula is known only second-hand.
+    `version`: raised by the author where a published score changes; digits, with points between.
+    `exact`: of EXACT, where the estimate is the truth itself; `loobench check` holds it to that.
     """
 
     name: str
@@ -87,6 +90,8 @@ class Estimator:
     tuned_on: str = "nothing"
     library: str | None = None
     interpretation: bool = False
+    version: str = "1"
+    exact: tuple[str, ...] = ()
 
     def __call__(self, run: Trajectory) -> Tensor:
         """The estimate of one call: (K, Q), or (H, K, Q) with `all_horizons`."""
@@ -131,6 +136,8 @@ def estimator(
     tuned_on: str | None = None,
     library: str | None = None,
     interpretation: bool = False,
+    version: str = "1",
+    exact: tuple[str, ...] = (),
     **settings: Any,
 ) -> Callable[[Function], Function]:
     """Declare a function ``(run: Trajectory, **settings) -> effect`` as the estimator `name`.
@@ -144,6 +151,10 @@ def estimator(
         ("library", library, LIBRARIES),
         ("tuned_on", tuned_on, TUNED_ON),
     )
+    for case in exact:
+        kinds = (*kinds, ("exact", case, EXACT))
+    if not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,2}", str(version)):
+        raise LoobenchError(f"version of estimator {name}: expected digits with points between, as 1.2, got {version!r}")
     for kind, value, known in kinds:
         if value is not None and value not in known:
             raise unknown(f"{kind} of estimator {name}", value, known)
@@ -166,6 +177,8 @@ def estimator(
             tuned_on or ("paper" if settings else "nothing"),
             library,
             interpretation,
+            version,
+            tuple(exact),
         )
         vars(function).setdefault("estimators", []).append(variant)
         return function

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,17 @@ from benchmark import PROTOCOL, machine
 from benchmark.errors import DamagedFile
 from benchmark.files import json_digest, read, write
 from benchmark.machine import Provenance
-from benchmark.records import Mismatch, decode
+from benchmark.records import Mismatch, decode, encode
 from benchmark.registry import Estimator
 from benchmark.tasks import Task, record_digest
 
 SCHEMA = 3
 DIGITS = 6  # significant ones of what is measured; further ones differ between machines
-FAILURES = ("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved")
+FAILURES = (
+    *("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved"),
+    *("timeout", "forbidden-access", "non-deterministic"),
+)
+VERDICTS = ("verified", "differs", "fresh seeds differ", "failed")
 STATUSES = ("ok", "unsupported", *FAILURES)
 
 
@@ -61,6 +65,33 @@ class Described:
     loss_units: bool
     tuned_on: str
     interpretation: bool
+    version: str = "1"  # of the estimator, which rises where a published score changes
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the submitter of a result says of it."""
+
+    value: float | None  # mean over seeds and queries of the score that ranks
+    by: str
+    when: str  # UTC, ISO 8601
+    environment: str  # system, processor, Python and torch
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What computing a result again gave, by somebody who need not trust its submitter (docs/submitting.md)."""
+
+    verdict: str  # one of VERDICTS
+    value: float | None  # mean over the seeds computed again of the score that ranks
+    fresh: float | None  # the same over seeds drawn from the nonce, which the submitter cannot have seen
+    largest_difference: float | None  # between a claimed score of a query and the one computed again
+    seeds: list[str]  # those computed again
+    nonce: str
+    by: str
+    when: str  # UTC, ISO 8601
+    environment: str
+    of: str  # digest of what was verified: `Result.substance`
 
 
 @dataclass(frozen=True)
@@ -76,11 +107,24 @@ class Result:
     estimator: Described
     cells: dict[str, Cell] = field(default_factory=dict)  # by seed
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claimed: Claim | None = None  # None: computed by the maintainers
+    verified: Verification | None = None
 
     @property
     def name(self) -> str:
         """Task name, with the device unless it is the usual CPU."""
         return result_name(self.task, self.device)
+
+    @property
+    def substance(self) -> str:
+        """Digest of all but what is said of it: claims and verifications."""
+        return json_digest(encode(replace(self, claimed=None, verified=None)))
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the maintainers computed it, or verified it as it is now."""
+        found = self.verified
+        return self.claimed is None or (found is not None and found.verdict == "verified" and found.of == self.substance)
 
     def same_question(self, other: "Result") -> bool:
         """Whether the two may hold seeds of one row: same task, device, harness, estimator source and settings."""
@@ -111,6 +155,7 @@ def blank(task: Task, device: str, estimator: Estimator) -> Result:
         estimator.loss_units,
         estimator.tuned_on,
         estimator.interpretation,
+        estimator.version,
     )
     return Result(SCHEMA, PROTOCOL, machine.harness(), task.record(), task.digest(), device, described)
 
@@ -171,7 +216,7 @@ def limits(blank: Limits, folder: Path) -> Limits:
 
 def save_limits(found: Limits, folder: Path) -> None:
     """Write limits with their digest, unless the file has them already."""
-    content = asdict(found)
+    content = encode(found)
     check_limits(content)
     whole = dump({**content, "digest": json_digest(content)}).encode()
     at = limits_path(found, folder)
@@ -206,7 +251,7 @@ def file_name(estimator: str) -> str:
 
 def save(result: Result, folder: Path) -> Path:
     """Write a result with its digest. Raises LoobenchError where it cannot be written, Mismatch where it is not valid."""
-    content = asdict(result)
+    content = encode(result)
     check(content)
     write(at := path(result, folder), dump({**content, "digest": json_digest(content)}).encode())
     return at
@@ -252,6 +297,9 @@ def check(content: Any) -> Result:
         raise Mismatch("result.task: expected a task record with name, suite, dtype and horizons")
     if result.task_digest != (found := record_digest(result.task, result.protocol)):
         raise Mismatch(f"result.task_digest: the task record has {found}, got {result.task_digest}")
+    if result.verified and result.verified.verdict not in VERDICTS:
+        expected = ", ".join(VERDICTS)
+        raise Mismatch(f"result.verified.verdict: expected one of {expected}, got {result.verified.verdict!r}")
     for seed, cell in result.cells.items():
         _check_cell(seed, cell, result, len(horizons))
     return result

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from benchmark.evaluate import Estimate, Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.questions import Question, asked_of
+from benchmark.records import encode
 from benchmark.registry import Estimator
 from benchmark.results import Bounds, Cell, Result
 from benchmark.streams import stream
@@ -86,7 +87,7 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
     for task in plan.tasks:
         results.limits(results.no_limits(task, plan.device), plan.results)
         for estimator in plan.estimators:
-            results.check(asdict(stored(task, plan.device, estimator, plan.results)))
+            results.check(encode(stored(task, plan.device, estimator, plan.results)))
     warm: set[str] = set()
     cells = len(list(plan.cells())) * len(plan.estimators)
     with machine.one_thread(), closing(bar(cells, "all", "cell")) as whole:

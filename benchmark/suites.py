@@ -1,4 +1,4 @@
-"""The tasks there are, in suites that are run and ranked together."""
+"""The tasks there are, in suites that are run and ranked together; and the choice of them that submissions are scored on."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,10 @@ class Suite:
     tasks: tuple[Task, ...]
     seeds: int  # by default seeds 0, 1, ..., seeds - 1
     scored: bool = True  # or a place to choose settings, which no table shows
+    version: str | None = None  # of a choice of other suites' tasks, which rises with any change of it
 
 
-SUITES = {
+HOMES = {
     suite.name: suite
     for suite in (
         Suite("quick", "small tasks on embedded data, minutes on a laptop", tuple(protocols.quick_tasks()), 2),
@@ -68,7 +69,24 @@ SUITES = {
         ),
     )
 }
-TASKS = {task.name: task for suite in SUITES.values() for task in suite.tasks}
+TASKS = {task.name: task for suite in HOMES.values() for task in suite.tasks}
+CORE = Suite(
+    "core",
+    "what a submission is scored on: tasks of four suites, ten minutes on two cores for a cheap estimator",
+    tuple(
+        TASKS[name]
+        for name in (
+            *(task.name for task in HOMES["quick"].tasks),
+            *("hara2019-adult-logistic", "hara2019-adult-mlp", "hara2019-20news-mlp"),
+            *("acc2025-adult-logistic-feature", "acc2025-adult-mlp-label"),
+            *("adaptive-adult-mlp-momentum-high-mean", "adaptive-adult-mlp-adam-low-each"),
+            "adaptive-sst2-logistic-adamw-high-mean",
+        )
+    ),
+    2,
+    version="1",
+)
+SUITES = {**HOMES, CORE.name: CORE}
 
 
 def suite(name: str) -> Suite:

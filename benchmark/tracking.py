@@ -24,6 +24,7 @@ from benchmark import results
 from benchmark.errors import LoobenchError, unknown
 from benchmark.files import json_digest, read
 from benchmark.questions import asked_of
+from benchmark.records import encode
 from benchmark.results import Cell, Limits, Result
 from benchmark.run import estimate_path
 from benchmark.truth import Bar, MakeBar
@@ -317,7 +318,7 @@ def config(result: Result) -> dict[str, Any]:
     return {
         "task": result.task,
         "task_digest": result.task_digest,
-        "estimator": asdict(result.estimator),
+        "estimator": encode(result.estimator),
         "device": result.device,
         "protocol": result.protocol,
         "harness": result.harness,
