@@ -50,7 +50,33 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     _add_device(command)
     _add_cache(command)
     _add_results(command)
+    _add_sandbox(command)
     _wandb_options(command)
+
+
+def _add_sandbox(command: argparse.ArgumentParser) -> None:
+    group = command.add_mutually_exclusive_group()
+    group.add_argument("--sandbox", action="store_true", help="run all estimators in the sandbox, not only strangers' files")
+    group.add_argument("--no-sandbox", action="store_true", help="run strangers' files as you, with your files and network")
+    command.add_argument(
+        "--time-limit",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="of the sandbox, for one seed of a task",
+    )
+
+
+def _rules(options: argparse.Namespace) -> Any:
+    """Who is run in the sandbox, and with what. Raises LoobenchError for a limit that is none."""
+    from benchmark import machine
+    from benchmark.sandbox import Allowance, Rules
+
+    if not 0 < options.time_limit < 1e7:
+        raise LoobenchError(f"--time-limit takes seconds, more than 0, got {options.time_limit:g}")
+    asked = getattr(options, "memory", None)
+    memory = _bytes(asked) if asked else min(4 << 30, machine.free_memory("cpu") // 2)
+    return Rules(not options.no_sandbox, options.sandbox, Allowance(options.time_limit, memory))
 
 
 def _wandb_options(command: argparse.ArgumentParser) -> None:
@@ -108,6 +134,7 @@ def _speed_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--out", type=Path, default=Path("speed.json"), help="file of all figures (default: %(default)s)")
     _add_cache(command)
+    _add_sandbox(command)
 
 
 def _tune_options(command: argparse.ArgumentParser) -> None:
@@ -116,6 +143,7 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("values", nargs="+", metavar="VALUE", help="as JSON, or a word")
     command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B (default: 5)")
     _add_cache(command)
+    _add_sandbox(command)
 
 
 def _report_options(command: argparse.ArgumentParser) -> None:
@@ -242,14 +270,17 @@ def _patient_reader() -> Iterator[None]:
 
 
 def _plan(options: argparse.Namespace) -> Any:
-    from benchmark import machine, registry, suites, tasks
+    from benchmark import machine, sandbox, suites, tasks
     from benchmark.run import Plan
 
     chosen = _tasks(options) or dict.fromkeys(suites.suite("quick").tasks, suites.suite("quick").seeds)
     seeds = tuple(_seeds(options.seeds, usual) for usual in chosen.values())
+    estimators = tuple(sandbox.resolve(options.estimator, _rules(options)))
+    if options.device != "cpu" and (inside := [one.name for one in estimators if isinstance(one.function, sandbox.Confined)]):
+        raise LoobenchError(f"{', '.join(inside)}: the sandbox is for the CPU; leave --device out, or see --no-sandbox")
     return Plan(
         tasks=tuple(tasks.variant(task, options.dtype) for task in chosen),
-        estimators=tuple(registry.resolve(options.estimator)),
+        estimators=estimators,
         seeds=seeds,
         device=machine.device(options.device),
         cache=options.cache,
@@ -501,9 +532,11 @@ def _prices(options: argparse.Namespace) -> int:
 
     from tabulate import tabulate
 
-    from benchmark import files, prices, registry
+    from benchmark import files, prices, sandbox
 
-    found = prices.report(registry.resolve(options.estimators), lambda case: print(f"measuring {case}", file=sys.stderr))
+    found = prices.report(
+        sandbox.resolve(options.estimators, _rules(options)), lambda case: print(f"measuring {case}", file=sys.stderr)
+    )
     files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
     print(tabulate(prices.lines(found["prices"]), prices.HEADERS, disable_numparse=True))
     print(f"\nall over exact leave-one-out by the engine, on one thread; all figures in {options.out}")
@@ -514,10 +547,10 @@ def tune_command(options: argparse.Namespace) -> int:
     """`loobench tune`."""
     from tabulate import tabulate
 
-    from benchmark import registry, suites, tune
+    from benchmark import sandbox, suites, tune
     from benchmark.files import probe
 
-    chosen = registry.resolve([options.estimator])
+    chosen = sandbox.resolve([options.estimator], _rules(options))
     if len(chosen) > 1:
         raise LoobenchError(f"{options.estimator} declares {len(chosen)} estimators: name one, as in FILE.py:{chosen[0].name}")
     probe(options.cache)

@@ -24,6 +24,14 @@ class Withheld(LoobenchError):
     """An estimator asked for a part of the run that its task does not show."""
 
 
+class Failure(Exception):
+    """An estimator broke a rule; `status` is the kind of failure that its result records."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:
     """The error for a `name` that is not among the `known` ones, with the closest of them."""
     names = sorted(known)

@@ -71,19 +71,29 @@ def read(path: Path) -> bytes:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
     """Write named tensors and JSON `facts` as one safetensors file."""
-    metadata = {key: json.dumps(value) for key, value in (facts or {}).items()}
-    write(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata))
+    write(path, pack(tensors, facts or {}))
+
+
+def pack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """Named tensors and JSON `facts` in the safetensors format."""
+    metadata = {key: json.dumps(value) for key, value in facts.items()}
+    packed: bytes = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, metadata)
+    return packed
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and facts of a safetensors file. Raises DamagedFile where it is none."""
-    content = read(path)
+    return unpack(read(path), path)
+
+
+def unpack(content: bytes, origin: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of `pack`, from a place that errors name. Raises DamagedFile where it is no safetensors file."""
     try:
         (size,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
         return load(content), {key: json.loads(value) for key, value in metadata.items()}
     except (SafetensorError, ValueError, struct.error, AttributeError, TypeError) as error:
-        raise DamagedFile(f"{path} is not a whole safetensors file: {error}") from error
+        raise DamagedFile(f"{origin} is not a whole safetensors file: {error}") from error
 
 
 def write_sealed(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +54,7 @@ LIBRARIES = {  # that not every machine has, as they are imported: what pip inst
     "ot": "POT",
     **dict.fromkeys(("captum", "dattri", "kronfluence", "pydvl", "trak"), "'loobench[peers]'"),
 }
+Load = Callable[[str], "dict[str, Estimator] | None"]  # None for a name that it does not know
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
@@ -145,57 +146,84 @@ def estimator(
     Stack several over one function for its variants. The other arguments are those of `Estimator`; settings are taken to be
     tuned on the "paper" unless it is said otherwise.
     """
-    _check_declaration(name, paper, settings)
-    kinds: tuple[tuple[str, str | None, Iterable[str]], ...] = (
-        ("models", models, MODELS),
-        ("library", library, LIBRARIES),
-        ("tuned_on", tuned_on, TUNED_ON),
-    )
-    for case in exact:
-        kinds = (*kinds, ("exact", case, EXACT))
-    if not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,2}", str(version)):
-        raise LoobenchError(f"version of estimator {name}: expected digits with points between, as 1.2, got {version!r}")
-    for kind, value, known in kinds:
-        if value is not None and value not in known:
-            raise unknown(f"{kind} of estimator {name}", value, known)
     # of the file that declares, not of the function's: another decorator's wrapper may come from another file
     source = digest(read(Path(sys._getframe(1).f_code.co_filename)))
+    described = Estimator(
+        name,
+        Tensor.clone,  # until there is one
+        settings,
+        paper,
+        source,
+        loss_units,
+        all_horizons,
+        optimizers,
+        max_parameters,
+        max_rank,
+        models,
+        tuned_on or ("paper" if settings else "nothing"),
+        library,
+        interpretation,
+        version,
+        tuple(exact),
+    )
+    check_declaration(described)
 
     def declare(function: Function) -> Function:
-        variant = Estimator(
-            name,
-            function,
-            settings,
-            paper,
-            source,
-            loss_units,
-            all_horizons,
-            optimizers,
-            max_parameters,
-            max_rank,
-            models,
-            tuned_on or ("paper" if settings else "nothing"),
-            library,
-            interpretation,
-            version,
-            tuple(exact),
-        )
-        vars(function).setdefault("estimators", []).append(variant)
+        vars(function).setdefault("estimators", []).append(replace(described, function=function))
         return function
 
     return declare
 
 
-def _check_declaration(name: str, paper: str, settings: dict[str, Any]) -> None:
-    if not NAME.fullmatch(name) or len(name) > 64:
+def check_declaration(variant: Estimator) -> None:
+    """Raise LoobenchError where an estimator declares what is not known, or not of its type."""
+    name = variant.name
+    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 64:
         rule = "a name is up to 64 small letters and digits, single - . _ between them, after one / if it is of a library"
-        raise LoobenchError(f"estimator name {name!r}: {rule}")
-    if not isinstance(paper, str) or not paper:
-        raise LoobenchError(f"estimator {name!r}: paper must say where the method is from, got {paper!r}")
+        raise LoobenchError(f"estimator name {name!r:.80}: {rule}")
+    if not isinstance(variant.paper, str) or not 0 < len(variant.paper) <= 300:
+        raise LoobenchError(f"estimator {name!r}: paper must say where the method is from, got {variant.paper!r:.80}")
+    if not isinstance(variant.version, str) or not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,2}", variant.version):
+        raise LoobenchError(f"version of estimator {name}: digits with points between, as 1.2, got {variant.version!r:.80}")
     try:
-        json.dumps(settings, allow_nan=False)
+        json.dumps(variant.settings, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise LoobenchError(f"the settings of estimator {name!r}: settings must be JSON values: {error}") from error
+    _check_kinds(variant)
+
+
+def _check_kinds(variant: Estimator) -> None:
+    kinds: tuple[tuple[str, Iterable[str], Iterable[str]], ...] = (
+        ("models", [variant.models], MODELS),
+        ("library", [variant.library] if variant.library is not None else [], LIBRARIES),
+        ("tuned_on", [variant.tuned_on], TUNED_ON),
+        ("optimizers", variant.optimizers, OPTIMIZERS),
+        ("exact", variant.exact, EXACT),
+    )
+    for kind, values, known in kinds:
+        for value in values:
+            if value not in known:
+                raise unknown(f"{kind} of estimator {variant.name}", str(value), known)
+    for kind, number in (("max_parameters", variant.max_parameters), ("max_rank", variant.max_rank)):
+        if number is not None and (type(number) is not int or number < 1):
+            raise LoobenchError(f"{kind} of estimator {variant.name}: expected a whole number from 1 on, got {number!r:.80}")
+    for kind, flag in (("loss_units", variant.loss_units), ("all_horizons", variant.all_horizons)):
+        if type(flag) is not bool:
+            raise LoobenchError(f"{kind} of estimator {variant.name}: expected True or False, got {flag!r:.80}")
+
+
+def rebuilt(content: Any, function: Callable[..., Tensor], source: str) -> Estimator:
+    """An estimator from what a process that is not believed says it declares. Raises LoobenchError where that is not sound."""
+    names = {part.name for part in fields(Estimator)} - {"function"}
+    if not isinstance(content, dict) or content.keys() != names or not isinstance(content["settings"], dict):
+        raise LoobenchError("a declaration that is none came from the sandbox")
+    lists = {name: content[name] for name in ("optimizers", "exact")}
+    if not all(isinstance(found, list) and all(isinstance(one, str) for one in found) for found in lists.values()):
+        raise LoobenchError("a declaration that is none came from the sandbox")
+    plain = {name: tuple(found) for name, found in lists.items()}
+    variant = Estimator(**{**content, **plain, "function": function, "source": source})
+    check_declaration(variant)
+    return variant
 
 
 def declared(module: ModuleType) -> dict[str, Estimator]:
@@ -226,13 +254,14 @@ def sources() -> dict[str, str]:
     return {name: f"{variant.function.__module__.replace('.', '/')}.py" for name, variant in registered().items()}
 
 
-def resolve(names: Iterable[str]) -> list[Estimator]:
+def resolve(names: Iterable[str], load: Load | None = None) -> list[Estimator]:
     """The estimators meant by registered names or by paths ``file.py[:name]``; without any, all registered that can run here.
 
+    `load` gives those of a file, or of another kind of name that it knows; by default the file is imported.
     Raises LoobenchError for an unknown name, for two of one name, and where a named one needs a library that is not installed.
     """
     found: dict[str, Estimator] = {}
-    for variant in (variant for name in names for variant in _meant(name)):
+    for variant in (variant for name in names for variant in _meant(name, load or _load)):
         if found.setdefault(variant.name, variant).identity() != variant.identity():
             raise LoobenchError(f"two files declare the estimator {variant.name!r}: rename one of them")
     if lacking := [f"{variant.name} needs {variant.missing}" for variant in found.values() if variant.missing]:
@@ -240,16 +269,20 @@ def resolve(names: Iterable[str]) -> list[Estimator]:
     return list(found.values()) or [variant for variant in registered().values() if not variant.missing]
 
 
-def _meant(name: str) -> list[Estimator]:
-    path, _, wanted = name.partition(":")
-    if not path.endswith(".py"):
-        if name not in registered():
-            raise unknown("estimator", name, registered())
-        return [registered()[name]]
-    variants = load(Path(path))
+def _meant(name: str, load: Load) -> list[Estimator]:
+    first, _, wanted = name.partition(":")
+    if first in registered():
+        return [registered()[first]]
+    variants = load(first)
+    if variants is None:
+        raise unknown("estimator", name, registered())
     if wanted and wanted not in variants:
-        raise unknown(f"estimator in {path}", wanted, variants)
+        raise unknown(f"estimator in {first}", wanted, variants)
     return [variants[wanted]] if wanted else list(variants.values())
+
+
+def _load(name: str) -> dict[str, Estimator] | None:
+    return load(Path(name)) if name.endswith(".py") else None
 
 
 def load(path: Path) -> dict[str, Estimator]:
@@ -258,6 +291,14 @@ def load(path: Path) -> dict[str, Estimator]:
     Raises LoobenchError where it cannot be read or imported, declares none, imports what estimators must not see, or takes
     the name of a registered one.
     """
+    variants = imported_file(path)
+    if taken := variants.keys() & registered().keys():
+        raise LoobenchError(f"{path} declares {', '.join(sorted(taken))}, taken by a registered estimator: rename it")
+    return variants
+
+
+def imported_file(path: Path) -> dict[str, Estimator]:
+    """The estimators of a file, whatever their names. Raises LoobenchError where it cannot be imported, or declares none."""
     refuse_forbidden(path)
     spec = importlib.util.spec_from_file_location(f"submitted_{path.stem}", path)
     assert spec
@@ -267,8 +308,6 @@ def load(path: Path) -> dict[str, Estimator]:
     variants = declared(module)
     if not variants:
         raise LoobenchError(f"{path} declares no estimator: put @estimator(...) over a function (see CONTRIBUTING.md)")
-    if taken := variants.keys() & registered().keys():
-        raise LoobenchError(f"{path} declares {', '.join(sorted(taken))}, taken by a registered estimator: rename it")
     return variants
 
 

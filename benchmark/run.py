@@ -19,6 +19,7 @@ from benchmark.questions import Question, asked_of
 from benchmark.records import encode
 from benchmark.registry import Estimator
 from benchmark.results import Bounds, Cell, Result
+from benchmark.sandbox import Confined
 from benchmark.streams import stream
 from benchmark.tasks import Task, shown
 from benchmark.truth import MakeBar
@@ -310,7 +311,9 @@ def self_influence(plan: Plan, case: Case, estimator: Estimator, found: Estimate
 
 
 def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
-    """One call on one step: the first use of a derivative costs seconds that are not the method's."""
+    """One call on one step: the first use of a derivative costs seconds that are not the method's. The sandbox has its own."""
+    if isinstance(estimator.function, Confined):
+        return
     with suppress(Failure, Withheld):  # one step may be too few for it, or not shown; the real call decides
         estimate(estimator, run.until(1), device)
 

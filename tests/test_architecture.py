@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 HARNESS = sorted((ROOT / "benchmark").glob("*.py"))
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 LAYERS = (  # a module imports only from layers before its own
-    {"__init__", "errors", "streams", "optimizers", "models", "calculus", "published"},
+    {"__init__", "errors", "kernel", "streams", "optimizers", "models", "calculus", "published"},
     {"files", "records", "tangents", "modules"},
     {"problem", "machine"},
-    {"updaters", "data", "sweep", "kronecker", "projections", "noise", "questions", "metrics", "statistics"},
+    {"updaters", "data", "sweep", "kronecker", "projections", "noise", "questions", "metrics", "statistics", "transport"},
     {"dense", "solvers"},
     {"convolution"},
     {"engine"},
@@ -27,8 +27,10 @@ LAYERS = (  # a module imports only from layers before its own
     {"tasks"},
     {"protocols", "counterfactuals"},
     {"limits", "uses"},
-    {"suites", "truth", "export", "results", "evaluate"},
-    {"migrate", "run", "board", "speed", "doctor", "tune"},
+    {"suites", "truth", "export", "results"},
+    {"sandbox"},
+    {"evaluate"},
+    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune"},
     {"prices", "reproduce", "report", "figures", "cite", "tracking"},
     {"page"},
     {"cli"},
@@ -36,6 +38,8 @@ LAYERS = (  # a module imports only from layers before its own
 )
 HIDDEN = {
     "counterfactuals",
+    "sandbox",
+    "inmate",
     "export",
     "limits",
     "noise",

@@ -1,0 +1,252 @@
+"""The program inside the sandbox: a server that loads what is slow to load, and for each job a child that locks itself in.
+
+It runs in a process of its own (benchmark/sandbox.py starts it). What it says is not believed there: a stranger's code shares
+the child's memory. What keeps that code in is the kernel; the hook here only gives a forbidden act its name.
+"""
+
+import importlib
+import json
+import os
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from benchmark import calculus, kernel, registry, transport
+from benchmark.errors import Failure, LoobenchError
+from benchmark.evaluate import dense_and_real, kind_of, same_bits, typed
+from benchmark.files import pack, unpack
+from benchmark.models import mlp
+from benchmark.optimizers import Sgd
+from benchmark.problem import Problem, Samples, map_tensors, tensors
+from benchmark.registry import ALLOWED, Estimator
+from benchmark.train import train
+
+DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
+SYSTEM = ("/etc/", "/proc/", "/sys/", "/dev/", "/usr/", "/lib", "/bin/", "/sbin/", "/var/", "/run/")  # left to the kernel
+REFUSED = (  # events of sys.addaudithook, by how they begin
+    *("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "pty.", "signal.pthread_kill"),
+    *("gc.get_objects", "gc.get_referrers", "sys._current_frames", "os.chmod", "os.chown", "os.setxattr", "winreg."),
+)
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.")
+
+
+# ---- the server --------------------------------------------------------------------------------------------------
+def serve(control: socket.socket) -> None:
+    """Take jobs until the other side closes: each comes with the socket that its child answers on; say how each ended."""
+    prepare()
+    control.send(b"ready")
+    while True:
+        message, handles, _, _ = socket.recv_fds(control, 1 << 16, 1)
+        if not message:
+            return
+        control.send(json.dumps(_run(control, handles[0], json.loads(message))).encode())
+
+
+def prepare() -> None:
+    """Do what is slow the first time: imports, and the first use of derivatives. Then forget where the repository is."""
+    torch.set_num_threads(1)
+    for name in ALLOWED:
+        importlib.import_module(f"benchmark.{name}")
+    problem = _example()
+    run = train(problem)
+    problem.gradients(run.final, problem.train)
+    problem.hessian_products(run.final, problem.train, run.final[None])
+    problem.pull(0, run.states[0], problem.weights(0), run.states[1][None])
+    sys.path[:] = [entry for entry in sys.path if not Path(entry, "benchmark").is_dir() or entry.endswith("-packages")]
+    importlib.invalidate_caches()
+
+
+def _example() -> Problem:
+    """The smallest problem there is."""
+    inputs = torch.eye(2, dtype=torch.float64)
+    samples = Samples(inputs, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    model = mlp((2, 2, 1))
+    initial = torch.linspace(-1, 1, model.parameters, dtype=torch.float64)
+    numbers = torch.arange(2)
+    return Problem(model, Sgd(0.1), samples, samples, samples, initial, numbers[None], numbers, (1,))
+
+
+def _run(control: socket.socket, handle: int, job: dict[str, Any]) -> int:
+    """Do a job in a child of this process; its exit status."""
+    room = tempfile.mkdtemp(prefix="job-")
+    child = os.fork()
+    if child == 0:
+        control.close()
+        _child(socket.socket(fileno=handle), job, Path(room))
+    os.close(handle)
+    _, status = os.waitpid(child, 0)
+    shutil.rmtree(room, ignore_errors=True)
+    return status
+
+
+# ---- the child ---------------------------------------------------------------------------------------------------
+def _child(line: socket.socket, job: dict[str, Any], room: Path) -> NoReturn:
+    """Answer what is asked on `line`, in `room`, and end without returning to the server's code."""
+    code = 1
+    try:
+        _seclude(line, room)
+        _answer(line, job, room)
+        code = 0
+    except Failure as failure:
+        refuse(line, failure)
+    except BaseException as error:
+        refuse(line, Failure("crashed", f"{type(error).__name__}: {error}"))
+    finally:
+        os._exit(code)
+
+
+def _seclude(line: socket.socket, room: Path) -> None:
+    """Leave the server's session, open files and folder."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    own = os.dup2(line.fileno(), 3) if line.fileno() != 3 else 3
+    os.closerange(own + 1, 1024)
+    line.detach()
+    line.__init__(fileno=own)  # type: ignore[misc]
+    os.chdir(room)
+    os.environ.update(HOME=str(room), TMPDIR=str(room))
+    tempfile.tempdir = None
+    line.sendall(b"!")  # by which the other side learns from the kernel who we are
+
+
+def _answer(line: socket.socket, job: dict[str, Any], room: Path) -> None:
+    given, facts = unpack(receive(line), "a job")
+    at = room / facts["file"]
+    at.write_bytes(given["source"].numpy().tobytes())
+    readable = [Path(path) for path in job["readable"]]
+    kernel.keep_amounts(job["memory"], job["file_size"], job["seconds"])
+    if job["landlock"]:
+        kernel.keep_files([*readable, *DEVICES], [room, Path(os.devnull)])
+    kernel.keep_calls()
+    sys.addaudithook(_hook([*readable, *DEVICES], room, line))
+    with typed(facts["file"]):
+        found = declared(at, facts["module"])
+    send(line, pack({}, {"declared": [_declaration(one) for one in found.values()]}))
+    while request := receive(line):
+        _, facts = unpack(request, "a request")
+        try:
+            with typed(facts["estimator"]):
+                _ask(line, replace(found[facts["estimator"]], settings=facts["settings"]))
+        except Failure as failure:
+            refuse(line, failure)
+
+
+def declared(at: Path, module: str | None) -> dict[str, Estimator]:
+    """The estimators of a file, or of an installed module."""
+    if module is None:
+        return registry.imported_file(at)
+    return registry.declared(importlib.import_module(module))
+
+
+def _declaration(variant: Estimator) -> dict[str, Any]:
+    """All that an estimator declares, without its function."""
+    content = asdict(replace(variant, function=lambda run: run.final))  # a function of a stranger may refuse to be copied
+    return {name: value for name, value in content.items() if name != "function"}
+
+
+def _ask(line: socket.socket, estimator: Estimator) -> None:
+    """One call: the run comes, `ready` and `done` frame what is timed, then the answer goes."""
+    run = transport.decode(receive(line))
+    given = map_tensors(run, Tensor.clone)
+    send(line, b"ready")
+    receive(line)
+    with calculus.counting() as count:
+        effect = estimator(given)
+    send(line, b"done")
+    if not isinstance(effect, Tensor) or not dense_and_real(effect):
+        raise Failure("bad-shape", f"{estimator.name} must return a dense real tensor, got {kind_of(effect)}")
+    if not all(map(same_bits, tensors(given), tensors(run))):
+        raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
+    facts = {"gradients": count.gradients, "hessian_products": count.hessian_products, "notes": count.notes}
+    send(line, pack({"effect": effect}, facts))
+
+
+def _hook(readable: list[Path], room: Path, line: socket.socket) -> Callable[[str, tuple[Any, ...]], None]:
+    """What ends the process with the failure `forbidden-access`, whatever the stranger's code would do with an exception."""
+    roots = tuple(str(path.resolve()) for path in (*readable, room))
+    busy = False
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal busy
+        if busy:
+            return
+        busy = True
+        try:
+            if reason := forbidden(event, arguments, roots, str(room.resolve())):
+                refuse(line, Failure("forbidden-access", reason))
+                os._exit(1)
+        finally:
+            busy = False
+
+    return look
+
+
+def forbidden(event: str, arguments: tuple[Any, ...], roots: tuple[str, ...], room: str) -> str | None:
+    """What is forbidden about an event of `sys.addaudithook`, or None."""
+    if event.startswith(REFUSED):
+        return f"{event} {arguments[:1]!r:.80}"
+    if event == "import":
+        name = str(arguments[0])
+        hidden = name.startswith("benchmark.") and name.split(".")[1] not in ALLOWED
+        return f"import {name}" if hidden else None
+    if event == "open":
+        writes = isinstance(arguments[1], str) and any(letter in arguments[1] for letter in "wax+")
+        return _outside(arguments[0], (room, "/dev/") if writes else (*roots, *SYSTEM), "write" if writes else "read")
+    if event.startswith(CHANGES):
+        return next(filter(None, (_outside(path, (room,), event) for path in arguments)), None)
+    return None
+
+
+def _outside(path: Any, roots: tuple[str, ...], act: str) -> str | None:
+    """What to say of an act on a path that is below none of the roots."""
+    if not isinstance(path, str | bytes | os.PathLike):
+        return None
+    whole = os.path.realpath(os.fsdecode(path))
+    return None if whole.startswith(roots) else f"{act} {whole[:80]}"
+
+
+# ---- messages ----------------------------------------------------------------------------------------------------
+def send(line: socket.socket, content: bytes) -> None:
+    """Send bytes after their number."""
+    line.sendall(struct.pack("<Q", len(content)) + content)
+
+
+def receive(line: socket.socket) -> bytes:
+    """The bytes of one `send`; none where the other side has closed."""
+    head = _exactly(line, 8)
+    return _exactly(line, struct.unpack("<Q", head)[0]) if head else b""
+
+
+def _exactly(line: socket.socket, size: int) -> bytes:
+    held = bytearray(size)
+    view, at = memoryview(held), 0
+    while at < size:
+        got = line.recv_into(view[at:])
+        if not got:
+            return b""
+        at += got
+    return bytes(held)
+
+
+def refuse(line: socket.socket, failure: Failure) -> None:
+    """Say that and how it failed."""
+    send(line, pack({}, {"failure": failure.status, "message": str(failure)}))
+
+
+def main(handle: int) -> None:
+    """Serve on an open socket."""
+    try:
+        serve(socket.socket(fileno=handle))
+    except LoobenchError as error:
+        sys.exit(str(error))
