@@ -14,11 +14,12 @@ from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, asked_of
 from benchmark.records import encode
 from benchmark.results import Bounds, Limits, Result
 from benchmark.statistics import Compared, Interval
+from benchmark.suites import Suite as Choice
 
 Curve = Sequence[float | None]  # H values
 Known = Mapping[str, Limits]  # by name of task and device
 
-CORE = ("quick", "hara2019", "acc2025", "adaptive", "final-model")  # suites of the headline, before the others
+HEADLINE = ("quick", "hara2019", "acc2025", "adaptive", "final-model")  # suites of the headline, before the others
 USED = "uses"  # the kind of a task whose effects are used for something
 REFERENCES = ("oracle", "random")  # above and below the estimators
 EXACT = 1 - 1e-6  # a score above it is that of the truth itself
@@ -145,8 +146,8 @@ class Row:
     name: str
     score: Interval  # of the score that ranks
     means: dict[str, float]  # title of the column -> mean over tasks of means over seeds, NaN where not defined
-    compared: Compared | None  # with the best; None where some task is not complete, and where the answer is the truth itself
-    front: bool  # no other row, nor the truth itself, is as accurate and as cheap, and better in one
+    compared: Compared | None  # with the best; None where the row does not rank, and where its answer is the truth itself
+    front: bool  # no other row that ranks, nor the truth itself, is as accurate and as cheap, and better in one
     done: int  # tasks with all seeds scored
     tasks: int
     results: tuple[Result, ...]  # by task; none of a reference
@@ -156,6 +157,16 @@ class Row:
         """Whether an estimator has all seeds of all tasks scored."""
         return bool(self.results) and self.done == self.tasks
 
+    @cached_property
+    def trusted(self) -> bool:
+        """Whether the maintainers computed or verified every result; else the row is unverified."""
+        return all(result.trusted for result in self.results)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the row is held against others: only what is complete and trusted is."""
+        return self.complete and self.trusted
+
     @property
     def seeds(self) -> tuple[int, int]:
         """The fewest and the most seeds of its complete tasks."""
@@ -164,12 +175,12 @@ class Row:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What is to be said beside the figures: interpretation, failures, solvers that fell short."""
+        """What is to be said beside the figures: claims, interpretation, failures, solvers that fell short."""
         cells = [cell for result in self.results for cell in result.cells.values()]
         own = ("interpretation",) if self.results and self.results[0].estimator.interpretation else ()
         short = ("not converged",) if any(cell.notes.get("unconverged") for cell in cells) else ()
-        exact = ("exact",) if self.results and self.score.mean > EXACT else ()
-        return (*exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *short)
+        exact = ("exact",) if self.results and self.trusted and self.score.mean > EXACT else ()
+        return (*claims(self.results), *exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *short)
 
     @cached_property
     def digest(self) -> str:
@@ -179,7 +190,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows over one task, or over all tasks of a suite, the best first; incomplete rows last."""
+    """Rows over one task, or over all tasks of a suite, the best first; then incomplete rows, then unverified ones."""
 
     name: str  # of the task or suite
     columns: tuple[Column, ...]  # those with a figure; the first ranks the rows
@@ -194,13 +205,19 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Suite:
-    """A suite's tables: over all its tasks, and of each."""
+    """A suite's tables: over all its tasks, and of each. A choice of other suites' tasks has a version."""
 
     name: str  # with precision, device and protocol where these are not the usual ones
     protocol: str
     kind: str
     overall: Table
     tasks: tuple[Table, ...]
+    version: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name, with the version of a choice."""
+        return self.name if self.version is None else f"{self.name} (version {self.version})"
 
     @property
     def digest(self) -> str:
@@ -218,7 +235,7 @@ class Board:
     def find(self, row: str) -> tuple[Table, Row]:
         """The row called ``<suite or task>/<estimator>``. Raises LoobenchError where there is none."""
         place, _, name = row.partition("/")
-        tables = {table.name: table for suite in self.suites for table in (*suite.tasks, suite.overall)}
+        tables = {table.name: table for suite in self.suites for table in (*suite.tasks * (not suite.version), suite.overall)}
         if place not in tables:
             raise LoobenchError(f"rows are called <suite or task>/<estimator>, as {self.example}; the board has no {place!r}")
         rows = {found.name: found for found in tables[place].rows}
@@ -234,12 +251,17 @@ class Board:
 
 
 # ---- from results to records -----------------------------------------------------------------------------------------
-def board(results: Sequence[Result], limits: Known) -> Board:
-    """The whole board. Raises LoobenchError without results, DamagedFile where rows of one table answer different tasks."""
+def board(results: Sequence[Result], limits: Known, choices: Sequence[Choice] = ()) -> Board:
+    """The whole board: first the `choices` of other suites' tasks that have results, then the suites.
+
+    Raises LoobenchError without results, DamagedFile where rows of one table answer different tasks.
+    """
     if not results:
         raise LoobenchError("no results to report: run `loobench run --suite quick` first, or name their folder by --results")
     found = [suite(name, members, limits) for name, members in groups(results, suite_name)]
-    return Board(tuple(sorted(found, key=lambda one: CORE.index(one.name) if one.name in CORE else len(CORE))), limits)
+    found.sort(key=lambda one: HEADLINE.index(one.name) if one.name in HEADLINE else len(HEADLINE))
+    chosen = (choice(one, results, limits) for one in choices)
+    return Board((*(one for one in chosen if one), *found), limits)
 
 
 def suite(name: str, results: Sequence[Result], limits: Known) -> Suite:
@@ -247,6 +269,34 @@ def suite(name: str, results: Sequence[Result], limits: Known) -> Suite:
     refuse_mixed(results)
     tasks = tuple(table(task, members, limits) for task, members in by_task(results))
     return Suite(name, results[0].protocol, kind(results[0]), table(name, results, limits), tasks)
+
+
+def choice(of: Choice, results: Sequence[Result], limits: Known) -> Suite | None:
+    """The tables of a choice of tasks at the usual precision, device and protocol; None without results for it.
+
+    Of each result the first seeds, as many as the choice has; one that lacks some is no answer to it.
+    """
+    names = {task.name for task in of.tasks}
+    members = [one for one in results if one.task["name"] in names and suite_name(one) == one.task["suite"]]
+    found = [short for one in members if (short := first_seeds(one, of.seeds))]
+    if not found:
+        return None
+    refuse_mixed(found)
+    tasks = tuple(table(task, some, limits) for task, some in by_task(found))
+    return Suite(of.name, found[0].protocol, kind(found[0]), table(of.name, found, limits, len(names)), tasks, of.version)
+
+
+def first_seeds(result: Result, seeds: int) -> Result | None:
+    """The result with seeds 0, ..., seeds - 1 alone, trusted if it was; None where it lacks one."""
+    wanted = [str(seed) for seed in range(seeds)]
+    if not {*wanted} <= {*result.cells}:
+        return None
+    cells = {seed: result.cells[seed] for seed in wanted}
+    used = {cell.provenance: result.provenance[cell.provenance] for cell in cells.values()}
+    short = replace(result, cells=cells, provenance=used)
+    if result.verified is None:
+        return short
+    return replace(short, verified=replace(result.verified, of=short.substance if result.trusted else ""))
 
 
 def suite_name(result: Result) -> str:
@@ -285,29 +335,37 @@ def refuse_mixed(results: Iterable[Result]) -> None:
             raise DamagedFile(f"{task} has two results of {', '.join(twice)}: move all but one away")
 
 
-def table(name: str, results: Sequence[Result], limits: Known) -> Table:
+def table(name: str, results: Sequence[Result], limits: Known, tasks: int | None = None) -> Table:
     """One row for each estimator over the given results, and for what their uses are compared with.
 
-    Columns without a figure are left out, but for the first.
+    A row is complete with so many `tasks`, by default those of the results. Columns without a figure are left out, but for
+    the first.
     """
     columns = COLUMNS[kind(results[0])]
     above, below = ([*references(who, results, limits)] for who in REFERENCES)
-    rows = (*above, *ranked(results, limits), *below)
+    rows = (*above, *ranked(results, limits, tasks or len(by_task(results))), *below)
     filled = [column for column in columns if any(not np.isnan(row.means[column.title]) for row in rows)]
     return Table(name, tuple(filled) if columns[0] in filled else (columns[0], *filled), rows, tuple(results))
 
 
-def ranked(results: Sequence[Result], limits: Known) -> list[Row]:
-    """Estimators: those with all tasks by falling score, then the others, then by name."""
-    tasks = len(by_task(results))
+def ranked(results: Sequence[Result], limits: Known, tasks: int) -> list[Row]:
+    """Estimators: those with all tasks by falling score, then the others, then those not verified; then by name.
+
+    What is not verified is compared with nothing, so that a claim moves nobody else's row.
+    """
     members = groups(results, lambda result: result.estimator.name)
-    complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(finished, some))}
+    complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(may_rank, some))}
     defined = {name: found for name, found in complete.items() if not has_gaps(found)}
     estimated = {name: found for name, found in defined.items() if statistics.interval(found).mean <= EXACT}
     compared = statistics.compare(estimated) if estimated else {}
     rows = [row(name, some, tasks, limits, compared.get(name)) for name, some in members]
-    rows.sort(key=lambda row: (row.tasks - row.done, -np.nan_to_num(row.score.mean, nan=-np.inf)))
+    rows.sort(key=lambda row: (not row.trusted, row.tasks - row.done, -np.nan_to_num(row.score.mean, nan=-np.inf)))
     return on_front(rows)
+
+
+def may_rank(result: Result) -> bool:
+    """Whether a result may be held against others: every seed is scored, and it is trusted."""
+    return finished(result) and result.trusted
 
 
 def row(name: str, results: Sequence[Result], tasks: int, limits: Known, compared: Compared | None) -> Row:
@@ -321,10 +379,33 @@ def row(name: str, results: Sequence[Result], tasks: int, limits: Known, compare
 
 
 def on_front(rows: Sequence[Row]) -> list[Row]:
-    """The rows, marked where no other complete one, nor the truth itself, is as accurate and as cheap, and better in one."""
-    accuracy = [row.score.mean if row.complete else np.nan for row in rows]
+    """The rows, marked where no other that ranks, nor the truth itself, is as accurate and as cheap, and better in one."""
+    accuracy = [row.score.mean if row.ranks else np.nan for row in rows]
     front = statistics.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
     return [replace(row, front=on) for row, on in zip(rows, front[:-1], strict=True)]
+
+
+def claims(results: Sequence[Result]) -> tuple[str, ...]:
+    """What a row says of its submitter's claims: that all are verified, or not, and the verdicts on those that are not.
+
+    Values are means over the tasks that have them; nothing of what the maintainers computed.
+    """
+    claimed = [result for result in results if result.claimed]
+    if not claimed:
+        return ()
+    if all(result.trusted for result in claimed):
+        both = [(one.verified.value, one.claimed.value) for one in claimed if one.verified and one.claimed]
+        sides = [*zip(*(pair for pair in both if None not in pair), strict=True)]
+        return ("verified {:.3f} (claimed {:.3f})".format(*map(mean, sides)) if sides else "verified",)
+    known = defined([number(one.claimed.value) for one in claimed if one.claimed])
+    return ("unverified" + (f", claimed {mean(known):.3f}" if known else ""), *sorted({*map(verdict, claimed)} - {""}))
+
+
+def verdict(result: Result) -> str:
+    """Why the verification of a result does not hold; nothing where there is none, or it does."""
+    if result.verified is None or result.trusted:
+        return ""
+    return result.verified.verdict if result.verified.verdict != "verified" else "changed since verified"
 
 
 def finished(result: Result) -> bool:

@@ -140,7 +140,8 @@ def score(table: Table, row: Row) -> str:
         return f"No score: {row.done} of {row.tasks} tasks are complete."
     seeds = " to ".join(dict.fromkeys(map(str, row.seeds)))
     over = f"{row.done} of {plural(row.tasks, 'task')}, {plural(seeds, 'seed')} each"
-    return f"{table.columns[0].title} {row.score.mean:.3f}, {ends(row.score)}; {over}."
+    claim = "" if row.trusted else " Claimed by its submitter, not verified."
+    return f"{table.columns[0].title} {row.score.mean:.3f}, {ends(row.score)}; {over}.{claim}"
 
 
 def plural(count: int | str, noun: str) -> str:

@@ -675,9 +675,9 @@ def cite_command(options: argparse.Namespace) -> int:
 
 
 def _board(options: argparse.Namespace) -> Any:
-    from benchmark import board, results
+    from benchmark import board, results, suites
 
-    return board.board(results.load_all(options.results), results.all_limits(options.results))
+    return board.board(results.load_all(options.results), results.all_limits(options.results), [suites.CORE])
 
 
 def reproduce_command(options: argparse.Namespace) -> int:

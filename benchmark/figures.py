@@ -200,10 +200,10 @@ def short(name: str, letters: int = 30) -> str:
 
 
 def estimates(board: Board, table: Table) -> list[Row]:
-    """The rows of estimators, the best first, but for those that are the truth itself on their suite."""
+    """The trusted rows of estimators, the best first, but for those that are the truth itself on their suite."""
     suite = suite_of(board, table)
     exact = {row.name for row in suite.overall.estimators if "exact" in row.marks}
-    return [row for row in table.estimators if row.name not in exact]
+    return [row for row in table.estimators if row.trusted and row.name not in exact]
 
 
 def suite_of(board: Board, table: Table) -> Suite:
@@ -219,8 +219,8 @@ def score_name(table: Table) -> str:
 
 # ---- accuracy against cost -------------------------------------------------------------------------------------------
 def priced(table: Table) -> list[Row]:
-    """Complete rows with a score and a cost."""
-    return [row for row in table.estimators if row.complete and not np.isnan(row.score.mean) and row.means["cost"] > 0]
+    """Complete and trusted rows with a score and a cost."""
+    return [row for row in table.estimators if row.ranks and not np.isnan(row.score.mean) and row.means["cost"] > 0]
 
 
 def lacks_cost(board: Board, table: Table) -> str:  # noqa: ARG001

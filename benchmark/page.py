@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from benchmark.board import (
     limited,
     mean,
     pairs,
+    verdict,
 )
 from benchmark.errors import LoobenchError
 from benchmark.files import json_digest
 from benchmark.questions import asked_of
-from benchmark.report import ABOUT, RENORMALISED, interval, letters, short_names
+from benchmark.report import ABOUT, RENORMALISED, choice, interval, letters, short_names
 from benchmark.results import Cell, Result
 from benchmark.statistics import Interval
 
@@ -93,7 +94,7 @@ def render(made: Board, *, cite: Cite, sources: Mapping[str, str], home: str = "
     found = {"index.html": index(made)}
     for one in made.suites:
         found[suite_file(one.name)] = call("suite", one.name, suite_details(one, place))
-        for table in one.tasks:
+        for table in one.tasks * (not one.version):  # tasks of a choice are in the files of their own suites
             found[task_file(table.name)] = task_script(table, made.limits, place)
     return found
 
@@ -168,6 +169,8 @@ def headline(one: Suite, limits: Known) -> Record:
     short = short_names([table.name for table in one.tasks])
     return {
         "name": one.name,
+        "title": one.title,
+        "chosen": one.version is not None,
         "file": suite_file(one.name),
         "about": about(one),
         "protocol": one.protocol,
@@ -180,12 +183,12 @@ def headline(one: Suite, limits: Known) -> Record:
 def about(one: Suite) -> str:
     """What a suite asks."""
     other = one.overall.results[0].task.get("counterfactual") == "renormalised"
-    return " ".join(f"{ABOUT[one.kind] or PLAIN} {RENORMALISED if other else ''}".split())
+    return " ".join(f"{choice(one)} {ABOUT[one.kind] or PLAIN} {RENORMALISED if other else ''}".split())
 
 
 def task_head(table: Table, short: str, limits: Known) -> Record:
     """A task as its suite shows it: scores by estimator, a word where there is none, and the ceiling."""
-    scores = {row.name: round_to(row.score.mean) if row.complete else " ".join(row.marks) for row in table.estimators}
+    scores = {row.name: round_to(row.score.mean) if row.ranks else " ".join(row.marks) for row in table.estimators}
     return {
         "name": table.name,
         "short": short or table.name,
@@ -226,6 +229,7 @@ def row_record(row: Row, table: Table) -> Record:
         "cost": round_to(row.means["cost"]),
         "front": row.front,
         "complete": row.complete,
+        "trusted": row.trusted,
         "done": row.done,
         "tasks": row.tasks,
         "seeds": list(row.seeds),
@@ -321,8 +325,21 @@ def row_details(row: Row, table: Table, shared: Shared, place: Place) -> Record:
         "digests": [distinct(shared.number(brief(one)) for one in found) for found in made],
         "digest": row.digest,
         "source": place.source(row.name),
+        "claims": [claim_record(one) for one in row.results if one.claimed],
         "provenance": [shared.number(one) for one in distinct(facts for r in row.results for facts in r.provenance.values())],
         "cite": [shared.number(piece) for piece in pieces(place.cite(table, row), row, table)],
+    }
+
+
+def claim_record(result: Result) -> Record:
+    """What was claimed of a result, what computing it again gave, and whether that holds."""
+    claimed, verified = (asdict(one) if one else None for one in (result.claimed, result.verified))
+    return {
+        "task": result.name,
+        "trusted": result.trusted,
+        "verdict": verdict(result),
+        "claimed": claimed,
+        "verified": verified,
     }
 
 

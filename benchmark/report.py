@@ -12,7 +12,7 @@ from tabulate import tabulate
 from benchmark import board
 from benchmark.board import (
     COLUMNS,
-    CORE,
+    HEADLINE,
     LIMITS,
     TWIN,
     USED,
@@ -47,9 +47,13 @@ Computed by loobench from [results/](results); do not edit. To look closer, open
 """
 HEADLINE_TEXT = """## Headline
 
-The {} best estimators of each core suite, and what they score in all of them, with the letter of their tie group: rows of one
+The {} best estimators of each main suite, and what they score in all of them, with the letter of their tie group: rows of one
 letter cannot be told apart in that suite. A score of some tasks only says of how many. cost: the median over suites; 1 is the
-price of exact retraining.
+price of exact retraining. What is not verified is left out.
+"""
+CHOICE = """\
+What a submission is scored on: a fixed choice of {} tasks of other suites, seeds 0 to {} of each, the same for everybody; its
+version rises with any change. The scores by task stand with the suites that the tasks are of.
 """
 ABOUT = {
     LeaveOneOut.kind: "",
@@ -78,6 +82,10 @@ its 95 % interval by hierarchical bootstrap over seeds, then queries; tasks are 
 tasks (Holm's correction, .05) and the paired difference. *behind*: that difference, the best row minus this one. Rows that lack
 a task have no letter and stand below (a method for SGD lacks the tasks of Adam: the scores by task, and the tables of single
 tasks on the page, compare it where it answers); what is the truth itself (*exact*) has no letter either.
+
+**Claims.** A row without a word was computed by the maintainers. *verified*: sent by its submitter and computed again by the
+maintainers, whose value comes first. *unverified*: nobody has computed it again, or the word behind it says how that went; such
+a row stands below all others, has no letter, is never the best nor on the front, and moves no other row.
 
 **Cost.** cost: wall time over that of exact leave-one-out on the same machine and thread; grad, hvp: counted per-sample
 gradients and Hessian products over the gradients of exact leave-one-out; MB: most memory at once beyond what was there before,
@@ -132,7 +140,8 @@ def leaderboard(made: Board, sources: Mapping[str, str]) -> str:
     named = partial(linked, sources)
     parts = [HEAD, *headline(made, named)]
     for suite in made.suites:
-        parts += [*section(suite, named), *twins(suite, made), *matrices(suite, made.limits)]
+        beside = [] if suite.version else [*twins(suite, made), *matrices(suite, made.limits)]
+        parts += [*section(suite, named), *beside]
     return "\n".join([*parts, "## How to read\n", *legends(made), CITE, SUBMIT])
 
 
@@ -147,16 +156,23 @@ def quoted(page: str, made: Board, sources: Mapping[str, str]) -> str:
 def section(suite: Suite, named: Link) -> list[str]:
     """A suite's heading, what it asks where that is not plain leave-one-out, its table and its version."""
     renormalised = suite.overall.results[0].task.get("counterfactual") == "renormalised"
-    about = [text for text in (ABOUT[suite.kind], RENORMALISED * renormalised) if text]
-    return [f"## Suite {suite.name}\n", *about, f"{table(suite.overall, named)}\n", f"{version(suite)}\n"]
+    about = [text for text in (choice(suite), ABOUT[suite.kind], RENORMALISED * renormalised) if text]
+    return [f"## Suite {suite.title}\n", *about, f"{table(suite.overall, named)}\n", f"{version(suite)}\n"]
+
+
+def choice(suite: Suite) -> str:
+    """What a choice of other suites' tasks is; nothing of other suites."""
+    table = suite.overall
+    return CHOICE.format(table.rows[0].tasks, len(table.results[0].cells) - 1) if suite.version else ""
 
 
 def version(suite: Suite) -> str:
-    """What a suite's figures are of: protocol, digest of its tasks, the versions that computed its rows."""
+    """What a suite's figures are of: protocol, version of a choice, digest of its tasks, what computed its rows."""
     facts = [facts for result in suite.overall.results for facts in result.provenance.values()]
     made = sorted({str(one["loobench"]) for one in facts if "loobench" in one})
     by = f"; computed by loobench {', '.join(made)}" if made else ""
-    return f"Protocol {suite.protocol}; {len(suite.tasks)} tasks, digest `{suite.digest[:12]}`{by}."
+    chosen = f"version {suite.version}, " if suite.version else ""
+    return f"Protocol {suite.protocol}; {chosen}{len(suite.tasks)} tasks, digest `{suite.digest[:12]}`{by}."
 
 
 def legends(made: Board) -> list[str]:
@@ -168,11 +184,11 @@ def legends(made: Board) -> list[str]:
 
 # ---- the headline ----------------------------------------------------------------------------------------------------
 def headline(made: Board, named: Link) -> list[str]:
-    """The scores of the core suites side by side; nothing where fewer than two of them are there."""
-    suites = [suite for name in CORE for suite in made.suites if suite.name == name]
+    """The scores of the main suites side by side, of what is trusted; nothing where fewer than two of them are there."""
+    suites = [suite for name in HEADLINE for suite in made.suites if suite.name == name]
     if len(suites) < 2:
         return []
-    rows = [{row.name: row for row in suite.overall.estimators} for suite in suites]
+    rows = [{row.name: row for row in suite.overall.estimators if row.trusted} for suite in suites]
     names = {row.name for suite in suites for row in [row for row in suite.overall.rows if row.compared][:BEST]}
     found = {name: [table.get(name) for table in rows] for name in names}
     order = sorted(names, key=lambda name: (-_average(found[name]), name))
@@ -257,7 +273,7 @@ def _means(row: Row, columns: Sequence[Column]) -> list[str]:
 def _seeds(row: Row) -> list[str]:
     least, most = row.seeds
     seeds = "" if not most else str(most) if least == most else f"{least} to {most}"
-    return [seeds, ", ".join([*["Pareto"] * row.front, *row.marks])]
+    return [seeds, escaped(", ".join([*["Pareto"] * row.front, *row.marks]))]
 
 
 def _align(headers: Sequence[str]) -> list[str]:
@@ -291,12 +307,16 @@ def matrix(members: Sequence[Result], limits: Known, order: Sequence[str]) -> st
 
 
 def answer(result: Result) -> str:
-    """The mean over seeds of the score that ranks, or what failed, linked to the result; nothing of an unsupported task."""
+    """The mean over seeds of the score that ranks, or what failed, linked to the result; nothing of an unsupported task.
+
+    A score that is not trusted says so.
+    """
     if statuses := {cell.status for cell in result.cells.values()} - {"ok"}:
         said = " ".join(sorted(statuses - {"unsupported"}))
     else:
         value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
-        said = "" if np.isnan(value) else f"{value:.{COLUMNS[board.kind(result)][0].digits}f}"
+        figure, doubt = f"{value:.{COLUMNS[board.kind(result)][0].digits}f}", " unverified" * (not result.trusted)
+        said = "" if np.isnan(value) else figure + doubt
     return said and f"[{said}]({quote(path(result, Path('results')).as_posix())})"
 
 
@@ -313,9 +333,10 @@ Pair = tuple[Result, Result]  # an estimator on a task with kinks and on its twi
 
 
 def twins(suite: Suite, made: Board) -> list[str]:
-    """Tasks with kinks beside their twins without, by estimator; nothing where no result has a twin."""
-    others = {(TWIN + result.name, result.estimator.name): result for one in made.suites for result in one.overall.results}
-    members = suite.overall.results
+    """Tasks with kinks beside their twins without, by estimator, of trusted results; nothing where none has a twin."""
+    known = [result for one in made.suites if not one.version for result in one.overall.results if result.trusted]
+    others = {(TWIN + result.name, result.estimator.name): result for result in known}
+    members = [result for result in suite.overall.results if result.trusted]
     pairs = [(others[key], twin) for twin in members if (key := (twin.name, twin.estimator.name)) in others]
     named = groupby(sorted(pairs, key=estimator_of), estimator_of)
     rows = [line for name, some in named if (line := twin_line(name, [*some], made.limits))]

@@ -15,8 +15,8 @@ from benchmark.board import Board, Row, Suite, Table
 from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.protocols import smooth_tasks
 from benchmark.questions import QUESTIONS
-from benchmark.results import Bounds, Limits, Result
-from benchmark.suites import TASKS
+from benchmark.results import Bounds, Claim, Limits, Result, Verification
+from benchmark.suites import CORE, TASKS
 from benchmark.tasks import record_digest
 from benchmark.uses import USES
 
@@ -63,6 +63,17 @@ def changed(made: Result, seed: int, **fields: Any) -> Result:
 def costing(made: Result, cost: float) -> Result:
     """The result with this relative cost in each seed."""
     return replace(made, cells={seed: replace(cell, relative_cost=cost) for seed, cell in made.cells.items()})
+
+
+def claimed(made: Result, value: float | None = 0.812) -> Result:
+    """The result as a stranger sent it."""
+    return replace(made, claimed=Claim(value, "a stranger", "2026-11-01T00:00:00Z", "Linux"))
+
+
+def verified(made: Result, value: float | None = 0.811, verdict: str = "verified") -> Result:
+    """The stranger's result, computed again with this verdict."""
+    facts = ["0"], "nonce", "maintainers", "2026-11-02T00:00:00Z", "Linux, x86-64", made.substance
+    return replace(made if made.claimed else claimed(made), verified=Verification(verdict, value, 0.8, 0.001, *facts))
 
 
 def of_protocol(made: Result, protocol: str) -> Result:
@@ -295,6 +306,134 @@ def test_exact_retraining_counts_as_a_row_of_score_1_and_cost_1() -> None:
     assert rows([costing(scored("exact", 1.0), 0.99)])["exact"].front
     assert not rows([costing(scored("exact", 1.0), 1.01)])["exact"].front
     assert not rows([costing(scored("exact", 0.9), 1.0)])["exact"].front
+
+
+# ---- claims ----------------------------------------------------------------------------------------------------------
+def test_what_is_not_verified_stands_below_all_others_and_has_no_group_and_is_not_on_the_front() -> None:
+    made = [scored("loss", *([0.1] * 12)), scored("sgd-ie", *(0.5 + LEADS)), failed("tracin", "unsupported")]
+    theirs = [claimed(costing(scored(name, *([value] * 12)), 0.001)) for name, value in (("a", 0.7), ("b", 0.99), ("c", 1.0))]
+    found = rows([*theirs, *made])
+
+    assert [*found] == ["sgd-ie", "loss", "tracin", "c", "b", "a"]
+    assert [row.compared is None for row in found.values()] == [False, False, True, True, True, True]
+    assert not any(found[name].front for name in "abc")
+    assert [(found[name].complete, found[name].trusted, found[name].ranks) for name in "abc"] == [(True, False, False)] * 3
+    assert found["c"].marks == ("unverified, claimed 0.812",)  # a score of 1 makes no claim the truth itself
+
+
+def test_what_is_not_verified_moves_no_other_row() -> None:
+    made = [costing(scored(name, *(base + LEADS)), 0.5) for name, base in (("sgd-ie", 0.5), ("loss", 0.1), ("tracin", 0.4))]
+    before = {name: described(row) for name, row in rows(made).items()}
+    found = rows([*made, claimed(costing(scored("theirs", *([0.99] * 12)), 0.001))])
+
+    assert {name: described(row) for name, row in found.items() if name != "theirs"} == before
+    trusted = rows([*made, costing(scored("theirs", *([0.99] * 12)), 0.001)])
+    assert [described(row) for row in trusted.values() if row.name != "theirs"] != [*before.values()]  # it would have
+
+
+def test_a_verified_row_ranks_like_any_other_and_says_what_was_verified_and_what_claimed() -> None:
+    tasks = [
+        verified(claimed(scored("theirs", *(0.6 + LEADS), task=task), said), found)
+        for task, said, found in zip(TWO, (0.9, 0.8), (0.91, 0.78), strict=True)
+    ]
+    found = rows([*tasks, *(scored("loss", *([0.1] * 12), task=task) for task in TWO)])
+
+    assert found["theirs"].marks == ("verified 0.845 (claimed 0.850)",)
+    assert (found["theirs"].ranks, found["theirs"].front) == (True, True)
+    assert [row.compared and row.compared.group for row in found.values()] == [1, 2]
+
+
+def test_one_result_that_is_not_verified_makes_the_row_of_the_suite_unverified_but_not_that_of_the_other_task() -> None:
+    tasks = [verified(scored("theirs", 0.5, 0.6)), claimed(scored("theirs", 0.5, 0.6, task=TWO[1]), 0.9)]
+    suite = only(tasks)
+
+    assert suite.overall.rows[0].marks == ("unverified, claimed 0.856",)
+    assert {table.name: table.rows[0].ranks for table in suite.tasks} == {TWO[0]: True, TWO[1]: False}
+
+
+@pytest.mark.parametrize(("verdict", "said"), [("differs", "differs"), ("fresh seeds differ",) * 2, ("failed",) * 2])
+def test_a_row_whose_verification_did_not_succeed_says_how_it_went(verdict: str, said: str) -> None:
+    row = rows([verified(scored("theirs", 0.5), verdict=verdict)])["theirs"]
+
+    assert row.marks == ("unverified, claimed 0.812", said)
+    assert not row.trusted
+
+
+def test_a_verification_of_what_the_result_was_before_does_not_count() -> None:
+    before = verified(scored("theirs", 0.5, 0.6))
+    row = rows([changed(before, 1, by_query=[0.61])])["theirs"]
+
+    assert row.marks == ("unverified, claimed 0.812", "changed since verified")
+    assert not row.trusted
+
+
+def test_claims_and_verifications_without_a_value_leave_it_out() -> None:
+    assert rows([claimed(failed("theirs", "crashed"), None)])["theirs"].marks == ("unverified", "crashed")
+    assert rows([verified(claimed(scored("theirs", 0.5), None))])["theirs"].marks == ("verified",)
+
+
+# ---- core ------------------------------------------------------------------------------------------------------------
+def chosen(made: Sequence[Result]) -> list[Suite]:
+    """The suites of a board with core."""
+    return [*board.board(made, {}, [CORE]).suites]
+
+
+def test_core_is_a_table_over_its_tasks_of_all_suites_before_them() -> None:
+    inside = [scored("sgd-ie", 0.5, 0.6, task=task.name) for task in CORE.tasks]
+    outside = scored("sgd-ie", 0.1, 0.1, task="hara2019-mnist-mlp")
+    core, *others = chosen([*inside, outside, scored("loss", 0.1, 0.1)])
+    found = {row.name: row for row in core.overall.rows}
+
+    assert (core.name, core.title, core.version) == ("core", f"core (version {CORE.version})", CORE.version)
+    assert [suite.name for suite in others] == ["quick", "hara2019", "acc2025", "adaptive"]
+    assert (found["sgd-ie"].done, found["sgd-ie"].tasks, found["sgd-ie"].complete) == (14, 14, True)
+    assert found["sgd-ie"].score.mean == pytest.approx(0.55)
+    assert (found["loss"].done, found["loss"].tasks, found["loss"].complete) == (1, 14, False)
+    assert {table.name for table in core.tasks} == {task.name for task in CORE.tasks}
+
+
+def test_no_row_of_core_is_complete_before_it_has_all_tasks_of_the_choice() -> None:
+    core, *_ = chosen([scored("sgd-ie", 0.5, 0.6, task=task.name) for task in CORE.tasks[1:]])
+
+    assert [(row.done, row.tasks, row.complete) for row in core.overall.rows] == [(13, 14, False)]
+
+
+def test_core_takes_the_first_seeds_alone_and_leaves_out_what_lacks_one() -> None:
+    core, quick = chosen([scored("sgd-ie", 0.2, 0.4, 0.9), scored("loss", 0.9)])
+
+    assert [(row.name, row.score.mean, row.seeds) for row in core.overall.rows] == [("sgd-ie", pytest.approx(0.3), (2, 2))]
+    assert {row.name: row.seeds for row in quick.overall.rows} == {"loss": (1, 1), "sgd-ie": (3, 3)}
+
+
+def test_core_has_no_other_precision_device_or_protocol() -> None:
+    usual = scored("sgd-ie", 0.5, 0.5)
+    single = replace(usual, task={**usual.task, "dtype": "float32"})
+    others = [single, replace(usual, device="cuda"), of_protocol(usual, "0.9")]
+
+    for other in others:
+        assert [suite.version for suite in chosen([other])] == [None]
+    assert [suite.version for suite in chosen([usual])] == [CORE.version, None]
+
+
+@pytest.mark.parametrize(("verdict", "trusted"), [("verified", True), ("differs", False)])
+def test_a_result_is_trusted_in_core_exactly_if_it_is_with_all_its_seeds(verdict: str, trusted: bool) -> None:
+    core, quick = chosen([verified(scored("theirs", 0.5, 0.5, 0.5), verdict=verdict)])
+
+    assert core.overall.rows[0].trusted is quick.overall.rows[0].trusted is trusted
+
+
+def test_a_verification_of_the_first_seeds_alone_is_none_of_the_whole_result() -> None:
+    short, whole = verified(scored("theirs", 0.5, 0.5)), scored("theirs", 0.5, 0.5, 0.5)
+    core, quick = chosen([replace(whole, claimed=short.claimed, verified=short.verified)])
+
+    assert core.overall.rows[0].trusted is quick.overall.rows[0].trusted is False
+
+
+def test_a_row_of_core_is_found_by_name_and_a_task_with_all_its_seeds() -> None:
+    made = board.board([scored("sgd-ie", 0.2, 0.4, 0.9)], {}, [CORE])
+
+    assert made.find("core/sgd-ie")[1].score.mean == pytest.approx(0.3)
+    assert made.find(f"{TWO[0]}/sgd-ie")[1].score.mean == pytest.approx(0.5)
 
 
 # ---- suites and what is refused --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import synthetic
 from benchmark import cite
 from benchmark.board import Board, Row, Table, board
 from benchmark.errors import LoobenchError
-from benchmark.results import Result
+from benchmark.results import Claim, Result
 from benchmark.suites import SUITES
 
 TASKS = {task.name: task for task in SUITES["quick"].tasks[:2]}
@@ -198,3 +198,11 @@ def test_a_reference_is_no_row_to_cite() -> None:
 
     with pytest.raises(LoobenchError, match="is a reference"):
         cite.text(table, replace(row, name="(oracle)", results=()))
+
+
+def test_a_citation_of_a_row_that_is_not_verified_says_so() -> None:
+    made, limits = results()
+    sent = [replace(one, claimed=Claim(0.9, "a stranger", "2026-11-01", "Linux")) for one in made]
+
+    assert "Claimed by its submitter, not verified." in cite.text(*board(sent, limits).find("quick/sgd-ie"))
+    assert "verified" not in cite.text(*known().find("quick/sgd-ie"))

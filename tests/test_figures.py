@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib")
 import synthetic
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from test_board import claimed
 
 from benchmark import figures, statistics
 from benchmark.board import Board, board, curve, pairs
@@ -226,6 +227,23 @@ def test_an_estimator_that_is_the_truth_itself_is_only_in_the_figure_of_cost() -
 def perfect(cell: synthetic.Cell) -> synthetic.Cell:
     """A cell all of whose scores are 1."""
     return replace(cell, by_query=[1.0] * len(cell.by_query), scores={name: [1.0] * len(v) for name, v in cell.scores.items()})
+
+
+def test_what_is_not_verified_is_in_no_figure() -> None:
+    made, limits = synthetic.everything(QUICK, {"sgd-ie": (0.9, 0.5), "loss": (0.2, 0.1), "theirs": (0.95, 0.1)}, 3)
+    sent = [claimed(one) if one.estimator.name == "theirs" else one for one in made]
+
+    for kind in figures.KINDS:
+        place = (None, TASK) if kind in ("horizons", "pairs") else ("quick", None)
+        [(_, trusted)] = figures.figures(board(made, limits), *place, [kind])
+        [(_, figure)] = figures.figures(board(sent, limits), *place, [kind])
+        assert "theirs" in said(trusted), kind
+        assert "theirs" not in said(figure), kind
+
+
+def said(figure: Figure) -> str:
+    """All texts of a figure."""
+    return " ".join(one.get_text() for one in figure.findobj(Text))
 
 
 def test_names_with_markup_are_drawn_as_they_are(tmp_path: Path) -> None:

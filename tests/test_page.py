@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import synthetic
 from PIL import Image
+from test_board import claimed, verified
 
 from benchmark import board, page, report
 from benchmark.board import Board, Row, Suite, Table
-from benchmark.suites import TASKS
+from benchmark.suites import CORE, TASKS
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
@@ -36,6 +37,13 @@ WORSE = "</script><script>document.title='broken'</script>\n\"'&${1}\\"
 ODD = "odd </script> <b>task</b>"
 QUALITIES = {"sgd-ie": (0.9, 0.5), "acc-sgd-ie": (0.95, 5.0), "grad-dot": (0.6, 0.05), "kronfluence/kfac": (0.5, 2.0)}
 SEEDS = 3
+SENT = "claims-task"
+CLAIMS = {  # name of an estimator -> what was done with its result
+    "mine": lambda made: made,
+    "checked": lambda made: verified(replace(claimed(made), claimed=replace(claimed(made).claimed, by=HOSTILE))),
+    "theirs": claimed,
+    "wrong": lambda made: verified(claimed(made), 0.3, "differs"),
+}
 
 
 # ---- what is shown ---------------------------------------------------------------------------------------------------
@@ -48,12 +56,14 @@ def rendered(made: Board) -> dict[str, bytes]:
 
 
 def small() -> Board:
-    """A suite of two tasks, one row of which lacks a task; a suite of another kind; and one of odd names."""
+    """A suite of two tasks, one row of which lacks a task; a suite of another kind; one of odd names; one of claims; core."""
     made, limits = synthetic.everything({name: TASKS[name] for name in (*TWO, FURTHER)}, QUALITIES, SEEDS)
     made += [synthetic.result(TASKS[TWO[0]], "loss", SEEDS, 0.3), synthetic.failed(TASKS[TWO[1]], "loss", "crashed", HOSTILE)]
     odd = replace(TASKS[TWO[0]], name=ODD, suite="odd")
     made += [synthetic.result(odd, name, SEEDS, 0.5) for name in (HOSTILE, WORSE)]
-    return board.board(made, {**limits, ODD: synthetic.limits(odd, SEEDS)})
+    sent = replace(TASKS[TWO[0]], name=SENT, suite="claims")
+    made += [one(synthetic.result(sent, name, SEEDS, 0.5)) for name, one in CLAIMS.items()]
+    return board.board(made, {**limits, ODD: synthetic.limits(odd, SEEDS)}, [CORE])
 
 
 def large(estimators: int, tasks: int, seeds: int) -> Board:
@@ -66,7 +76,8 @@ def large(estimators: int, tasks: int, seeds: int) -> Board:
 
 
 def tables(made: Board) -> list[tuple[Suite, Table]]:
-    return [(suite, table) for suite in made.suites for table in (suite.overall, *suite.tasks)]
+    """Each table that the page has, with its suite."""
+    return [(suite, table) for suite in made.suites for table in (suite.overall, *suite.tasks * (not suite.version))]
 
 
 def test_the_same_board_gives_the_same_bytes_and_no_file_is_too_large() -> None:
@@ -221,7 +232,7 @@ def test_figures_of_every_row_are_those_of_the_leaderboard(browser: Browser, sho
         assert [row[-3] for row in found] == [row[-3] for row in expected]  # tasks done
         assert [row[-2] for row in found] == [row[-2] for row in expected]  # seeds
         marks = [", ".join([*["Pareto"] * (row[-4] == "front"), *filter(None, [row[-1]])]) for row in found]
-        assert marks == [row[-1] for row in expected]
+        assert marks == [re.sub(r"(?<!Pareto), (?!claimed)", "", row[-1]) for row in expected]  # each in its own box
         assert [row.name for row in table.rows] == browser.names()
         assert browser.js("document.querySelector('#suites [aria-current]').textContent") == suite.name
 
@@ -246,7 +257,7 @@ def test_a_heading_sorts_by_number_by_click_and_by_key_and_says_so(
 
 
 def test_filters_leave_the_rows_that_pass_and_say_how_many(browser: Browser) -> None:
-    browser.open()
+    browser.open("#quick")
     assert "loss" in browser.names()
     browser.click("#complete")
     assert "loss" not in browser.names()
@@ -302,6 +313,35 @@ def test_a_suite_row_says_what_failed_and_links_its_tasks_and_the_source(browser
     browser.opened("sgd-ie")
     links = browser.js("[...document.querySelectorAll('#row a')].map((link) => link.getAttribute('href'))")
     assert {"../baselines/sgd_ie.py", f"#{TWO[0]}/sgd-ie", f"#{TWO[1]}/sgd-ie"} <= {*links}
+
+
+def test_a_row_of_core_opens_and_its_tasks_lead_to_their_own_suites(browser: Browser, shown: Board) -> None:
+    browser.open("#core/sgd-ie")
+    browser.opened("sgd-ie")
+
+    assert browser.js("document.getElementById('heading').textContent") == f"Suite core (version {CORE.version})"
+    assert report.interval(shown.find("core/sgd-ie")[1].score) in browser.js("document.getElementById('row').textContent")
+    browser.js("void (location.hash = '#' + arguments[0])", TWO[0])
+    browser.until("document.querySelector('#suites [aria-current]').textContent === 'quick'")
+
+
+@pytest.mark.parametrize("address", ["claims", SENT])
+def test_claims_and_verifications_are_shown_with_the_row(browser: Browser, address: str) -> None:
+    browser.open(f"#{address}", drawn=True)
+    said = browser.js("document.querySelector('figure:first-child .chart').ariaLabel")
+    assert browser.names()[2:] == ["theirs", "wrong"]
+    assert "2 estimators" in said
+    for name, words in {
+        "mine": [],
+        "checked": ["resultverified", "claimed0.812", f"claimed by{HOSTILE}", "computed again0.811", "on fresh seeds0.8"],
+        "theirs": ["resultunverified", "claimed bya stranger"],
+        "wrong": ["resultunverified: differs", "verdictdiffers", "largest difference0.001", "verified bymaintainers"],
+    }.items():
+        browser.js("void (location.hash = arguments[0])", f"#{address}/{name}")
+        browser.opened(name)
+        text = browser.js("document.getElementById('row').textContent")
+        assert ("Claim and verification" in text) is bool(words)
+        assert all(word in text for word in words), text
 
 
 def test_an_unknown_address_says_so_and_shows_the_first_table(browser: Browser) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from synthetic import everything
-from test_board import CURVE, FURTHER, SUBSETS, TWO, USED, answers, failed, limits, renamed, scored, taus
+from test_board import CURVE, FURTHER, SUBSETS, TWO, USED, answers, claimed, failed, limits, renamed, scored, taus, verified
 from test_results import CELL
 
 from benchmark import board, report, results
 from benchmark.cli import main
 from benchmark.errors import LoobenchError
 from benchmark.results import Limits, Result
-from benchmark.suites import SUITES, TASKS
+from benchmark.suites import CORE, SUITES, TASKS
 
 
 def page(made: list[Result], known: dict[str, Limits] | None = None, sources: dict[str, str] | None = None) -> str:
@@ -77,6 +77,36 @@ def test_precisions_and_devices_do_not_share_a_table() -> None:
     assert re.findall(r"^## (Suite.*)$", page([usual, single]), re.MULTILINE) == ["Suite quick", "Suite quick (float32, cuda)"]
 
 
+def test_claims_are_marked_and_the_row_of_one_that_is_not_verified_stands_below() -> None:
+    made = [scored("loss", 0.1, 0.2), verified(scored("checked", 0.5, 0.7)), claimed(scored("theirs", 0.9, 0.9))]
+    text = page([*made, verified(scored("wrong", 0.8, 0.8), verdict="differs")])
+    rows = [(row["group"], row["estimator"], row["marks"]) for row in named_table(text, "Suite quick")]
+    tasks = {row["estimator"]: row[TWO[0]] for row in named_table(text, "quick, by task: tau")}
+
+    assert rows == [
+        ("A", "checked", "Pareto, verified 0.811 (claimed 0.812)"),
+        ("A", "loss", ""),
+        ("", "theirs", "unverified, claimed 0.812"),
+        ("", "wrong", "unverified, claimed 0.812, differs"),
+    ]
+    assert {name: unlinked(cell) for name, cell in tasks.items()} == {
+        "checked": "0.600",
+        "loss": "0.150",
+        "theirs": "0.900 unverified",
+        "wrong": "0.800 unverified",
+    }
+
+
+def test_core_stands_first_with_its_version_and_digest_and_without_tables_by_task() -> None:
+    made = board.board([scored("sgd-ie", 0.5, 0.6), scored("sgd-ie", 0.4, 0.6, task=TWO[1])], {}, [CORE])
+    text = report.leaderboard(made, {})
+
+    assert re.findall(r"^##+ (.*)$", text, re.M)[:3] == ["Suite core (version 1)", "Suite quick", "quick, by task: tau"]
+    assert [row["tasks"] for row in named_table(text, "Suite core (version 1)")] == ["2/14"]
+    assert "a fixed choice of 14 tasks of other suites, seeds 0 to 1 of each" in text
+    assert f"Protocol 1.1; version 1, 2 tasks, digest `{made.suites[0].digest[:12]}`" in text
+
+
 NASTY = "a|b<img src=x>\n# c [d](e) `f`"
 
 
@@ -137,12 +167,12 @@ def test_a_table_for_a_terminal_has_the_score_its_part_of_the_ceiling_and_the_co
 
 
 # ---- the headline ----------------------------------------------------------------------------------------------------
-CORE = {name: TASKS[name] for name in ("quick-digits-mlp-sgd", "quick-digits-mlp-adam", "hara2019-adult-mlp")}
+MAIN = {name: TASKS[name] for name in ("quick-digits-mlp-sgd", "quick-digits-mlp-adam", "hara2019-adult-mlp")}
 
 
 def test_the_headline_has_the_best_five_of_each_core_suite_and_says_of_how_many_tasks_a_partial_score_is() -> None:
     many = {f"e{i}": (0.9 - i / 10, 1.0) for i in range(7)}
-    made, known = everything(CORE, many, 2)
+    made, known = everything(MAIN, many, 2)
     made = [
         one
         for one in made
@@ -156,6 +186,17 @@ def test_the_headline_has_the_best_five_of_each_core_suite_and_says_of_how_many_
     assert [*rows["e0"]] == ["estimator", "quick", "hara2019", "cost"]
 
 
+def test_the_headline_leaves_out_what_is_not_verified() -> None:
+    made, known = everything(MAIN, {"sgd-ie": (0.5, 1.0), "theirs": (0.9, 0.1)}, 2)
+    sent = [claimed(one) if one.estimator.name == "theirs" else one for one in made]
+    partly = [claimed(one) if (one.estimator.name, one.name) == ("theirs", "hara2019-adult-mlp") else one for one in made]
+
+    assert [row["estimator"] for row in named_table(page(made, known), "Headline")] == ["theirs", "sgd-ie"]
+    assert [row["estimator"] for row in named_table(page(sent, known), "Headline")] == ["sgd-ie"]
+    rows = {row["estimator"]: row["hara2019"] for row in named_table(page(partly, known), "Headline")}
+    assert rows["theirs"] == ""
+
+
 def test_with_one_core_suite_there_is_no_headline_and_a_page_that_quotes_it_stays_as_it_is() -> None:
     made = board.board([scored("sgd-ie", 0.5)], {})
     readme = f"before {report.OPENING} old {report.CLOSING} after"
@@ -165,7 +206,7 @@ def test_with_one_core_suite_there_is_no_headline_and_a_page_that_quotes_it_stay
 
 
 def test_the_table_of_the_headline_takes_its_place_in_a_page_that_has_the_marks() -> None:
-    made = board.board(*everything(CORE, {"sgd-ie": (0.5, 1.0)}, 2))
+    made = board.board(*everything(MAIN, {"sgd-ie": (0.5, 1.0)}, 2))
     once = report.quoted(f"before {report.OPENING} old {report.CLOSING} after", made, {})
 
     assert once.startswith(f"before {report.OPENING}\n\n| estimator")
@@ -277,6 +318,13 @@ def test_twins_stand_side_by_side_over_the_seeds_and_tasks_that_both_have() -> N
     assert text.index("## Suite smooth") < text.index("### Twins")
 
 
+def test_what_is_not_verified_is_not_among_the_twins() -> None:
+    sent = [claimed(scored("theirs", 0.5, task=name)) for name in (ROUGH[0], "smooth-" + ROUGH[0])]
+
+    assert "Twins" in page([replace(one, claimed=None) for one in sent])
+    assert "Twins" not in page(sent)
+
+
 def test_without_a_pair_there_is_no_table_of_twins() -> None:
     alone = [answers("sgd-ie", "smooth-" + ROUGH[0], {"kendall": CURVE}), answers("loss", ROUGH[0], {"kendall": CURVE})]
     broken = [failed("sgd-ie", "crashed", ROUGH[0]), answers("sgd-ie", "smooth-" + ROUGH[0], {"kendall": CURVE})]
@@ -329,7 +377,7 @@ def test_pages_of_tasks_that_are_gone_are_found_and_removed() -> None:
 
 
 def test_the_readme_beside_the_board_gets_the_headline_and_is_checked() -> None:
-    for one in everything(CORE, {"sgd-ie": (0.5, 1.0)}, 2)[0]:
+    for one in everything(MAIN, {"sgd-ie": (0.5, 1.0)}, 2)[0]:
         results.save(one, Path("results"))
     Path("README.md").write_text(f"# x\n\n{report.OPENING}\n{report.CLOSING}\n")
     assert main(["report"]) == 0

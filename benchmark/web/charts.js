@@ -62,7 +62,7 @@ const charts = (() => {
 
   /* Score against cost, of rows with both; the rows of the Pareto front joined and labelled. */
   function cost(look, table) {
-    const rows = table.rows.filter((row) => row.complete && row.score[0] !== null && row.cost > 0);
+    const rows = table.rows.filter((row) => row.complete && row.trusted && row.score[0] !== null && row.cost > 0);
     const values = rows.map((row) => ({
       name: row.name, front: row.front, cost: row.cost, score: row.score[0], low: row.score[1], high: row.score[2],
       shown: row.shown, group: row.group, relative: `${Number(row.cost.toPrecision(3))}`,
@@ -99,7 +99,7 @@ const charts = (() => {
 
   /* Score at each horizon, a line for each estimator; those of the front in colour. */
   function horizons(look, record) {
-    const rows = record.table.rows.filter((row) => record.details[row.name]?.curve.length);
+    const rows = record.table.rows.filter((row) => row.trusted && record.details[row.name]?.curve.length);
     const front = new Set(rows.filter((row) => row.front).map((row) => row.name));
     const values = rows.flatMap((row) => record.details[row.name].curve.map(([horizon, score]) => ({ name: row.name, front: front.has(row.name), horizon, score })));
     const title = record.table.columns[0].title;

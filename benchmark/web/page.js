@@ -29,9 +29,10 @@ const page = (() => {
     "del random": "agreement with deleting random groups", "del clustered": "agreement with deleting clustered groups",
     "Pareto": "on the front: no other row is as accurate and as cheap, and better in one", "tasks": "tasks with all seeds scored, of all there are",
     "seeds": "independent repetitions: own split, initial parameters, order and queries",
-    "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method says that it does not answer such a task; not converged: a solver fell short; other words are failures",
+    "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method says that it does not answer such a task; not converged: a solver fell short; other words are failures; verified: sent by its submitter and computed again; unverified: not, so that it stands below and is compared with nothing",
   };
   const PLAIN = new Set(["interpretation", "unsupported", "not converged"]); // marks that are no failures
+  const plainly = (mark) => PLAIN.has(mark) || mark.startsWith("verified");
 
   function el(tag, props = {}, ...children) {
     const made = document.createElement(tag);
@@ -55,7 +56,7 @@ const page = (() => {
 
   function placeOf(name) {
     for (const suite of suites) if (suite.name === name) return { suite, task: null };
-    for (const suite of suites) for (const task of suite.tasks) if (task.name === name) return { suite, task };
+    for (const suite of suites) for (const task of suite.chosen ? [] : suite.tasks) if (task.name === name) return { suite, task };
     return null;
   }
 
@@ -102,7 +103,7 @@ const page = (() => {
 
   const lowerIsBetter = (title) => /^(cost|grad|hvp|MB|RMSE\/sd|cleansed|fresh|coreset)/.test(title);
   const seeds = ([least, most]) => (most === 0 ? "" : least === most ? `${most}` : `${least} to ${most}`);
-  const tag = (mark) => el("span", { className: `tag${PLAIN.has(mark) ? "" : " failure"}` }, mark);
+  const tag = (mark) => el("span", { className: `tag${plainly(mark) ? "" : " failure"}` }, mark);
 
   function interval(shown, kind = "") {
     const [, mean, rest] = /^(\S*)\s*(.*)$/.exec(shown);
@@ -142,7 +143,7 @@ const page = (() => {
   }
 
   function line(row, shown, above) {
-    const made = el("tr", { className: `${order.key === null && above && above.number !== row.number ? "head" : ""}${row.estimator && !row.complete ? " partial" : ""}` });
+    const made = el("tr", { className: `${order.key === null && above && above.number !== row.number ? "head" : ""}${row.estimator && !(row.complete && row.trusted) ? " partial" : ""}` });
     made.dataset.name = row.name;
     made.append(...shown.map((column) => {
       if (column.title !== "estimator") return el("td", { className: column.words ? "words" : "" }, column.cell(row));
@@ -165,10 +166,10 @@ const page = (() => {
   function around() {
     const { suite, task } = place;
     $("suites").replaceChildren(...suites.map((one) => el("a", { href: address(one.name), "aria-current": one === suite ? "page" : null }, one.name)));
-    $("heading").textContent = task ? task.name : `Suite ${suite.name}`;
+    $("heading").textContent = task ? task.name : `Suite ${suite.title}`;
     const made = task ? "" : ` ${suite.tasks.length} ${suite.tasks.length === 1 ? "task" : "tasks"}, digest ${suite.digest.slice(0, 12)}; protocol ${suite.protocol}.`;
     $("about").textContent = `${suite.about}${made}`;
-    $("caption").textContent = `${task ? task.name : `Suite ${suite.name}`}: estimators, the best first; those that lack a task stand below.`;
+    $("caption").textContent = `${task ? task.name : `Suite ${suite.title}`}: estimators, the best first; those that lack a task stand below, those not verified last.`;
     const options = [el("option", { value: suite.name }, `the whole suite (${suite.tasks.length} tasks)`), ...suite.tasks.map((one) => el("option", { value: one.name }, one.name))];
     $("task").replaceChildren(...options);
     $("task").selectedIndex = task ? suite.tasks.indexOf(task) + 1 : 0;
@@ -207,7 +208,7 @@ const page = (() => {
     cost.make = (look) => charts.cost(look, $("board").records);
     cost.whole.classList.add("wide");
     if (!task) {
-      const heat = figure(`${title} on each task`, "Estimators in the order of the table; \u00d7 marks a failure or a task that is not supported. Scores below 0 have the colour of 0.");
+      const heat = figure(`${title} on each task`, "Estimators in the order of the table; \u00d7 marks a failure, a task that is not supported, or a score that is not verified. Scores below 0 have the colour of 0.");
       heat.whole.classList.add("wide");
       heat.chart.classList.add("scrolled");
       heat.make = (look) => charts.heat(look, suite, heat.chart.clientWidth);
@@ -296,6 +297,18 @@ const page = (() => {
       ...Object.entries(versions).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])]);
   }
 
+  function claims(detail) { // of each task that somebody sent results of
+    const figure = (value) => (value === null ? "none" : String(Number(value.toPrecision(4))));
+    const one = ({ task, trusted, verdict, claimed, verified }) => [
+      ["result", trusted ? "verified" : verified ? `unverified: ${verdict}` : "unverified"],
+      ["claimed", figure(claimed.value)], ["claimed by", claimed.by], ["claimed when", claimed.when], ["claimed on", claimed.environment],
+      ...(verified ? [["verdict", verified.verdict], ["computed again", figure(verified.value)], ["on fresh seeds", figure(verified.fresh)],
+        ["largest difference", figure(verified.largest_difference)], ["seeds computed again", verified.seeds.join(", ")], ["nonce", code(verified.nonce)],
+        ["verified by", verified.by], ["verified when", verified.when], ["verified on", verified.environment]] : []),
+    ].map(([name, value]) => [detail.tasks ? `${task}, ${name}` : name, value]);
+    return detail.claims.length ? [section("Claim and verification", pairsOf(detail.claims.flatMap(one)))] : [];
+  }
+
   function failed(detail) { // seeds that ended alike share a line
     const all = new Map();
     for (const [task, failures] of detail.tasks ?? [["", detail.failures]]) {
@@ -364,6 +377,7 @@ const page = (() => {
       ...["source and settings", "source", "harness"].map((what, at) => [what, detail.digests[at].map((one) => shared[one])])];
     return [
       section("Figures", figures(row, table)),
+      ...claims(detail),
       ...failed(detail),
       ...(chart ? [chart.whole] : []),
       section("Estimator", pairsOf([["paper", shared[detail.paper]], ["tuned on", detail.tuned_on], ["in units of loss", detail.loss_units ? "yes" : "no: only the order counts"], ["files", files.flatMap((one, at) => [at ? ", " : "", one])]])),
@@ -383,7 +397,7 @@ const page = (() => {
     const close = el("button", { type: "button", className: "plain" }, "Close");
     close.addEventListener("click", () => dialog.close());
     const chart = place.task && detail.pairs.length ? figure("Estimates against true effects", "Unit: standard deviation of the true effects.") : null;
-    dialog.replaceChildren(el("header", {}, el("div", {}, el("h2", { id: "row-name" }, name), el("p", {}, place.task ? place.task.name : `Suite ${place.suite.name}`)), close),
+    dialog.replaceChildren(el("header", {}, el("div", {}, el("h2", { id: "row-name" }, name), el("p", {}, place.task ? place.task.name : `Suite ${place.suite.title}`)), close),
       el("div", { className: "body" }, ...body(row, found.table, detail, found.shared, chart)));
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
