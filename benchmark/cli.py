@@ -640,7 +640,7 @@ def report_command(options: argparse.Namespace) -> int:
         expected[readme] = report.quoted(files.read(readme).decode(), made, sources).encode()
     stale = [at for at in (folder / "data").rglob("*.js") if at not in (*expected, library)]
     if options.check:
-        wrong = [at for at, content in expected.items() if not at.exists() or files.read(at) != content]
+        wrong = [at for at, content in expected.items() if not at.exists() or not page.same(files.read(at), content)]
         wrong += [library] * (not library.exists())
         for at in [*wrong, *stale]:
             print(f"error: {at} is not what {options.results} gives: run `loobench report`", file=sys.stderr)

@@ -3,6 +3,8 @@
 import io
 import re
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,8 +113,24 @@ def test_a_task_too_large_with_its_pairs_goes_without_them(monkeypatch: pytest.M
     whole = page.task_script(table, limits, place)
     monkeypatch.setattr(page, "LIMIT", len(whole))
 
-    assert re.search(rb'"pairs":\[\[', whole)
-    assert not re.search(rb'"pairs":\[\[', page.task_script(table, limits, place))
+    assert all(row["pairs"] for row in page.unpacked(whole)[2]["details"].values())
+    assert not any(row["pairs"] for row in page.unpacked(page.task_script(table, limits, place))[2]["details"].values())
+
+
+def test_what_is_packed_is_what_was_said_and_another_packing_of_it_is_the_same_file() -> None:
+    record = {"a": [1.5, None, HOSTILE], WORSE: "\u2028<!--"}
+    script = page.call("task", ODD, record)
+    other = re.sub(rb'"[^"]*"\);\n$', b'"' + b64encode(zlib.compress(page.dump(record).encode(), 1)) + b'");\n', script)
+
+    assert page.unpacked(script) == ("task", ODD, record)
+    assert b"<" not in script
+    assert other != script
+    assert page.same(script, other)
+    assert not page.same(script, page.call("task", ODD, {**record, "a": [1.5, None, "other"]}))
+    assert not page.same(script, page.call("task", "other", record))
+    assert not any(
+        page.same(script, bad) for bad in (b"", script[:-9], script.replace(b"A", b"%"), b"page.take();\n", b"page.take")
+    )
 
 
 # ---- the browser -----------------------------------------------------------------------------------------------------
@@ -514,7 +532,7 @@ def test_fifty_estimators_on_sixty_tasks_open_within_two_seconds(
 
     assert len(browser.names()) == 50
     assert browser.js("document.getElementById('task').options.length") == 61
-    assert len(files[page.task_file("many-task-00")]) < page.LIMIT / 4
+    assert len(files[page.task_file("many-task-00")]) < page.LIMIT / 8
     assert len(library[page.LIBRARY]) < page.LIMIT
     assert len(files["index.html"]) < 300_000
     assert min(times) < 2000

@@ -61,8 +61,14 @@ const page = (() => {
   }
 
   // ---- files
-  function take(kind, name, record) {
-    loaded.set(`${kind}/${name}`, record);
+  function take(kind, name, packed) {
+    loaded.set(`${kind}/${name}`, unpack(packed));
+  }
+
+  async function unpack(packed) { // base64 of deflated JSON
+    if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old to unpack the tables of this page.");
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text());
   }
 
   function script(file) {
@@ -78,8 +84,10 @@ const page = (() => {
   }
 
   async function record(kind, one) {
-    if (!loaded.has(`${kind}/${one.name}`)) await script(one.file);
-    return loaded.get(`${kind}/${one.name}`);
+    const key = `${kind}/${one.name}`;
+    if (!loaded.has(key)) await script(one.file);
+    loaded.set(key, await loaded.get(key));
+    return loaded.get(key);
   }
 
   const current = async () => (place.task ? { ...(await record("task", place.task)) } : { ...(await record("suite", place.suite)), table: place.suite.table });
