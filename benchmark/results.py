@@ -251,10 +251,15 @@ def file_name(estimator: str) -> str:
 
 def save(result: Result, folder: Path) -> Path:
     """Write a result with its digest. Raises LoobenchError where it cannot be written, Mismatch where it is not valid."""
+    write(at := path(result, folder), packed(result))
+    return at
+
+
+def packed(result: Result) -> bytes:
+    """The content of a result's file, with its digest. Raises Mismatch where it is not valid."""
     content = encode(result)
     check(content)
-    write(at := path(result, folder), dump({**content, "digest": json_digest(content)}).encode())
-    return at
+    return dump({**content, "digest": json_digest(content)}).encode()
 
 
 def load(at: Path) -> Result:
@@ -270,7 +275,7 @@ def _load(at: Path, check: Callable[[Any], Any]) -> Any:
         content = json.loads(read(at), parse_constant=lambda name: name)
         stated = content.pop("digest", None) if isinstance(content, dict) else None
         result = check(content)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise DamagedFile(f"{at} is not a valid result: {error}; {advice}") from error
     if stated != (found := json_digest(content)):
         raise DamagedFile(f"{at} was edited: its digest says {stated}, its content has {found}; {advice}")

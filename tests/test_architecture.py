@@ -30,13 +30,14 @@ LAYERS = (  # a module imports only from layers before its own
     {"suites", "truth", "export", "results"},
     {"sandbox"},
     {"evaluate"},
-    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune"},
+    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission"},
     {"prices", "reproduce", "report", "figures", "cite", "tracking"},
     {"page"},
     {"cli"},
     {"__main__"},
 )
 HIDDEN = {
+    "submission",
     "counterfactuals",
     "sandbox",
     "inmate",
