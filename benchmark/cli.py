@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark import __version__
+from benchmark import __version__, submitting
 from benchmark.errors import LoobenchError
 
 MOST_SEEDS = 100
@@ -712,6 +712,7 @@ COMMANDS = {
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
     "migrate": (migrate_command, _add_results, "rewrite results of an older schema"),
+    "check": (submitting.check_command, submitting.check_options, "whether an estimator keeps the rules, in under a minute"),
     "tune": (tune_command, _tune_options, "what a setting of an estimator does on the tuning tasks, which are never scored"),
     "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
     "doctor": (

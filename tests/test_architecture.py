@@ -32,11 +32,14 @@ LAYERS = (  # a module imports only from layers before its own
     {"evaluate"},
     {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission"},
     {"prices", "reproduce", "report", "figures", "cite", "tracking"},
-    {"page"},
+    {"page", "check"},
+    {"submitting"},
     {"cli"},
     {"__main__"},
 )
 HIDDEN = {
+    "check",
+    "submitting",
     "submission",
     "counterfactuals",
     "sandbox",
