@@ -712,7 +712,9 @@ COMMANDS = {
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
     "migrate": (migrate_command, _add_results, "rewrite results of an older schema"),
+    "new": (submitting.new_command, submitting.new_options, "a new estimator that runs as it stands, and its test"),
     "check": (submitting.check_command, submitting.check_options, "whether an estimator keeps the rules, in under a minute"),
+    "submit": (submitting.submit_command, submitting.submit_options, "write the bundle of a submission; propose it"),
     "tune": (tune_command, _tune_options, "what a setting of an estimator does on the tuning tasks, which are never scored"),
     "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
     "doctor": (

@@ -1,13 +1,40 @@
 """The commands of a submitter: new, check, submit. Imports of what is slow happen inside them, as in cli.py."""
 
 import argparse
+import shlex
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from benchmark.errors import LoobenchError
 
 FAILED = 1  # exit code
 WIDTH = 88  # characters of what was found, in a line
 
 
+# ---- new -------------------------------------------------------------------------------------------------------------
+def new_options(command: argparse.ArgumentParser) -> None:
+    """The options of `loobench new`."""
+    command.add_argument("name", metavar="NAME", help="of the estimator, as my-estimator")
+    command.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where to write (default: here)")
+
+
+def new_command(options: argparse.Namespace) -> int:
+    """`loobench new`."""
+    from benchmark import scaffold
+
+    source, test = scaffold.write(options.name, options.folder)
+    print(f"wrote {source}, which runs as it stands, and {test}\n\nNext:\n")
+    for command in (["check", str(source)], ["run", "--suite", "quick", "--estimator", str(source)]):
+        print(f"    {shlex.join(['loobench', *command])}")
+    print(f"    {shlex.join(['python', '-m', 'pytest', str(test)])}")
+    return 0
+
+
+# ---- check -----------------------------------------------------------------------------------------------------------
 def check_options(command: argparse.ArgumentParser) -> None:
     """The options of `loobench check`."""
     command.add_argument("estimator", metavar="NAME|FILE.py[:NAME]")
@@ -22,8 +49,12 @@ def check_command(options: argparse.Namespace) -> int:
     if any(map(check.broken, found.values())):
         print("\na rule is broken: docs/submitting.md says what each one asks", file=sys.stderr)
         return FAILED
-    print(f"\nall rules are kept; next: loobench run --suite core --estimator {options.estimator}")
+    print(f"\nall rules are kept; next: {_loobench('run', '--suite', 'core', '--estimator', options.estimator)}")
     return 0
+
+
+def _loobench(*arguments: str) -> str:
+    return shlex.join(["loobench", *arguments])
 
 
 def _print_findings(found: dict[str, list[Any]]) -> None:
@@ -35,3 +66,103 @@ def _print_findings(found: dict[str, list[Any]]) -> None:
     for name, findings in found.items():
         print(f"\n{name}\n")
         print(tabulate(check.lines(findings), check.HEADERS, disable_numparse=True, maxcolwidths=[None, None, WIDTH]))
+
+
+# ---- submit ----------------------------------------------------------------------------------------------------------
+def submit_options(command: argparse.ArgumentParser) -> None:
+    """The options of `loobench submit`."""
+    command.add_argument("estimator", metavar="NAME|FILE.py[:NAME]")
+    command.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder of its result files (default: %(default)s)"
+    )
+    command.add_argument("--out", type=Path, default=Path("submission"), help="folder for the bundle (default: %(default)s)")
+    command.add_argument("--by", metavar="NAME", help="who claims the results (default: `git config user.name`)")
+    command.add_argument("--open", action="store_true", help="make branch and commit, push, and open the pull request by gh")
+
+
+def submit_command(options: argparse.Namespace) -> int:
+    """`loobench submit`."""
+    from tabulate import tabulate
+
+    from benchmark import check, submission
+
+    by = options.by if options.by is not None else _user()
+    found = check.check(options.estimator)
+    if any(map(check.broken, found.values())):
+        _print_findings(found)
+        print("\na rule is broken: nothing is submitted; docs/submitting.md says what each one asks", file=sys.stderr)
+        return FAILED
+    bundle = submission.write(list(found), options.results, _source(options.estimator), options.out, by)
+    rows = [[result.name, result.estimator.name, _figure(result)] for result in bundle.results]
+    print(tabulate(rows, ["task", "estimator", "claimed"], disable_numparse=True))
+    print(f"\n{bundle.folder} holds {bundle.source.name}, {len(rows)} results and a manifest")
+    commands = pull_request(bundle)
+    if options.open:
+        return _open(bundle, commands)
+    print("\nIn a clone of your fork of the repository, this proposes it:\n")
+    print("\n".join(f"    {shlex.join(command)}" for command in commands))
+    return 0
+
+
+def _figure(result: Any) -> str:
+    """What a result claims, or what its cells say instead."""
+    said = sorted({cell.status for cell in result.cells.values() if cell.status != "ok"})
+    value = [] if result.claimed.value is None else [f"{result.claimed.value:.3f}"]
+    return ", ".join([*value, *said])
+
+
+def _user() -> str:
+    """The name that git knows. Raises LoobenchError where it knows none."""
+    try:
+        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, check=False)
+    except OSError:
+        done = None
+    if done is None or not done.stdout.strip():
+        raise LoobenchError("who claims these results? git knows no name here: say --by 'Your Name'")
+    return done.stdout.strip()
+
+
+def _source(name: str) -> Path:
+    """The file of an estimator. Raises LoobenchError where it is not known."""
+    from benchmark import registry
+
+    if (path := name.partition(":")[0]).endswith(".py"):
+        return Path(path)
+    if name not in registry.sources():
+        raise LoobenchError(f"the file of {name} is not known: give FILE.py:{name}")
+    return Path(registry.__file__).resolve().parents[1] / registry.sources()[name]
+
+
+def pull_request(bundle: Any) -> list[list[str]]:
+    """The commands that make a bundle a pull request, run in a clone of one's fork."""
+    from benchmark import results
+
+    name, source = bundle.folder.name, f"estimators/{bundle.source.name}"
+    branch, title = f"submit-{name}", f"Submission: {', '.join(bundle.names)}"
+    files = [f"results/*/{results.file_name(one)}" for one in bundle.names]
+    body = "A submission, as docs/submitting.md has it. Every result carries what it claims."
+    return [
+        ["git", "switch", "--create", branch],
+        ["cp", str(bundle.source), source],
+        ["cp", "-R", f"{bundle.folder / 'results'}/.", "results"],
+        ["git", "add", "--", source, *files],
+        ["git", "commit", "--message", title, "--", source, *files],
+        ["git", "push", "--set-upstream", "origin", branch],
+        ["gh", "pr", "create", "--title", title, "--body", body],
+    ]
+
+
+def _open(bundle: Any, commands: Sequence[Sequence[str]]) -> int:
+    """Run the commands of the pull request. Raises LoobenchError where one fails or cannot be run."""
+    if not Path("estimators", "sgd_ie.py").is_file():
+        raise LoobenchError("--open works in a clone of the repository: go to its top folder, or leave --open out")
+    if shutil.which("gh") is None:
+        raise LoobenchError(
+            f"--open needs the program gh (https://cli.github.com), which is not here; {bundle.folder} is written: "
+            "leave --open out for the commands to run by hand"
+        )
+    for command in commands:
+        print(f"$ {shlex.join(command)}", flush=True)
+        if code := subprocess.run(command, check=False).returncode:
+            raise LoobenchError(f"`{shlex.join(command)}` failed with {code}: see above, and go on from there by hand")
+    return 0

@@ -30,7 +30,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"suites", "truth", "export", "results"},
     {"sandbox"},
     {"evaluate"},
-    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission"},
+    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission", "scaffold"},
     {"prices", "reproduce", "report", "figures", "cite", "tracking"},
     {"page", "check"},
     {"submitting"},
@@ -39,6 +39,7 @@ LAYERS = (  # a module imports only from layers before its own
 )
 HIDDEN = {
     "check",
+    "scaffold",
     "submitting",
     "submission",
     "counterfactuals",

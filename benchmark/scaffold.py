@@ -1,0 +1,49 @@
+"""What `loobench new` writes: an estimator that runs as it stands, and its test."""
+
+import keyword
+import re
+import sys
+from importlib.metadata import packages_distributions
+from importlib.resources import files
+from pathlib import Path
+
+from benchmark.errors import LoobenchError
+from benchmark.files import write as put
+from benchmark.registry import FOLDERS, NAME, sources
+
+MODULE = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def write(name: str, folder: Path) -> tuple[Path, Path]:
+    """Write the file of an estimator called `name` and its test into a folder; returns both.
+
+    Raises LoobenchError for a name that no estimator or no module may have or that is taken, and where a file is there.
+    """
+    module = module_name(name)
+    source, test = folder / f"{module}.py", folder / f"test_{module}.py"
+    for at in (source, test):
+        if at.exists() or at.is_symlink():
+            raise LoobenchError(f"{at} is there already, and is left as it is: choose another name or --folder")
+    words = {"name": name, "title": name.replace("-", " "), "function": module, "file": source.name}
+    for at, template in ((source, "estimator.py.txt"), (test, "test.py.txt")):
+        put(at, filled(template, words).encode())
+    return source, test
+
+
+def module_name(name: str) -> str:
+    """The module of an estimator, - being _. Raises LoobenchError for a name that no estimator or module may have."""
+    module = name.replace("-", "_")
+    if not NAME.fullmatch(name) or len(name) > 40 or not MODULE.fullmatch(module) or keyword.iskeyword(module):
+        rule = "small letters and digits, beginning with a letter, single - between them, 40 at most, as my-estimator"
+        raise LoobenchError(f"{name!a:.60} is no name for a new estimator: expected {rule}")
+    if name in sources() or module in {Path(path).stem for path in sources().values()}:
+        raise LoobenchError(f"{name} is the name of a registered estimator or of its file: choose another")
+    if module in {*sys.stdlib_module_names, *packages_distributions(), "benchmark", *FOLDERS}:
+        raise LoobenchError(f"{module}.py would hide the module {module}, which is installed: choose another name")
+    return module
+
+
+def filled(template: str, words: dict[str, str]) -> str:
+    """A template with each ``@word@`` replaced."""
+    text = (files("benchmark") / "templates" / template).read_text()
+    return re.sub(r"@([a-z]+)@", lambda match: words[match[1]], text)
