@@ -2,11 +2,14 @@ PYTHON ?= python3
 RESULTS ?= results
 BOARD ?= leaderboard.md
 SEEDS ?= 2
+BASE ?= origin/main
+HEAD ?= HEAD
+VERDICT ?= verdict.md
 READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: help run test test-slow test-peers lint report figures clean
+.PHONY: help run test test-slow test-peers lint report figures verify-pr clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -36,6 +39,9 @@ figures: $(READY)  ## draw the committed figures from the results that are there
 	$(BIN)/loobench plot --results $(RESULTS) --suite hara2019 --kind cost --kind heatmap --kind ranks
 	$(BIN)/loobench plot --results $(RESULTS) --task final-model-adult-adam --kind horizons
 	$(BIN)/loobench plot --results $(RESULTS) --task quick-digits-mlp-sgd --kind pairs
+
+verify-pr: $(READY)  ## judge what HEAD adds to BASE as a submission, or BUNDLE=folder, into VERDICT: check, audit, verify
+	$(BIN)/python -m benchmark.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)") --markdown "$(VERDICT)"
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv $(PEERS) *.egg-info .mypy_cache .pytest_cache .ruff_cache

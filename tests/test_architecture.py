@@ -31,13 +31,14 @@ LAYERS = (  # a module imports only from layers before its own
     {"sandbox"},
     {"evaluate"},
     {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission", "scaffold"},
-    {"prices", "reproduce", "report", "figures", "cite", "tracking"},
+    {"prices", "proposal", "reproduce", "report", "figures", "cite", "tracking"},
     {"page", "check"},
     {"submitting"},
     {"cli"},
     {"__main__"},
 )
 HIDDEN = {
+    "proposal",
     "check",
     "scaffold",
     "submitting",
