@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import machine, prices, registry
+from benchmark import machine, prices, sandbox
 from benchmark.errors import LoobenchError
 from benchmark.evaluate import Failure, estimate
 from benchmark.models import Network, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
 from benchmark.problem import Problem, Samples, Trajectory
 from benchmark.registry import EXACT, Estimator
+from benchmark.sandbox import Rules
 from benchmark.speed import synthetic
 from benchmark.streams import stream
 from benchmark.tasks import batches
@@ -60,13 +61,15 @@ class Finding:
 Verdict = tuple[bool | None, str]
 
 
-def check(name: str) -> dict[str, list[Finding]]:
+def check(name: str, rules: Rules | None = None) -> dict[str, list[Finding]]:
     """The findings of each estimator meant by a registered name or ``file.py[:name]``; of a file that declares none, its own.
+
+    `rules` say whether it runs in the sandbox, as strangers' files do unless told otherwise.
 
     Raises LoobenchError for a file or name that is not there.
     """
     try:
-        chosen = registry.resolve([name])
+        chosen = sandbox.resolve([name], rules)
     except LoobenchError as error:
         path = name.partition(":")[0]
         if not path.endswith(".py") or not Path(path).is_file():

@@ -50,33 +50,8 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     _add_device(command)
     _add_cache(command)
     _add_results(command)
-    _add_sandbox(command)
+    submitting.sandbox_options(command)
     _wandb_options(command)
-
-
-def _add_sandbox(command: argparse.ArgumentParser) -> None:
-    group = command.add_mutually_exclusive_group()
-    group.add_argument("--sandbox", action="store_true", help="run all estimators in the sandbox, not only strangers' files")
-    group.add_argument("--no-sandbox", action="store_true", help="run strangers' files as you, with your files and network")
-    command.add_argument(
-        "--time-limit",
-        type=float,
-        default=600.0,
-        metavar="SECONDS",
-        help="of the sandbox, for one seed of a task",
-    )
-
-
-def _rules(options: argparse.Namespace) -> Any:
-    """Who is run in the sandbox, and with what. Raises LoobenchError for a limit that is none."""
-    from benchmark import machine
-    from benchmark.sandbox import Allowance, Rules
-
-    if not 0 < options.time_limit < 1e7:
-        raise LoobenchError(f"--time-limit takes seconds, more than 0, got {options.time_limit:g}")
-    asked = getattr(options, "memory", None)
-    memory = _bytes(asked) if asked else min(4 << 30, machine.free_memory("cpu") // 2)
-    return Rules(not options.no_sandbox, options.sandbox, Allowance(options.time_limit, memory))
 
 
 def _wandb_options(command: argparse.ArgumentParser) -> None:
@@ -134,7 +109,7 @@ def _speed_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     command.add_argument("--out", type=Path, default=Path("speed.json"), help="file of all figures (default: %(default)s)")
     _add_cache(command)
-    _add_sandbox(command)
+    submitting.sandbox_options(command)
 
 
 def _tune_options(command: argparse.ArgumentParser) -> None:
@@ -143,7 +118,7 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("values", nargs="+", metavar="VALUE", help="as JSON, or a word")
     command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B (default: 5)")
     _add_cache(command)
-    _add_sandbox(command)
+    submitting.sandbox_options(command)
 
 
 def _report_options(command: argparse.ArgumentParser) -> None:
@@ -275,7 +250,7 @@ def _plan(options: argparse.Namespace) -> Any:
 
     chosen = _tasks(options) or dict.fromkeys(suites.suite("quick").tasks, suites.suite("quick").seeds)
     seeds = tuple(_seeds(options.seeds, usual) for usual in chosen.values())
-    estimators = tuple(sandbox.resolve(options.estimator, _rules(options)))
+    estimators = tuple(sandbox.resolve(options.estimator, submitting.rules(options, _asked_memory(options))))
     if options.device != "cpu" and (inside := [one.name for one in estimators if isinstance(one.function, sandbox.Confined)]):
         raise LoobenchError(f"{', '.join(inside)}: the sandbox is for the CPU; leave --device out, or see --no-sandbox")
     return Plan(
@@ -300,6 +275,11 @@ def _means(options: argparse.Namespace, device: str) -> Any:
         raise LoobenchError(f"--threads must be 1 or more, got {threads}")
     memory = machine.free_memory(device) // 2 if options.memory is None else _bytes(options.memory)
     return Means(memory, threads if device == "cpu" else 1)
+
+
+def _asked_memory(options: argparse.Namespace) -> int | None:
+    asked = getattr(options, "memory", None)
+    return _bytes(asked) if asked else None
 
 
 def _bytes(text: str) -> int:
@@ -535,7 +515,8 @@ def _prices(options: argparse.Namespace) -> int:
     from benchmark import files, prices, sandbox
 
     found = prices.report(
-        sandbox.resolve(options.estimators, _rules(options)), lambda case: print(f"measuring {case}", file=sys.stderr)
+        sandbox.resolve(options.estimators, submitting.rules(options, _asked_memory(options))),
+        lambda case: print(f"measuring {case}", file=sys.stderr),
     )
     files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
     print(tabulate(prices.lines(found["prices"]), prices.HEADERS, disable_numparse=True))
@@ -550,7 +531,7 @@ def tune_command(options: argparse.Namespace) -> int:
     from benchmark import sandbox, suites, tune
     from benchmark.files import probe
 
-    chosen = sandbox.resolve([options.estimator], _rules(options))
+    chosen = sandbox.resolve([options.estimator], submitting.rules(options, _asked_memory(options)))
     if len(chosen) > 1:
         raise LoobenchError(f"{options.estimator} declares {len(chosen)} estimators: name one, as in FILE.py:{chosen[0].name}")
     probe(options.cache)

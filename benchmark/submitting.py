@@ -15,6 +15,29 @@ FAILED = 1  # exit code
 WIDTH = 88  # characters of what was found, in a line
 
 
+# ---- the sandbox ---------------------------------------------------------------------------------------------------
+def sandbox_options(command: argparse.ArgumentParser, *, everyone: bool = True) -> None:
+    """The options of all commands that run strangers' code; `everyone`: of those that may run all estimators confined."""
+    group = command.add_mutually_exclusive_group()
+    if everyone:
+        group.add_argument("--sandbox", action="store_true", help="run all estimators in the sandbox, not strangers' only")
+    group.add_argument("--no-sandbox", action="store_true", help="run strangers' files as you, with your files and network")
+    command.add_argument(
+        "--time-limit", type=float, default=600.0, metavar="SECONDS", help="of the sandbox, for one seed of a task"
+    )
+
+
+def rules(options: argparse.Namespace, memory: int | None = None) -> Any:
+    """Who is run in the sandbox, and with what. Raises LoobenchError for a limit that is none."""
+    from benchmark import machine
+    from benchmark.sandbox import Allowance, Rules
+
+    if not 0 < options.time_limit < 1e7:
+        raise LoobenchError(f"--time-limit takes seconds, more than 0, got {options.time_limit:g}")
+    held = memory or min(4 << 30, machine.free_memory("cpu") // 2)
+    return Rules(not options.no_sandbox, getattr(options, "sandbox", False), Allowance(options.time_limit, held))
+
+
 # ---- new -------------------------------------------------------------------------------------------------------------
 def new_options(command: argparse.ArgumentParser) -> None:
     """The options of `loobench new`."""
@@ -38,13 +61,14 @@ def new_command(options: argparse.Namespace) -> int:
 def check_options(command: argparse.ArgumentParser) -> None:
     """The options of `loobench check`."""
     command.add_argument("estimator", metavar="NAME|FILE.py[:NAME]")
+    sandbox_options(command, everyone=False)
 
 
 def check_command(options: argparse.Namespace) -> int:
     """`loobench check`."""
     from benchmark import check
 
-    found = check.check(options.estimator)
+    found = check.check(options.estimator, rules(options))
     _print_findings(found)
     if any(map(check.broken, found.values())):
         print("\na rule is broken: docs/submitting.md says what each one asks", file=sys.stderr)
@@ -78,6 +102,7 @@ def submit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=Path("submission"), help="folder for the bundle (default: %(default)s)")
     command.add_argument("--by", metavar="NAME", help="who claims the results (default: `git config user.name`)")
     command.add_argument("--open", action="store_true", help="make branch and commit, push, and open the pull request by gh")
+    sandbox_options(command, everyone=False)
 
 
 def submit_command(options: argparse.Namespace) -> int:
@@ -87,7 +112,7 @@ def submit_command(options: argparse.Namespace) -> int:
     from benchmark import check, submission
 
     by = options.by if options.by is not None else _user()
-    found = check.check(options.estimator)
+    found = check.check(options.estimator, rules(options))
     if any(map(check.broken, found.values())):
         _print_findings(found)
         print("\na rule is broken: nothing is submitted; docs/submitting.md says what each one asks", file=sys.stderr)
