@@ -90,7 +90,6 @@ def test_one_that_supports_no_small_problem_cannot_be_checked(tmp_path: Path) ->
 
 
 # ---- planted defects -------------------------------------------------------------------------------------------------
-COUNTER = "import pathlib; at = pathlib.Path(__file__ + '.n'); at.write_text((at.read_text() if at.exists() else '') + 'x')"
 DEFECTS = {
     "wrong shape": ("return dot.T", "shape", "bad-shape: mine must return"),
     "not a tensor": ("return dot.tolist()", "shape", "got list"),
@@ -105,7 +104,6 @@ DEFECTS = {
         "non-deterministic: ",
     ),
     "numbers of Python's global state": ("import random; return dot * random.random()", "deterministic", "non-deterministic: "),
-    "a seed of its own file's calls": (f"{COUNTER}; return dot * at.stat().st_size", "deterministic", "non-deterministic: "),
     "rows by their number": (
         "return dot + torch.arange(len(dot))[:, None] * 1e-3",
         "rows follow samples",
