@@ -516,7 +516,7 @@ def pairs(result: Result, limits: Known) -> Iterator[tuple[int, float, float]]:
     """(seed, true, predicted) of the effects that are kept to be looked at, over the truth's standard deviation."""
     for seed, cell in result.cells.items():
         found = bound(result, seed, limits)
-        both = zip(found.points, cell.points, strict=True) if found and cell.points and found.points else ()
+        both = zip(found.points, cell.points, strict=True) if found and len(found.points) == len(cell.points) else ()
         yield from ((int(seed), true, predicted) for true, predicted in both)
 
 

@@ -123,7 +123,7 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
 
 def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--check", action="store_true", help="write nothing; fail where board or page are not what the results give"
+        "--check", action="store_true", help="write nothing; fail where board, page or manifest are not what the results give"
     )
     command.add_argument(
         "--board", type=Path, default=Path("leaderboard.md"), help="the page goes to docs/ beside it (default: %(default)s)"
@@ -610,29 +610,46 @@ def doctor_command(_options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """`loobench report`."""
-    from benchmark import cite, files, page, registry, report
+    from benchmark import cite, files, manifest, page, registry, report, results, schema
 
-    made, sources, folder = _board(options), registry.sources(), options.board.parent / "docs"
-    pages = page.render(made, cite=cite.bibtex, sources=sources)
+    found = results.load_all(options.results)
+    made, sources, folder = _board(options, found), registry.sources(), options.board.parent / "docs"
+    before, now = manifest.load(options.results), manifest.manifest(options.results, found)
+    pages = {**page.render(made, cite=cite.bibtex, sources=sources), **schema.render()}
     expected = {folder / name: content for name, content in pages.items()}
     library = folder / page.LIBRARY  # of whichever version is installed
     expected[options.board] = report.leaderboard(made, sources).encode()
     if (readme := options.board.parent / "README.md").exists():
         expected[readme] = report.quoted(files.read(readme).decode(), made, sources).encode()
     stale = [at for at in (folder / "data").rglob("*.js") if at not in (*expected, library)]
+    silent = manifest.silent(before, now)
+    _tell(silent)
     if options.check:
+        unsaid = manifest.differences(before, now)
+        _tell(unsaid)
         wrong = [at for at, content in expected.items() if not at.exists() or not page.same(files.read(at), content)]
         wrong += [library] * (not library.exists())
         for at in [*wrong, *stale]:
             print(f"error: {at} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
         print(f"{len(expected) - len(wrong)} of {len(expected)} files are what {options.results} gives")
-        return FAILED if wrong or stale else 0
+        return FAILED if wrong or stale or unsaid or silent else 0
+    if silent:
+        return FAILED
     for at, content in [*expected.items(), (library, page.library())]:
         files.write(at, content)
     for at in stale:
         at.unlink()
+    manifest.save(now, options.results)
     print(f"wrote {options.board} and {folder / 'index.html'}")
     return 0
+
+
+def _tell(lines: Sequence[str]) -> None:
+    """Print errors, not more of them than a reader takes in."""
+    from benchmark.manifest import shortened
+
+    for line in shortened(lines):
+        print(f"error: {line}", file=sys.stderr)
 
 
 def plot_command(options: argparse.Namespace) -> int:
@@ -655,10 +672,11 @@ def cite_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _board(options: argparse.Namespace) -> Any:
+def _board(options: argparse.Namespace, found: Any = None) -> Any:
     from benchmark import board, results, suites
 
-    return board.board(results.load_all(options.results), results.all_limits(options.results), [suites.CORE])
+    known = results.load_all(options.results) if found is None else found
+    return board.board(known, results.all_limits(options.results), [suites.CORE])
 
 
 def reproduce_command(options: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ def migrate(folder: Path) -> list[Path]:
     What was not measured then stays unknown; `loobench score` fills in what kept estimates tell. Raises DamagedFile, before
     anything is written, where a file is not what its digest says or is too old.
     """
-    known = [(at, _old(at)) for at in sorted([*folder.glob("*/*.json"), *folder.glob("*.json")])]
+    known = [(at, _old(at)) for at in sorted([*results.result_files(folder), *results.limit_files(folder)])]
     fresh = [(at, _renewed(at, content)) for at, content in known if content]
     for at, content in fresh:
         write(at, dump({**content, "digest": json_digest(content)}).encode())

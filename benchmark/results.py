@@ -3,13 +3,17 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmark import PROTOCOL, machine
 from benchmark.errors import DamagedFile
 from benchmark.files import json_digest, read, write
 from benchmark.machine import Provenance
+from benchmark.metrics import METRICS
+from benchmark.questions import QUESTIONS, LeaveOneOut, asked_of
 from benchmark.records import Mismatch, decode, encode
 from benchmark.registry import Estimator
 from benchmark.tasks import Task, record_digest
@@ -20,6 +24,9 @@ FAILURES = (
     *("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved"),
     *("timeout", "forbidden-access", "non-deterministic"),
 )
+MANIFEST = "manifest.json"  # beside the limits; benchmark/manifest.py
+ROUNDING = 1e-5  # how far a mean may be from that of its rounded parts
+TEXTS = ("name", "suite", "dataset", "model", "dtype", "queries")  # of a task's record, which tables and pages show
 VERDICTS = ("verified", "differs", "fresh seeds differ", "failed")
 STATUSES = ("ok", "unsupported", *FAILURES)
 
@@ -232,11 +239,21 @@ def load_limits(at: Path) -> Limits:
 
 def all_limits(folder: Path) -> dict[str, Limits]:
     """All limits under a folder, by name of task and device; each must lie where its content says."""
-    found = [(at, load_limits(at)) for at in sorted(folder.glob("*.json"))]
+    found = [(at, load_limits(at)) for at in limit_files(folder)]
     for at, one in found:
         if at != limits_path(one, folder):
             raise DamagedFile(f"{at} holds the limits of {one.name}: move it to {limits_path(one, folder)}")
     return {one.name: one for _, one in found}
+
+
+def limit_files(folder: Path) -> list[Path]:
+    """The files of limits in a folder, in order."""
+    return sorted(at for at in folder.glob("*.json") if at.name != MANIFEST)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The files of results under a folder, in order."""
+    return sorted(folder.glob("*/*.json"))
 
 
 def path(result: Result, folder: Path) -> Path:
@@ -264,27 +281,38 @@ def packed(result: Result) -> bytes:
 
 def load(at: Path) -> Result:
     """Read and check a result. Raises DamagedFile where it was cut, edited, or is of another schema."""
-    found: Result = _load(at, check)
+    return parse(read(at), str(at))
+
+
+def parse(content: bytes, name: str) -> Result:
+    """The bytes of a result file as a Result. Raises DamagedFile, which calls it `name`, as `load` does."""
+    found: Result = _parse(content, name, check)
     return found
 
 
 def _load(at: Path, check: Callable[[Any], Any]) -> Any:
     """The checked content of a file of ours with a digest."""
+    return _parse(read(at), str(at), check)
+
+
+def _parse(whole: bytes, name: str, check: Callable[[Any], Any]) -> Any:
+    """The checked content of a file of ours with a digest."""
     advice = "restore it (`git checkout` if committed) or move it away, then repeat `loobench run`"
     try:
-        content = json.loads(read(at), parse_constant=lambda name: name)
+        content = json.loads(whole, parse_constant=lambda name: name)
         stated = content.pop("digest", None) if isinstance(content, dict) else None
-        result = check(content)
+        found = json_digest(content)
+        if isinstance(content, dict) and stated != found:
+            raise DamagedFile(f"{name} was edited: its digest says {stated!s:.100}, its content has {found}; {advice}")
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and no page could have it
+        return check(content)
     except (ValueError, RecursionError, OverflowError) as error:
-        raise DamagedFile(f"{at} is not a valid result: {error}; {advice}") from error
-    if stated != (found := json_digest(content)):
-        raise DamagedFile(f"{at} was edited: its digest says {stated}, its content has {found}; {advice}")
-    return result
+        raise DamagedFile(f"{name} is not a valid result: {error!s:.500}; {advice}") from error
 
 
 def load_all(folder: Path) -> list[Result]:
     """All results under a folder, in order of path; each must lie where its content says."""
-    found = [(at, load(at)) for at in sorted(folder.glob("*/*.json"))]
+    found = [(at, load(at)) for at in result_files(folder)]
     for at, result in found:
         if at != path(result, folder):
             raise DamagedFile(
@@ -297,23 +325,33 @@ def check(content: Any) -> Result:
     """`content` as a Result. Raises Mismatch that says where it is not one."""
     _check_schema(content)
     result: Result = decode(Result, content, "result")
-    horizons = result.task.get("horizons")
-    if not isinstance(horizons, list) or not all(isinstance(result.task.get(key), str) for key in ("name", "suite", "dtype")):
-        raise Mismatch("result.task: expected a task record with name, suite, dtype and horizons")
+    horizons = _checked_task(result.task, "result.task")
     if result.task_digest != (found := record_digest(result.task, result.protocol)):
         raise Mismatch(f"result.task_digest: the task record has {found}, got {result.task_digest}")
     if result.verified and result.verified.verdict not in VERDICTS:
         expected = ", ".join(VERDICTS)
         raise Mismatch(f"result.verified.verdict: expected one of {expected}, got {result.verified.verdict!r}")
     for seed, cell in result.cells.items():
-        _check_cell(seed, cell, result, len(horizons))
+        _check_cell(seed, cell, result, horizons)
     return result
+
+
+def _checked_task(task: dict[str, Any], where: str) -> int:
+    """The number of horizons of a task's record. Raises Mismatch where it lacks what is shown of it."""
+    horizons, truth = task.get("horizons"), task.get("truth", {"kind": LeaveOneOut.kind})
+    whole = isinstance(horizons, list) and horizons and all(type(one) is int for one in horizons)
+    known = isinstance(truth, dict) and truth.get("kind") in [*QUESTIONS]
+    texts = all(isinstance(task.get(key), str) for key in TEXTS) and isinstance(task.get("query"), int)
+    if not (whole and known and texts):
+        raise Mismatch(f"{where}: expected a task record with {', '.join(TEXTS)}, query, horizons and a known kind of truth")
+    return len(horizons)  # type: ignore[arg-type]
 
 
 def check_limits(content: Any) -> Limits:
     """`content` as Limits. Raises Mismatch that says where it is not one."""
     _check_schema(content)
     found: Limits = decode(Limits, content, "limits")
+    _checked_task(found.task, "limits.task")
     return found
 
 
@@ -338,6 +376,45 @@ def _check_cell(seed: str, cell: Cell, result: Result, horizons: int) -> None:
         raise Mismatch(f"{where}: expected scores where the status is ok, and only there")
     if bad := [name for name, values in cell.scores.items() if len(values) != horizons]:
         raise Mismatch(f"{where}.scores: expected {horizons} horizons, got another number for {', '.join(bad)}")
+    _check_numbers(where, cell)
+    _check_ranking(where, cell, result.task)
+
+
+def _check_numbers(where: str, cell: Cell) -> None:
+    """Raise Mismatch for counts that cannot be, a cost that is not its parts', and scores outside their metric's range."""
+    counts = ("seconds", "exact_seconds", "relative_cost", "gradients", "hessian_products", "memory")
+    if bad := [name for name in counts if (getattr(cell, name) or 0) < 0]:
+        raise Mismatch(f"{where}.{bad[0]}: expected 0 or more, got {getattr(cell, bad[0])}")
+    if cell.exact_gradients < 1 or cell.exact_seconds <= 0:
+        raise Mismatch(f"{where}: expected exact_gradients and exact_seconds above 0")
+    off, cost = abs(cell.seconds / cell.exact_seconds - cell.relative_cost), cell.relative_cost
+    if off > 1e-6 + 1e-6 / cell.exact_seconds + 1e-4 * cost:  # seconds and costs may have six decimals only
+        raise Mismatch(f"{where}.relative_cost: expected seconds / exact_seconds, got {cost}")
+    for name, curve in cell.scores.items():
+        _check_range(f"{where}.scores.{name}", name, curve)
+
+
+def _check_range(where: str, metric: str, values: Iterable[float | None]) -> None:
+    """Raise Mismatch where a value of a metric lies outside its range."""
+    known = METRICS.get(metric)
+    ends = sorted((known.best, known.worst)) if known else (-inf, inf)
+    if bad := [value for value in values if value is not None and not ends[0] <= value <= ends[1]]:
+        raise Mismatch(f"{where}: expected {ends[0]} to {ends[1]}, got {bad[0]}")
+
+
+def _check_ranking(where: str, cell: Cell, task: dict[str, Any]) -> None:
+    """Raise Mismatch where the scores by query are not those whose mean over queries the curve of the same metric has."""
+    asked, known = asked_of(task), [value for value in cell.by_query if value is not None]
+    queries = 1 if task["queries"] == "mean" else task["query"]
+    if cell.by_query and len(cell.by_query) != queries:
+        raise Mismatch(f"{where}.by_query: expected {queries} queries, got {len(cell.by_query)}")
+    _check_range(f"{where}.by_query", asked.primary, known)
+    curve = cell.scores.get(asked.primary, [None])[0 if asked.throughout else -1 :]
+    found = [value for value in curve if value is not None]
+    if not known or len(known) < len(cell.by_query) or len(found) < len(curve):
+        return
+    if abs(fmean(known) - fmean(found)) > ROUNDING:
+        raise Mismatch(f"{where}.by_query: expected the mean {fmean(found):.6g} of {asked.primary}, got {fmean(known):.6g}")
 
 
 def dump(value: Any, depth: int = 3) -> str:

@@ -27,7 +27,7 @@ def estimator(name: str) -> Described:
 def cell(task: Task, name: str, seed: int, quality: float, cost: float, *, spread: float = 0.05) -> Cell:
     """A good cell whose ranking score is `quality` with noise from seeds and queries."""
     random, asked = stream(f"synthetic/{task.name}/{name}", seed), asked_of(task.record())
-    horizons, queries = len(task.horizons), 1 if task.queries == "mean" else 5
+    horizons, queries = len(task.horizons), 1 if task.queries == "mean" else task.query
     by_query = quality + spread * (random.normal() + random.normal(size=queries)) / 2
     rising = [float(by_query.mean()) - 0.02 * (horizons - 1 - h) for h in range(horizons)]
     curve = [float(by_query.mean())] * horizons if asked.throughout else rising

@@ -186,7 +186,7 @@ def test_a_seed_that_diverges_fails_and_the_others_go_on(
 def test_a_run_over_done_cells_brings_their_scores_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SMALL) == 0
     right = load("sgd-ie")
-    wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores})
+    wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
     results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
     assert main(SMALL) == 0
 
@@ -237,7 +237,7 @@ def test_float32_has_its_own_task_and_row() -> None:
 def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(SMALL) == 0
     right = load("sgd-ie")
-    wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores})
+    wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
     results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
     assert main(["score"]) == 0
     assert f"{TASK} sgd-ie: scores changed" in capsys.readouterr().out
