@@ -131,6 +131,14 @@ def _report_options(command: argparse.ArgumentParser) -> None:
     _add_results(command)
 
 
+def _audit_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--base", required=True, metavar="REV", help="git revision to compare with, as origin/main")
+    command.add_argument(
+        "--submission", action="store_true", help="judge it as a stranger's: claimed, not verified, nothing of others changed"
+    )
+    _add_results(command)
+
+
 def _plot_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--suite", help="of this suite and its tasks (default: of all suites)")
     command.add_argument("--task", help="of this task")
@@ -652,6 +660,20 @@ def _tell(lines: Sequence[str]) -> None:
         print(f"error: {line}", file=sys.stderr)
 
 
+def audit_command(options: argparse.Namespace) -> int:
+    """`loobench audit`."""
+    from benchmark import audit
+
+    found = audit.audit(options.results, options.base, submission=options.submission)
+    bad = sum(not one.allowed for one in found)
+    if not found:
+        print(f"{options.results} is as at {options.base}")
+        return 0
+    print(audit.table(found))
+    print(f"\n{len(found)} files differ from {options.base}, {bad} in a way that is not allowed")
+    return FAILED if bad else 0
+
+
 def plot_command(options: argparse.Namespace) -> int:
     """`loobench plot`."""
     from benchmark import figures
@@ -723,6 +745,7 @@ COMMANDS = {
     ),
     "reproduce": (reproduce_command, _reproduce_options, "published figures beside ours, with a verdict on each"),
     "report": (report_command, _report_options, "write the leaderboard and its page from the results"),
+    "audit": (audit_command, _audit_options, "what results/ changes of a git revision, and whether it may"),
     "plot": (plot_command, _plot_options, "figures for papers from the results"),
     "cite": (cite_command, _cite_options, "BibTeX and text to cite a row, or the benchmark"),
 }

@@ -389,5 +389,6 @@ def linked(sources: Mapping[str, str], name: str) -> str:
 
 
 def escaped(name: str) -> str:
-    """A name that cannot break out of its table cell."""
-    return name.translate({ord(char): f"\\{char}" for char in r"\`*_|<>[]"}).replace("\n", " ")
+    """A name that cannot break out of its table cell, nor speak to a terminal."""
+    plain = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name.replace("\n", " "))
+    return plain.translate({ord(char): f"\\{char}" for char in r"\`*_|<>[]"})
