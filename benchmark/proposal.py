@@ -126,8 +126,7 @@ def refuse_others(changed: Sequence[Change]) -> None:
     if len(changed) > MOST_FILES:
         raise LoobenchError(f"the branch changes {len(changed)} files: a submission has at most {MOST_FILES}")
     for change in changed:
-        plain = change.status in ("A", "M") and change.mode == "100644"
-        if not plain or not (SOURCE.fullmatch(change.path) or RESULT.fullmatch(change.path)):
+        if change.mode != "100644" or not (SOURCE.fullmatch(change.path) or RESULT.fullmatch(change.path)):
             what = {"D": "deletes"}.get(change.status, "changes")
             raise LoobenchError(
                 f"the branch {what} {change.path!a:.100}: a submission adds plain files estimators/<file>.py and "

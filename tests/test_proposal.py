@@ -89,6 +89,8 @@ def test_a_branch_with_a_submission_is_checked_audited_and_verified_by_the_code_
     repository: Path, tmp_path: Path
 ) -> None:
     propose(repository)
+    mine = repository / "benchmark" / "__main__.py"
+    mine.write_text(mine.read_text().replace('"base"', '"mine"'))  # not committed
     assert judge() == 0
     check, audit, verify = told(tmp_path)
 
@@ -103,7 +105,7 @@ def test_a_branch_with_a_submission_is_checked_audited_and_verified_by_the_code_
     assert "## my-estimator: every check holds" in verdict
     assert "| estimator | verdict |" in verdict
     assert git("worktree", "list").count("\n") == 1
-    assert not git("status", "--porcelain").strip()
+    assert git("status", "--porcelain").split() == ["M", "benchmark/__main__.py"]
 
 
 @pytest.mark.parametrize("failing", ["check", "audit", "verify"])

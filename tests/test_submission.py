@@ -323,6 +323,29 @@ def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, text: str) -
         submission.read(bundle)
 
 
+def test_a_manifest_that_says_a_thing_twice_is_refused(bundle: Path) -> None:
+    text = (at := bundle / "manifest.json").read_text()
+    at.write_text(text.replace('"format": 1,', '"format": 1, "format": 1,'))
+    with pytest.raises(LoobenchError, match="a key is there twice"):
+        submission.read(bundle)
+
+
+def test_an_empty_folder_outside_the_layout_is_refused(bundle: Path) -> None:
+    (bundle / "notes").mkdir()
+    with pytest.raises(LoobenchError, match="a bundle has the folders"):
+        submission.read(bundle)
+
+
+def test_a_number_that_no_float_can_hold_is_refused(bundle: Path) -> None:
+    content = json.loads((at := first(bundle)).read_text())
+    content.pop("digest")
+    content["cells"]["0"]["seconds"] = 10**400
+    at.write_text(json.dumps({**content, "digest": results.json_digest(content)}))
+    reseal(bundle)
+    with pytest.raises(LoobenchError, match="is not a valid result"):
+        submission.read(bundle)
+
+
 def test_links_pipes_and_second_sources_are_refused(bundle: Path) -> None:
     at = first(bundle)
     content = at.read_bytes()
