@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from benchmark import registry, results, scaffold, submission, suites
-from benchmark.cli import main
+from benchmark import check, registry, results, scaffold, submission, suites
+from benchmark.cli import COMMANDS, main, parser
 from benchmark.submitting import pull_request
 
 Told = pytest.CaptureFixture[str]
@@ -182,3 +182,40 @@ def test_no_command_goes_through_a_shell(ready: Path, write_named: Callable[[str
 @pytest.fixture
 def write_named(ready: Path) -> Callable[[str], submission.Bundle]:
     return lambda out: submission.write(["my-estimator"], ready / "results", ready / "my_estimator.py", ready / out, "A")
+
+
+# ---- the documentation -----------------------------------------------------------------------------------------------
+ROOT = Path(registry.__file__).parents[1]
+
+
+def documented(page: str) -> list[list[str]]:
+    """The commands in the indented lines of a page, without what follows a #."""
+    lines = (ROOT / page).read_text().splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("    loobench ")]
+
+
+@pytest.mark.parametrize("page", ["docs/submitting.md", "README.md", "docs/tuning.md"])
+def test_every_documented_command_is_one_that_there_is(page: str) -> None:
+    commands = documented(page)
+    assert len(commands) > 1
+    for command in commands:
+        if command[0] in COMMANDS:
+            parser().parse_args(command)
+        else:
+            assert command[0] in ("verify", "audit")
+
+
+def test_readme_and_the_page_of_submissions_show_the_same_path() -> None:
+    path = documented("docs/submitting.md")[:5]
+
+    assert [command[0] for command in path] == ["new", "check", "run", "submit", "verify"]
+    assert all(command in documented("README.md") for command in path)
+
+
+def test_every_rule_and_failure_is_on_the_page_of_submissions(ready: Path) -> None:
+    text = (ROOT / "docs" / "submitting.md").read_text()
+    (found,) = check.check(str(ready / "my_estimator.py")).values()
+
+    rules = {finding.rule for finding in found if not finding.rule.startswith("exact on")}
+    assert not [rule for rule in {*rules, "exact on ..."} if rule not in text]
+    assert not [status for status in (*results.FAILURES, *results.VERDICTS, *registry.EXACT) if f"`{status}`" not in text]
