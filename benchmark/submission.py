@@ -31,7 +31,7 @@ from benchmark.results import Claim, Result
 FORMAT = 1
 MANIFEST = "manifest.json"
 KEYS = {"format", "estimator file", "files"}
-MOST_BYTES, MOST_FILES, MOST_SEEDS = 1_000_000, 2_000, 100
+MOST_BYTES, MOST_FILES, MOST_SEEDS, MOST_DEPTH = 1_000_000, 2_000, 100, 20
 SOURCE = re.compile(r"estimators/[a-z][a-z0-9_]{0,63}\.py")
 PART = r"[a-z0-9][a-z0-9._-]{0,127}"
 RESULT = re.compile(rf"results/{PART}/{PART}\.json")
@@ -287,10 +287,24 @@ def _source(stated: Any, listed: set[str]) -> str:
 
 def _result(folder: Path, name: str, source: str) -> Result:
     """The result in a file of a bundle, which must be one that the source file may have and nobody has verified."""
-    found = results.load(folder / name)
+    if (depth := _depth(contents(folder / name))) > MOST_DEPTH:
+        raise LoobenchError(f"{name} is nested {depth} deep: a result is at most {MOST_DEPTH}")
+    try:
+        found = results.load(folder / name)
+    except LoobenchError as error:  # it may quote a key, which may hold anything
+        raise LoobenchError("".join(letter if letter.isprintable() else "?" for letter in str(error))[:600]) from error
     for problem in _problems(found, name, source):
         raise LoobenchError(f"{name}: {problem}; write the bundle again by `loobench submit`")
     return found
+
+
+def _depth(content: bytes) -> int:
+    """How deep the lists and objects of a JSON text are nested."""
+    deepest = depth = 0
+    for bracket in re.findall(rb"[\[{\]}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", content)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _problems(found: Result, name: str, source: str) -> Iterator[str]:

@@ -346,6 +346,27 @@ def test_a_number_that_no_float_can_hold_is_refused(bundle: Path) -> None:
         submission.read(bundle)
 
 
+@pytest.mark.parametrize(
+    "inner", ["[" * 900 + "]" * 900, '{"a":' * 400 + "1" + "}" * 400, '["]]]]\\"", ' * 50 + "1" + "]" * 50]
+)
+def test_a_result_that_is_nested_deep_is_refused(bundle: Path, inner: str) -> None:
+    text = (at := first(bundle)).read_text()
+    at.write_text(text.replace('"settings": {', f'"settings": {{"deep": {inner}, ', 1))
+    assert inner in at.read_text()
+    reseal(bundle)
+    with pytest.raises(LoobenchError, match=r"nested \d+ deep"):
+        submission.read(bundle)
+
+
+def test_what_a_result_quotes_of_a_stranger_is_one_printable_line(bundle: Path) -> None:
+    content = json.loads((at := first(bundle)).read_text())
+    at.write_text(json.dumps({**content, "a\n\x1b[31m": 1}))
+    reseal(bundle)
+    with pytest.raises(LoobenchError, match="unknown a") as refused:
+        submission.read(bundle)
+    assert str(refused.value).isprintable()
+
+
 def test_links_pipes_and_second_sources_are_refused(bundle: Path) -> None:
     at = first(bundle)
     content = at.read_bytes()

@@ -123,6 +123,7 @@ def program(folder: Path, name: str, body: str) -> None:
 
 def test_the_printed_commands_make_a_branch_with_just_the_submission(clone: Path, capsys: Told) -> None:
     (clone / "unrelated").write_text("mine")
+    (clone / "results" / "task.json").write_text("mine")
     assert main(SUBMIT) == 0
     printed = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    ")]
     for line in printed[:-1]:  # all but gh
@@ -133,7 +134,7 @@ def test_the_printed_commands_make_a_branch_with_just_the_submission(clone: Path
     assert set(added[::2]) == {"A"}
     expected = {f"results/{task.name}/my-estimator.json" for task in suites.CORE.tasks} | {"estimators/my_estimator.py"}
     assert set(added[1::2]) == expected
-    assert (clone / "results" / "task.json").read_text() == "old"
+    assert (clone / "results" / "task.json").read_text() == "mine"
 
 
 def test_with_open_they_are_run_and_gh_opens_the_pull_request(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
