@@ -62,15 +62,17 @@ def value(result: Result) -> float | None:
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 def write(names: Sequence[str], folder: Path, source: Path, out: Path, by: str) -> Bundle:
-    """The bundle of some estimators of one file, from their results on suite `core` in `folder`, as `out`/<name of the file>.
+    """The bundle of some estimators of one file, from their results in `folder`, as `out`/<name of the file>.
 
-    Each result gets its claim: `value`, by whom, when and where. Cells that failed are allowed and shown.
+    All of suite `core` must be there; what else there is of this file and this loobench comes along. Each result
+    gets its claim: `value`, by whom, when and where. Cells that failed are allowed and shown.
     Raises LoobenchError where a task or seed of the suite is missing, where results are of another source than the file or of
     another version of loobench, where no cell is scored, and for a file name that is taken.
     """
     content = contents(source)
     _check_source(source)
     found = [_own(name, task, folder, digest(content)) for name in names for task in suites.CORE.tasks]
+    found += [result for name in names for result in _others(name, folder, digest(content))]
     claimed = [claim(result, by) for result in found]
     files = {results.path(one, Path("results")).as_posix(): results.packed(one) for one in claimed}
     bundle = pack(f"estimators/{source.name}", content, files, out)
@@ -144,6 +146,15 @@ def _own(name: str, task: Any, folder: Path, source: str) -> Result:
             f"a submission needs seeds 0 to {suites.CORE.seeds - 1}; {at} lacks seed {', '.join(lacking)}: {again}"
         )
     return found
+
+
+def _others(name: str, folder: Path, source: str) -> Iterator[Result]:
+    """One's own results on tasks of other suites, of this source and loobench."""
+    others = [task for task in suites.TASKS.values() if task not in suites.CORE.tasks]
+    places = [(task, at) for task in others if (at := folder / task.name / results.file_name(name)).exists()]
+    for task, found in ((task, results.load(at)) for task, at in places):
+        if (found.estimator.source, found.task_digest, found.harness) == (source, task.digest(), machine.harness()):
+            yield found
 
 
 def refuse_incomplete(bundle: Bundle) -> None:

@@ -104,6 +104,7 @@ DEFECTS = {
         "non-deterministic: ",
     ),
     "numbers of Python's global state": ("import random; return dot * random.random()", "deterministic", "non-deterministic: "),
+    "the time of day": ("import time; return dot * time.time_ns()", "deterministic", "non-deterministic: "),
     "rows by their number": (
         "return dot + torch.arange(len(dot))[:, None] * 1e-3",
         "rows follow samples",

@@ -144,6 +144,18 @@ def failing(at: Path, status: str) -> None:
     results.save(found, at.parents[1])
 
 
+def test_results_on_other_suites_come_along_where_they_are_of_this_file_and_loobench(own: Path) -> None:
+    (estimator, *_) = registry.resolve([str(own / "halfway.py")])
+    more = [suites.TASKS[name] for name in ("hara2019-mnist-logistic", "hara2019-mnist-mlp", "acc2025-mnist-mlp-clean")]
+    assert not set(more) & set(suites.CORE.tasks)
+    first_of, second, third = (scored(results.blank(task, "cpu", estimator), task, estimator.name) for task in more)
+    for result in (first_of, described(second, source="0" * 64), replace(third, harness="0" * 64)):
+        results.save(result, own / "results")
+    found = write(own, (estimator.name,))
+
+    assert {result.name for result in found.results} == {more[0].name, *(task.name for task in suites.CORE.tasks)}
+
+
 # ---- what cannot be submitted ----------------------------------------------------------------------------------------
 def test_a_task_that_is_missing_is_named(own: Path) -> None:
     first(own / "results").unlink()

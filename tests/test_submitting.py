@@ -135,6 +135,7 @@ def test_the_printed_commands_make_a_branch_with_just_the_submission(clone: Path
     expected = {f"results/{task.name}/my-estimator.json" for task in suites.CORE.tasks} | {"estimators/my_estimator.py"}
     assert set(added[1::2]) == expected
     assert (clone / "results" / "task.json").read_text() == "mine"
+    assert not git("diff", "--cached", "--name-only")
 
 
 def test_with_open_they_are_run_and_gh_opens_the_pull_request(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
