@@ -167,20 +167,33 @@ def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator) -> Result
 
 
 def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
-    run, exact = truth.answer(task, seed, plan.cache, plan.device, bar, plan.means)
-    prepared = truth.cached_uses(task, seed, run, exact, plan.cache, plan.device, bar, plan.means) if task.uses else None
-    case = Case(task, seed, run.problem, shown(task, run), exact, prepared)
+    case, empty, provenance = opened(plan, task, seed, bar)
     note_limits(plan, case)
-    provenance = machine.provenance(plan.command, plan.device, task.dtype)
-    empty = empty_cell(run, exact, json_digest(provenance)[:12])
     for estimator in todo:
-        if estimator.name not in warm:
-            warm_up(estimator, case.run, plan.device)
-            warm.add(estimator.name)
-        with chunks.allowing(replace(plan.means, workers=1)):
-            cell = answered(plan, case, estimator, empty)
+        cell = computed(plan, case, estimator, empty, warm)
         name = _keep(plan, task, seed, estimator, cell, provenance)
         yield Outcome(name, seed, estimator.name, cell, fresh=True)
+
+
+def opened(plan: Plan, task: Task, seed: int, bar: MakeBar) -> tuple[Case, Cell, machine.Provenance]:
+    """One seed of a task with its truth, its cell before any estimator has answered, and what it is computed on.
+
+    Raises Diverged where there is no truth.
+    """
+    run, exact = truth.answer(task, seed, plan.cache, plan.device, bar, plan.means)
+    prepared = truth.cached_uses(task, seed, run, exact, plan.cache, plan.device, bar, plan.means) if task.uses else None
+    provenance = machine.provenance(plan.command, plan.device, task.dtype)
+    case = Case(task, seed, run.problem, shown(task, run), exact, prepared)
+    return case, empty_cell(run, exact, json_digest(provenance)[:12]), provenance
+
+
+def computed(plan: Plan, case: Case, estimator: Estimator, empty: Cell, warm: set[str]) -> Cell:
+    """An estimator's cell, after a first call that does not count unless its name is among the `warm`."""
+    if estimator.name not in warm:
+        warm_up(estimator, case.run, plan.device)
+        warm.add(estimator.name)
+    with chunks.allowing(replace(plan.means, workers=1)):
+        return answered(plan, case, estimator, empty)
 
 
 def has_limits(plan: Plan, task: Task, seed: int) -> bool:
