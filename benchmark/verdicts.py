@@ -1,0 +1,387 @@
+"""What computing claims again says of them: verdicts from numbers, and how they are shown. Nothing is run or read here.
+
+A claimed cell is confirmed where the one computed here has its status, and
+
+- the score that ranks: within `MEAN` as the mean over queries, at every horizon, and within `QUERY` of each query;
+- metrics that are correlations or cosines: within `QUERY` at every horizon;
+- metrics that count samples: within `COUNTED`, since one swapped tie changes a set of ten by a tenth;
+- metrics in units of loss, and scores of uses: within a part `RELATIVE` of the larger (uses: and `USED` more);
+- counts of gradients and Hessian products: within a part `COUNTS`, as an iterative solver may stop a step later;
+- the points of figures within `POINTS`, the weight decay within a part `DECAY`.
+
+Another machine's last bits may swap ties, and nothing else should differ. Times and memory are shown and never judged; nor
+are the digests of truths and estimates, which name last bits.
+
+Fresh seeds are judged beside references, so that hard seeds are no fault: the excess of a seed is the score less the mean of
+the references' on it, a task's drop is its mean excess on claimed seeds less that on fresh ones. Fresh seeds differ where the
+mean of drops over tasks is above `FRESH_MARGIN` and twice its standard error, or that of one task above `TASK_MARGIN` and
+three times its own; and where an estimator that answered all claimed seeds fails on a fresh one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import isfinite, sqrt
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmark.metrics import METRICS
+from benchmark.questions import Question
+from benchmark.results import FAILURES, VERDICTS, Cell, Result
+
+MEAN, QUERY = 0.001, 0.01
+COUNTED = {"sign_agreement": 0.05, **{name: 0.2 for name in METRICS if name.startswith("jaccard")}}
+RELATIVE, USED, COUNTS, POINTS, DECAY = 0.05, 0.02, 0.2, 0.02, 1e-3
+FRESH_MARGIN, TASK_MARGIN = 0.1, 0.3
+ROUNDING = 1e-9  # of the comparison itself
+VERIFIED, DIFFERS, FRESH, FAILED = VERDICTS
+WORST_LAST = (VERIFIED, FRESH, DIFFERS, FAILED)
+MOST = 3  # reasons told of one cell
+Curve = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Again:
+    """A cell as claimed, and as computed here; None where there is no truth here, and `trouble` says why."""
+
+    seed: int
+    claimed: Cell
+    here: Cell | None
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Excess:
+    """One task's scores less the mean of the references' on the same seed: of claimed seeds, and of fresh ones."""
+
+    task: str
+    claimed: tuple[float, ...]
+    fresh: tuple[float, ...]
+
+    @property
+    def drop(self) -> float:
+        """Mean on claimed seeds less mean on fresh ones."""
+        return float(np.mean(self.claimed) - np.mean(self.fresh))
+
+    @property
+    def share(self) -> float:
+        """Variance of the drop over that of one seed."""
+        return 1 / len(self.claimed) + 1 / len(self.fresh)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What computing a result again gave. `verdict` is None where no seed of it was sampled."""
+
+    result: Result
+    verdict: str | None
+    value: float | None  # mean over the seeds computed again, and queries, of the score that ranks
+    fresh: float | None  # the same over the fresh seeds
+    largest_difference: float | None  # between a claimed score of a query and the one computed here
+    seeds: tuple[int, ...]  # those computed again
+    detail: str  # reasons, one after another
+    claimed: float | None = None  # over all its seeds
+    costs: tuple[float, float] | None = None  # over exact retraining, the mean over these seeds: claimed, and here
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a reference scores on a task, on the claimed seeds that were computed again and on the fresh ones."""
+
+    task: str
+    estimator: str
+    value: float | None
+    fresh: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was verified at once, and by which rules."""
+
+    verified: tuple[Verified, ...]
+    references: tuple[Beside, ...]
+    fresh_seeds: Mapping[str, tuple[int, ...]]  # by task
+    nonce: str
+    sampled: str  # how, in words
+    by: str
+    when: str
+    environment: str
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the verdicts."""
+        return max((one.verdict for one in self.verified if one.verdict), key=WORST_LAST.index, default=FAILED)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+def ranked(cell: Cell, asked: type[Question]) -> list[float | None]:
+    """The score that ranks, of each query; one value, the mean, where those of the queries are not known."""
+    curve = cell.scores.get(asked.primary) or [None]
+    return cell.by_query or [mean(curve) if asked.throughout else curve[-1]]
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean; None of none, and where one is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
+def value(cells: Sequence[Cell], asked: type[Question]) -> float | None:
+    """The mean over seeds and queries of the score that ranks, of the cells that have one; None without any."""
+    known = [one for cell in cells if cell.status == "ok" for one in ranked(cell, asked) if one is not None]
+    return float(f"{np.mean(known):.6g}") if known else None
+
+
+def largest_difference(pairs: Sequence[tuple[Cell, Cell]], asked: type[Question]) -> float | None:
+    """The largest absolute difference between scores of a query that both of a pair have; None without any."""
+    both = [pair for one in pairs for pair in zip(*(ranked(cell, asked) for cell in one), strict=False)]
+    found = [abs(a - b) for a, b in both if a is not None and b is not None]
+    return float(f"{max(found):.6g}") if found else None
+
+
+# ---- one cell --------------------------------------------------------------------------------------------------------
+def differences(claimed: Cell, here: Cell, asked: type[Question]) -> Iterator[str]:
+    """What differs by more than the tolerances between a claimed cell and the same computed here."""
+    if claimed.status != here.status:
+        said = f": {here.message}" if here.message else ""
+        yield f"claimed {claimed.status}, here {here.status}{said}"
+        return
+    yield from _of_ranking(claimed, here, asked)
+    for name in sorted({*claimed.scores, *here.scores}):
+        pairs = zip_longest(claimed.scores.get(name, ()), here.scores.get(name, ()))
+        yield from (_told(name, *pair) for pair in pairs if _apart(*pair, _allowed(name, *pair, asked)))
+    yield from _of_counts(claimed, here)
+
+
+def _of_ranking(claimed: Cell, here: Cell, asked: type[Question]) -> Iterator[str]:
+    ours, theirs = ranked(here, asked), ranked(claimed, asked)
+    if claimed.by_query and len(ours) != len(theirs):
+        yield f"scores of {len(theirs)} queries are claimed, there are {len(ours)}"
+        return
+    if claimed.by_query:
+        pairs = zip(theirs, ours, strict=True)
+        yield from (_told(f"query {q}", *pair) for q, pair in enumerate(pairs) if _apart(*pair, QUERY))
+    means = value([claimed], asked), value([here], asked)
+    if _apart(*means, MEAN):
+        yield _told("the score that ranks", *means)
+
+
+def _of_counts(claimed: Cell, here: Cell) -> Iterator[str]:
+    for name in ("gradients", "hessian_products", "exact_gradients"):
+        pair = float(getattr(claimed, name)), float(getattr(here, name))
+        if _apart(*pair, 0 if name == "exact_gradients" else COUNTS * max(pair)):
+            yield _told(name.replace("_", " "), *pair)
+    if _apart(claimed.weight_decay, here.weight_decay, DECAY * here.weight_decay):
+        yield _told("weight decay", claimed.weight_decay, here.weight_decay)
+    points = list(zip_longest(claimed.points, here.points)) if claimed.points else []
+    if any(_apart(*pair, POINTS * max(1.0, *(abs(one or 0.0) for one in pair))) for pair in points):
+        yield "the points of figures differ"
+
+
+def _allowed(name: str, one: float | None, other: float | None, asked: type[Question]) -> float:
+    """The largest difference of a metric between machines that compute alike."""
+    larger = max(abs(one or 0.0), abs(other or 0.0))
+    if name == asked.primary:
+        return MEAN
+    if name not in METRICS:
+        return RELATIVE * larger + USED
+    if not isfinite(METRICS[name].best) or not isfinite(METRICS[name].worst):
+        return RELATIVE * larger
+    return COUNTED.get(name, QUERY)
+
+
+def _apart(one: float | None, other: float | None, allowed: float) -> bool:
+    """Whether two values differ by more than is allowed, or one is known and the other is not."""
+    if one is None or other is None:
+        return one is not other
+    return abs(one - other) > allowed + ROUNDING
+
+
+def _told(what: str, claimed: float | None, here: float | None) -> str:
+    shown = ["none" if one is None else f"{one:.6g}" for one in (claimed, here)]
+    return f"{what}: claimed {shown[0]}, here {shown[1]}"
+
+
+def cell_verdict(again: Again, asked: type[Question]) -> tuple[str, str]:
+    """The verdict on one cell, and why.
+
+    "failed" where what is claimed to be an answer fails here, or there is no truth here; "differs" where anything else differs.
+    """
+    if again.here is None:
+        return FAILED, f"seed {again.seed}: no truth here: {again.trouble}"
+    found = list(differences(again.claimed, again.here, asked))
+    if not found:
+        return VERIFIED, ""
+    more = f"; and {len(found) - MOST} more" if len(found) > MOST else ""
+    broken = again.claimed.status == "ok" and again.here.status in FAILURES
+    return FAILED if broken else DIFFERS, f"seed {again.seed}: {'; '.join(found[:MOST])}{more}"
+
+
+# ---- fresh seeds -----------------------------------------------------------------------------------------------------
+def excess(
+    task: str, own: Mapping[int, float], references: Sequence[Mapping[int, float]], claimed: Sequence[int], fresh: Sequence[int]
+) -> Excess | None:
+    """A task's scores (seed -> score) less the mean of the references that have all these seeds; 0 where none has.
+
+    None where claimed or fresh seeds have no score.
+    """
+    scored = [[seed for seed in seeds if seed in own] for seeds in (claimed, fresh)]
+    known = [one for one in references if all(seed in one for seeds in scored for seed in seeds)]
+    left = [tuple(own[seed] - (mean([one[seed] for one in known]) or 0.0) for seed in seeds) for seeds in scored]
+    return Excess(task, left[0], left[1]) if all(left) else None
+
+
+def excess_drop(tasks: Sequence[Excess]) -> tuple[float, float]:
+    """The mean of drops over tasks, and its standard error."""
+    error = _spread(tasks) * sqrt(sum(task.share for task in tasks)) / len(tasks)
+    return float(np.mean([task.drop for task in tasks])), error
+
+
+def _spread(tasks: Sequence[Excess]) -> float:
+    """Standard deviation over seeds, from all groups of seeds of one task together; 0 where no group has two."""
+    groups = [group for task in tasks for group in (task.claimed, task.fresh)]
+    free = sum(len(group) - 1 for group in groups)
+    squares = sum(float(np.var(group)) * len(group) for group in groups)
+    return sqrt(squares / free) if free else 0.0
+
+
+def fresh_seeds_differ(tasks: Sequence[Excess]) -> str | None:
+    """Why scores on claimed seeds are too good for what fresh seeds give; None where they are not, or nothing is known."""
+    if not tasks:
+        return None
+    drop, error = excess_drop(tasks)
+    if drop > FRESH_MARGIN + 2 * error:
+        return f"scores drop by {drop:.3f} on fresh seeds beyond the references' (standard error {error:.3f})"
+    spread = _spread(tasks)
+    for task in tasks:
+        if task.drop > TASK_MARGIN + 3 * (own := spread * sqrt(task.share)):
+            return f"on {task.task} the score drops by {task.drop:.3f} on fresh seeds (standard error {own:.3f})"
+    return None
+
+
+# ---- one result ------------------------------------------------------------------------------------------------------
+def decide(
+    result: Result,
+    found: Sequence[Again],
+    asked: type[Question],
+    fresh: float | None = None,
+    suspicions: Sequence[tuple[str, str]] = (),
+) -> Verified:
+    """The verdict on a result: the worst on its cells as computed again, and of those on its estimator, each with its reason.
+
+    None without a cell that was computed again. `fresh`: its score on fresh seeds.
+    """
+    claimed = result.claimed.value if result.claimed else value(list(result.cells.values()), asked)
+    pairs = [(again.claimed, again.here) for again in found if again.here]
+    verdicts = [cell_verdict(again, asked) for again in found]
+    stated = value(list(result.cells.values()), asked)
+    if found and _apart(claimed, stated, MEAN):
+        verdicts.append((DIFFERS, _told("the claimed value", claimed, stated) + " by its own cells"))
+    verdicts += suspicions
+    verdict = max((one for one, _ in verdicts), key=WORST_LAST.index) if found else None
+    reasons = [*(why for _, why in verdicts if why), *_other_bits(found)]
+    detail = "; ".join(reasons) if found else "no seed was sampled"
+    here = value([cell for _, cell in pairs], asked)
+    largest = largest_difference(pairs, asked)
+    return Verified(result, verdict, here, fresh, largest, tuple(again.seed for again in found), detail, claimed, _costs(pairs))
+
+
+def _other_bits(found: Sequence[Again]) -> Iterator[str]:
+    """What is told, and is no fault: truths whose last bits this machine computes otherwise."""
+    known = [(again, again.here) for again in found if again.here]
+    if seeds := [str(again.seed) for again, here in known if again.claimed.truth != here.truth]:
+        yield f"the truth has other last bits here (seed {', '.join(seeds)})"
+
+
+def _costs(pairs: Sequence[tuple[Cell, Cell]]) -> tuple[float, float] | None:
+    both = [pair for pair in pairs if all(cell.status == "ok" for cell in pair)]
+    means = [float(np.mean([pair[side].relative_cost for pair in both])) for side in (0, 1)] if both else []
+    return (means[0], means[1]) if means else None
+
+
+# ---- shown -----------------------------------------------------------------------------------------------------------
+HEADERS = ("task", "estimator", "claimed", "verified", "fresh", "largest difference", "cost claimed/here", "verdict")
+UNSAMPLED = "not sampled"
+PLAIN = frozenset(" -,=+()")  # beside letters and digits; a dot may be part of an address
+
+
+def lines(report: Report) -> list[list[str]]:
+    """The strings of table rows, one for each result."""
+    return [_line(one) for one in report.verified]
+
+
+def _line(one: Verified) -> list[str]:
+    figures = [_figure(number) for number in (one.claimed, one.value, one.fresh)]
+    largest = "" if one.largest_difference is None else f"{one.largest_difference:.1e}"
+    costs = "" if one.costs is None else f"{one.costs[0]:.2g}/{one.costs[1]:.2g}"
+    return [one.result.name, one.result.estimator.name, *figures, largest, costs, one.verdict or UNSAMPLED]
+
+
+def _figure(number: float | None) -> str:
+    return "" if number is None else f"{number:.4f}"
+
+
+def table(report: Report) -> str:
+    """All as text for a terminal: a table, the reasons, and the verdict in the last line."""
+    rows = [list(map(printable, line)) for line in lines(report)]
+    told = [f"{one.result.name} {one.result.estimator.name}: {one.detail}" for one in report.verified if _worth(one)]
+    parts = [tabulate(rows, HEADERS, disable_numparse=True), "", *map(printable, told), *([""] if told else [])]
+    return "\n".join([*parts, f"nonce {report.nonce}; {report.sampled}", f"verdict: {report.verdict}"])
+
+
+def _worth(one: Verified) -> bool:
+    """Whether its detail says more than its row."""
+    return bool(one.detail) and one.verdict is not None
+
+
+def printable(text: str, most: int = 500) -> str:
+    """A stranger's text for a terminal: no control characters, and not without end."""
+    return "".join(char if char.isprintable() else "?" for char in text[:most])
+
+
+def escaped(text: str, most: int = 500) -> str:
+    """A stranger's text for Markdown: one line in which nothing is markup, a link, an address or a mention."""
+    plain = printable(text, most).replace("@", "(at)")
+    return "".join(char if (char.isascii() and char.isalnum()) or char in PLAIN else f"&#{ord(char)};" for char in plain)
+
+
+def markdown(report: Report) -> str:
+    """All as a Markdown page: verdict, table with the references' rows, reasons, rules. Strangers' text is escaped."""
+    rows = [[*map(escaped, line[:2]), *line[2:]] for line in lines(report)]
+    sampled = {one.result.name for one in report.verified if one.seeds}
+    rows += [_reference(one) for one in report.references if one.task in sampled]
+    rows.sort(key=lambda row: row[0])
+    told = [
+        f"- {escaped(one.result.name)}, {escaped(one.result.estimator.name)}: {escaped(one.detail)}"
+        for one in report.verified
+        if _worth(one)
+    ]
+    body = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True)
+    return "\n".join([f"## Verdict: {report.verdict}", "", body, "", *told, *([""] if told else []), _rules(report)]) + "\n"
+
+
+def _reference(one: Beside) -> list[str]:
+    return [escaped(one.task), f"{escaped(one.estimator)} (reference)", "", _figure(one.value), _figure(one.fresh), "", "", ""]
+
+
+def _rules(report: Report) -> str:
+    """What was computed by which rules, in Markdown."""
+    names = [(f"{one.result.name} {one.result.estimator.name}", one.seeds) for one in report.verified if one.seeds]
+    again = ", ".join(f"{escaped(name)} {_numbers(seeds)}" for name, seeds in names)
+    fresh = ", ".join(f"{escaped(task)} {_numbers(seeds)}" for task, seeds in report.fresh_seeds.items()) or "none"
+    return "\n".join(
+        [
+            f"Computed again: {report.sampled}. Seeds: {again or 'none'}. Fresh seeds: {fresh}. Nonce: `{report.nonce}`.",
+            "",
+            f"Tolerance: {MEAN} on the score that ranks, {QUERY} on that of one query; fresh seeds may score {FRESH_MARGIN} "
+            "and two standard errors less than claimed ones, beyond what the references lose (docs/verification.md). "
+            "Costs are shown, not judged.",
+            "",
+            f"By {escaped(report.by)}, {escaped(report.when)}, on {escaped(report.environment)}.",
+        ]
+    )
+
+
+def _numbers(seeds: Sequence[int]) -> str:
+    return f"({', '.join(map(str, seeds))})"
