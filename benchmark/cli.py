@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,12 @@ def _reproduce_options(command: argparse.ArgumentParser) -> None:
     _add_means(command)
     _add_cache(command)
     _add_results(command)
+
+
+def _verify_options(command: argparse.ArgumentParser) -> None:
+    submitting.verify_options(command)
+    _add_means(command)
+    _add_cache(command)
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:
@@ -694,6 +701,11 @@ def cite_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def verify_command(options: argparse.Namespace) -> int:
+    """`loobench verify`."""
+    return submitting.verify_command(options, partial(_means, options), _bar)
+
+
 def _board(options: argparse.Namespace, found: Any = None) -> Any:
     from benchmark import board, results, suites
 
@@ -736,6 +748,7 @@ COMMANDS = {
     "new": (submitting.new_command, submitting.new_options, "a new estimator that runs as it stands, and its test"),
     "check": (submitting.check_command, submitting.check_options, "whether an estimator keeps the rules, in under a minute"),
     "submit": (submitting.submit_command, submitting.submit_options, "write the bundle of a submission; propose it"),
+    "verify": (verify_command, _verify_options, "compute claims again here, on their seeds and on fresh ones, and judge them"),
     "tune": (tune_command, _tune_options, "what a setting of an estimator does on the tuning tasks, which are never scored"),
     "speed": (speed_command, _speed_options, "measure exact retraining against a plain loop and the matrix-product peak"),
     "doctor": (

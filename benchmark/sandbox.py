@@ -97,7 +97,7 @@ def resolve(names: Iterable[str], rules: Rules | None = None) -> list[Estimator]
     rules = rules or Rules()
     load = (lambda name: _declared(name, rules.allowance)) if rules.strangers or rules.everyone else _trusted
     found = registry.resolve(names, load)
-    return [_confined(one, rules.allowance) for one in found] if rules.everyone else found
+    return [confined(one, rules.allowance) for one in found] if rules.everyone else found
 
 
 def packaged() -> dict[str, EntryPoint]:
@@ -145,8 +145,8 @@ def _introduced(function: Confined, name: str) -> dict[str, Estimator]:
     return variants
 
 
-def _confined(estimator: Estimator, allowance: Allowance) -> Estimator:
-    """The same estimator, run in the sandbox."""
+def confined(estimator: Estimator, allowance: Allowance) -> Estimator:
+    """The same estimator, to be run in the sandbox."""
     if isinstance(estimator.function, Confined):
         return estimator
     at = Path(str(sys.modules[estimator.function.__module__].__file__))

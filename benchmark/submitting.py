@@ -1,11 +1,11 @@
-"""The commands of a submitter: new, check, submit. Imports of what is slow happen inside them, as in cli.py."""
+"""The commands of a submitter, and of who verifies. Imports of what is slow happen inside them, as in cli.py."""
 
 import argparse
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +191,78 @@ def _open(bundle: Any, commands: Sequence[Sequence[str]]) -> int:
         if code := subprocess.run(command, check=False).returncode:
             raise LoobenchError(f"`{shlex.join(command)}` failed with {code}: see above, and go on from there by hand")
     return 0
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+def verify_options(command: argparse.ArgumentParser) -> None:
+    """The options of `loobench verify`."""
+    command.add_argument("inputs", nargs="+", type=Path, metavar="BUNDLE|RESULT.json", help="folders of bundles, result files")
+    command.add_argument(
+        "--estimator", action="append", default=[], metavar="FILE.py[:NAME]", help="source of result files, if not registered"
+    )
+    command.add_argument(
+        "--cheap", type=float, default=60.0, metavar="SECONDS", help="compute all cells again that took less (default: 60)"
+    )
+    command.add_argument("--sample", type=int, default=2, metavar="K", help="so many of the others (default: %(default)s)")
+    command.add_argument("--fresh", type=int, default=2, metavar="F", help="fresh seeds of each task (default: %(default)s)")
+    command.add_argument(
+        "--reference", action="append", metavar="NAME", help="judge fresh seeds beside it (default: sgd-ie and grad-dot)"
+    )
+    command.add_argument("--nonce", metavar="HEX", help="decides sample and fresh seeds (default: drawn now)")
+    command.add_argument("--by", metavar="NAME", help="who verifies (default: `git config user.name`)")
+    command.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdict as Markdown")
+    command.add_argument(
+        "--results", type=Path, metavar="DIR", help="write a bundle's results with their verdicts there (default: nowhere)"
+    )
+    sandbox_options(command, everyone=False)
+
+
+def verify_command(options: argparse.Namespace, means: Callable[[str], Any], bar: Any) -> int:
+    """`loobench verify`; `means` of a device and `bar` are those of `loobench run`."""
+    from dataclasses import replace
+
+    from benchmark import files, verdicts, verify
+
+    inquiry = _inquiry(options, means)
+    _probe(options)
+    found = verify.subjects(options.inputs, options.estimator, replace(rules(options), everyone=not options.no_sandbox))
+    if options.results:
+        verify.refuse_taken(found, options.results)
+    print(f"note: --nonce {inquiry.nonce} repeats this sample and these fresh seeds", file=sys.stderr)
+    report = verify.verify(found, inquiry, bar)
+    written = verify.save(found, report, options.cache, options.results)
+    if options.markdown:
+        files.write(options.markdown, verdicts.markdown(report).encode())
+    if written:
+        print(f"note: wrote {len(written)} result files", file=sys.stderr)
+    print(verdicts.table(report))
+    return 0 if report.verdict == verdicts.VERIFIED else FAILED
+
+
+def _inquiry(options: argparse.Namespace, means: Callable[[str], Any]) -> Any:
+    """How much is computed again. Raises LoobenchError for bad options."""
+    import secrets
+
+    from benchmark import verify
+
+    return verify.Inquiry(
+        nonce=secrets.token_hex(8) if options.nonce is None else options.nonce,
+        cache=options.cache,
+        means=means,
+        cheap=options.cheap,
+        sample=options.sample,
+        fresh=options.fresh,
+        references=verify.references(options.reference or verify.REFERENCES),
+        by=verify.user() if options.by is None else options.by,
+    )
+
+
+def _probe(options: argparse.Namespace) -> None:
+    """Raise LoobenchError where what is to be read is not there, or what is to be written cannot be."""
+    from benchmark import files
+
+    if lacking := [at for at in options.inputs if not at.exists()]:
+        raise LoobenchError(f"{lacking[0]} is not there: give the folder of a bundle, or a result file")
+    places = [options.cache, *([options.results] if options.results else [])]
+    for folder in [*places, *([options.markdown.absolute().parent] if options.markdown else [])]:
+        files.probe(folder)

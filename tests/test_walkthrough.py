@@ -23,7 +23,9 @@ def test_a_newcomer_gets_a_verified_row_with_the_documented_commands(tmp_path: P
     place = {
         **{"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "LOOBENCH_CACHE": str(tmp_path / "cache")},
         **{"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
-        **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "A"), ("EMAIL", "a@b.c"))},
+        **{
+            f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "A"), ("EMAIL", "a@b.c"))
+        },
     }
 
     def do(command: str, folder: Path) -> str:

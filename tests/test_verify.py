@@ -1,0 +1,460 @@
+"""Claims computed again: honest ones hold, and those that are not do not."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_estimators import GOOD, declare
+from test_results import CELL
+
+from benchmark import machine, registry, results, suites, truth, verify
+from benchmark.chunks import FREE
+from benchmark.cli import main
+from benchmark.errors import Diverged, LoobenchError
+from benchmark.files import digest
+from benchmark.registry import Estimator
+from benchmark.results import Claim, Result
+from benchmark.run import Plan, computed, opened
+from benchmark.verify import Inquiry, Subject
+
+TASK, OTHER = "quick-breast-cancer-logistic-sgd", "quick-breast-cancer-mlp-sgd"
+NONCE = "0123456789abcdef"
+CLAIM = Claim(None, "somebody", "2026-01-31T12:00:00+00:00", "Linux x86_64")
+
+
+class Silent:
+    """A progress bar that shows nothing."""
+
+    def update(self, n: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def silent(_total: int, _text: str, _unit: str) -> Silent:
+    return Silent()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests of this file: a truth is computed once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def honest(cache: Path) -> Result:
+    """What grad-dot really does on seeds 0 and 1."""
+    return claimed(registry.registered()["grad-dot"], cache)
+
+
+def claimed(estimator: Estimator, cache: Path, name: str = TASK) -> Result:
+    """The result of an estimator on seeds 0 and 1 as a submitter claims it."""
+    task = suites.task(name)
+    plan = Plan((), (), (), "cpu", cache, cache / "none", "loobench run")
+    result = results.blank(task, "cpu", estimator)
+    with machine.one_thread():
+        for seed in (0, 1):
+            case, empty, provenance = opened(plan, task, seed, silent)
+            result = result.with_cell(seed, computed(plan, case, estimator, empty, set()), provenance)
+    return replace(result, claimed=claim(result))
+
+
+def claim(result: Result) -> Claim:
+    scores = [value for cell in result.cells.values() for value in cell.by_query if value is not None]
+    return replace(CLAIM, value=sum(scores) / len(scores) if scores else None)
+
+
+def loobench(*inputs: Path, cache: Path, options: tuple[str, ...] = ()) -> int:
+    usual = ["--nonce", NONCE, "--by", "who verifies", "--cache", str(cache)]
+    return main(["verify", *map(str, inputs), *usual, *options])
+
+
+def verified(at: Path) -> results.Verification:
+    found = results.load(at).verified
+    assert found
+    return found
+
+
+def submitted(folder: Path, body: str, cache: Path) -> tuple[Path, Path]:
+    """A stranger's file and its honest result file."""
+    source = declare(folder, body)
+    (estimator,) = registry.load(source).values()
+    return source, results.save(claimed(estimator, cache), Path("results"))
+
+
+# ---- honest and not --------------------------------------------------------------------------------------------------
+def test_an_honest_result_is_verified_in_its_place_until_it_is_changed(
+    honest: Result, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = results.save(honest, Path("results"))
+    assert not results.load(at).trusted
+    assert loobench(at, cache=cache) == 0
+
+    assert capsys.readouterr().out.splitlines()[-1] == "verdict: verified"
+    found = results.load(at)
+    assert found.trusted
+    assert found.substance == honest.substance
+    assert found.claimed == honest.claimed
+    said = verified(at)
+    assert (said.verdict, said.seeds, said.nonce, said.by, said.of) == (
+        *("verified", ["0", "1"], NONCE, "who verifies"),
+        honest.substance,
+    )
+    assert said.largest_difference == 0
+    assert honest.claimed
+    assert said.value == pytest.approx(honest.claimed.value, abs=1e-6)
+    assert said.fresh
+    assert 0.4 < said.fresh < 0.9
+    assert "torch 2" in said.environment
+    assert str(cache) not in at.read_text()
+
+    cheaper = replace(found, cells={**found.cells, "1": replace(found.cells["1"], relative_cost=1e-9)})
+    results.save(cheaper, Path("results"))
+    assert not results.load(at).trusted  # stale
+
+
+def test_a_raised_score_with_the_digest_computed_again_differs(
+    honest: Result, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = honest.cells["1"]
+    better = replace(cell, by_query=[0.9], scores={**cell.scores, "kendall": [*cell.scores["kendall"][:-1], 0.9]})
+    raised = replace(honest, cells={**honest.cells, "1": better})
+    at = results.save(replace(raised, claimed=claim(raised)), Path("results"))
+    assert loobench(at, cache=cache) == 1
+
+    printed = capsys.readouterr().out
+    assert "seed 1: query 0: claimed 0.9, here" in printed
+    assert printed.splitlines()[-1] == "verdict: differs"
+    assert verified(at).verdict == "differs"
+    assert verified(at).largest_difference == pytest.approx(0.9 - honest.cells["1"].by_query[0], abs=1e-5)  # type: ignore[operator]
+    assert not results.load(at).trusted
+
+
+def lookup(cache: Path, otherwise: str) -> str:
+    """An estimator that knows the truths of seeds 0 and 1 by the digest of their data."""
+    task, known = suites.task(TASK), {}
+    for seed in (0, 1):
+        run, exact = truth.answer(task, seed, cache, "cpu", silent)
+        known[hashlib.sha256(run.problem.train.inputs.numpy().tobytes()).hexdigest()] = exact.effect.tolist()
+    return f"""
+import hashlib
+KNOWN = {json.dumps(known)}
+@estimator("table", paper="none", all_horizons=True, loss_units=True)
+def table(run):
+    found = KNOWN.get(hashlib.sha256(run.problem.train.inputs.numpy().tobytes()).hexdigest())
+    shape = (len(run.problem.horizons), len(run.problem.left_out), run.problem.queries)
+    {otherwise}
+    return torch.tensor(found, dtype=torch.float64)
+"""
+
+
+NOISE = "found = found or torch.sin(12.9898 * torch.arange(shape[0] * shape[1] * shape[2]) ** 2).reshape(shape).tolist()"
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "reason"), [(NOISE, "beyond the references'"), ("assert found", "crashed on fresh seed")]
+)
+def test_answers_from_a_table_of_the_data_s_digest_are_confirmed_and_found_by_fresh_seeds(
+    otherwise: str, reason: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with machine.one_thread():
+        source, at = submitted(tmp_path, lookup(cache, otherwise), cache)
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+
+    printed = capsys.readouterr().out
+    assert reason in printed
+    assert printed.splitlines()[-1] == "verdict: fresh seeds differ"
+    said = verified(at)
+    assert (said.value, said.largest_difference) == (1.0, 0.0)
+    assert said.fresh is None or abs(said.fresh) < 0.3
+
+
+def test_an_estimator_that_is_not_deterministic_fails_though_its_scores_repeat(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wavering = GOOD.replace("return factor", "import os; return (1 + 1e-12 * int.from_bytes(os.urandom(2))) * factor")
+    source, at = submitted(tmp_path, wavering, cache)
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+
+    assert "non-deterministic: two calls" in capsys.readouterr().out
+    assert verified(at).verdict == "failed"
+    assert verified(at).largest_difference == 0
+
+
+def test_a_claimed_seed_without_truth_here_is_failed(
+    honest: Result, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverging(plan: Plan, task: Any, seed: int, bar: Any) -> Any:
+        if seed == 1:
+            raise Diverged("too fast")
+        return opened(plan, task, seed, bar)
+
+    monkeypatch.setattr(verify, "opened", diverging)
+    at = results.save(honest, Path("results"))
+    assert loobench(at, cache=cache) == 1
+    assert "seed 1: no truth here: too fast" in capsys.readouterr().out
+    assert verified(at).verdict == "failed"
+
+
+# ---- bundles ---------------------------------------------------------------------------------------------------------
+def bundle(folder: Path, source: Path, found: list[Result]) -> Path:
+    """A bundle written by hand."""
+    (folder / "estimators").mkdir(parents=True)
+    shutil.copy(source, folder / "estimators" / "mine.py")
+    for one in found:
+        results.save(one, folder / "results")
+    files = {at.relative_to(folder).as_posix(): at.read_bytes() for at in sorted(folder.rglob("*.*")) if at.is_file()}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    manifest = {"format": 1, "estimator file": "estimators/mine.py", "files": hashes}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_bundle_is_verified_and_written_only_where_that_is_asked(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("benchmark.submission")
+    source = declare(tmp_path, GOOD)
+    (estimator,) = registry.load(source).values()
+    one = claimed(estimator, cache)
+    other = replace(one, task=suites.task(OTHER).record(), task_digest=suites.task(OTHER).digest())
+    dear = {seed: replace(cell, exact_seconds=1e6) for seed, cell in other.cells.items()}  # and is not sampled
+    folder = bundle(tmp_path / "mine", source, [one, replace(other, cells=dear)])
+    before = {at: at.read_bytes() for at in folder.rglob("*.*") if at.is_file()}
+    options = ("--sample", "0", "--markdown", "verdict.md")
+
+    assert loobench(folder, cache=cache, options=options) == 0
+    assert {at: at.read_bytes() for at in folder.rglob("*.*") if at.is_file()} == before
+    assert not Path("results").exists()
+    assert "not sampled" in capsys.readouterr().out
+    page = Path("verdict.md").read_text()
+    for words in ("## Verdict: verified", "twice", "sgd-ie (reference)", "grad-dot (reference)", NONCE):
+        assert words in page
+
+    assert loobench(folder, cache=cache, options=(*options, "--results", "results")) == 0
+    found = {result.name: result for result in results.load_all(Path("results"))}
+    assert found[TASK].trusted
+    assert found[OTHER].verified is None
+    assert not found[OTHER].trusted
+
+
+def test_another_result_in_the_place_of_a_bundle_s_is_not_overwritten(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("benchmark.submission")
+    source = declare(tmp_path, GOOD)
+    (estimator,) = registry.load(source).values()
+    one = made(estimator)
+    folder = bundle(tmp_path / "mine", source, [one])
+    at = results.save(replace(one, cells={"0": one.cells["0"]}), Path("results"))
+    before = at.read_bytes()
+
+    assert loobench(folder, cache=cache, options=("--results", "results")) == 2
+    assert "is not the result of the bundle" in capsys.readouterr().err
+    assert at.read_bytes() == before
+
+
+# ---- nothing half done -----------------------------------------------------------------------------------------------
+def test_an_interrupt_leaves_all_files_as_they_were(
+    honest: Result, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = results.save(honest, Path("results"))
+    before = at.read_bytes()
+    calls: Iterator[None] = iter([None] * 5)
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls, "stop") == "stop":
+            raise KeyboardInterrupt
+        return computed(*arguments)
+
+    monkeypatch.setattr(verify, "computed", interrupted)
+    assert loobench(at, cache=cache) == 130
+    assert f"--nonce {NONCE} repeats this sample" in capsys.readouterr().err
+    assert at.read_bytes() == before
+    assert [one.name for one in at.parent.iterdir()] == [at.name]
+
+
+def test_a_result_that_changed_while_it_was_verified_is_left(
+    honest: Result, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = results.save(honest, Path("results"))
+    changed = replace(honest, cells={"0": honest.cells["0"]})
+    usual = verify.save
+
+    def late(*arguments: Any) -> Any:
+        results.save(changed, Path("results"))
+        return usual(*arguments)
+
+    monkeypatch.setattr(verify, "save", late)
+    assert loobench(at, cache=cache) == 2
+    assert "was changed while it was verified" in capsys.readouterr().err
+    assert results.load(at) == changed
+
+
+# ---- what is chosen --------------------------------------------------------------------------------------------------
+def made(estimator: Estimator | None = None, task: str = TASK, seconds: tuple[float, ...] = (1.0, 1.0)) -> Result:
+    """A result with made-up cells that took so many seconds."""
+    result = results.blank(suites.task(task), "cpu", estimator or registry.registered()["grad-dot"])
+    for seed, taken in enumerate(seconds):
+        result = result.with_cell(seed, replace(CELL, seconds=0.0, exact_seconds=taken), {"command": "loobench run"})
+    return replace(result, claimed=replace(CLAIM, value=0.3))
+
+
+def subject(result: Result) -> Subject:
+    return Subject(result, suites.task(result.name), registry.registered()[result.estimator.name], None)
+
+
+def inquiry(**changed: Any) -> Inquiry:
+    return Inquiry(**{"nonce": NONCE, "cache": Path("cache"), "means": lambda device: FREE, **changed})
+
+
+def chosen(found: list[Subject], **changed: Any) -> set[tuple[str, str, int]]:
+    return {(one.result.name, one.estimator.name, seed) for one, seed in verify.choose(found, inquiry(**changed))}
+
+
+def test_all_cheap_cells_and_a_sample_of_the_others_of_each_estimator_are_chosen() -> None:
+    mixed = (1.0, 100.0, 59.0, 100.0, 100.0, 61.0)
+    found = [subject(made(registry.registered()[name], task, mixed)) for task in (TASK, OTHER) for name in ("grad-dot", "loss")]
+    for name in ("grad-dot", "loss"):
+        mine = {(task, seed) for task, estimator, seed in chosen(found, sample=3) if estimator == name}
+        assert {(task, seed) for task in (TASK, OTHER) for seed in (0, 2)} <= mine
+        assert len(mine) == 4 + 3
+
+    assert chosen(found) == chosen(found[::-1])
+    assert len({frozenset(chosen(found, nonce=f"{n:08x}")) for n in range(20)}) > 10
+    assert len(chosen(found, sample=0, cheap=0)) == 0
+    assert len(chosen(found, sample=99, cheap=0)) == 24
+
+
+def test_fresh_seeds_are_those_that_no_command_can_ask_for_and_the_nonce_decides_them() -> None:
+    drawn = {nonce: verify.fresh_seeds(TASK, inquiry(nonce=nonce, fresh=50)) for nonce in ("00000000", "00000001")}
+    seeds = [seed for some in drawn.values() for seed in some]
+
+    assert min(seeds) >= 100
+    assert 2**30 < max(seeds) < 2**31
+    assert len({*seeds}) == 100
+    assert drawn["00000000"] == verify.fresh_seeds(TASK, inquiry(nonce="00000000", fresh=50))
+    assert verify.fresh_seeds(OTHER, inquiry()) != verify.fresh_seeds(TASK, inquiry())
+
+
+def test_fresh_seeds_are_for_tasks_whose_truth_is_cheap_and_six_in_any_case() -> None:
+    names = [task.name for task in suites.CORE.tasks][:8]
+    found = [subject(made(task=name, seconds=(1.0,))) for name in names]
+
+    def asked(seconds: list[float], status: str = "ok") -> list[str]:
+        here = {
+            verify.Place(one.task, "cpu", 0): {"grad-dot": replace(CELL, exact_seconds=taken, status=status)}
+            for one, taken in zip(found, seconds, strict=True)
+        }
+        return sorted({one.result.name for one, _ in verify._fresh_cells([(one, 0) for one in found], here, inquiry())})
+
+    assert asked([9.0] * 8) == sorted(names)
+    assert asked([20.0 + n for n in range(8)]) == sorted(names[:6])
+    assert asked([9.0] * 8, "unsupported") == []
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+BAD: dict[str, Callable[[Result], Result]] = {
+    "by harness 0123": lambda r: replace(r, harness="0123"),
+    "under protocol 0.9 by harness": lambda r: with_task(replace(r, protocol="0.9"), {}),
+    "the task has digest": lambda r: with_task(r, {"epochs": 11}),
+    "unknown task": lambda r: with_task(r, {"name": "quick-nothing"}),
+    "a source with digest 0123": lambda r: described(r, source="0123"),
+    "settings is {'cosine': False}, the result says {'rate': 2.0}": lambda r: described(r, settings={"rate": 2.0}),
+    "version is '1', the result says '2'": lambda r: described(r, version="2"),
+    "identity is": lambda r: described(r, identity="0123"),
+    "loss_units is": lambda r: described(r, loss_units=True),
+    "is not registered: name its source by --estimator": lambda r: described(r, name="mine"),
+    "there is nothing to verify": lambda r: replace(r, cells={}),
+}
+
+
+def with_task(result: Result, changed: dict[str, Any]) -> Result:
+    task = {**result.task, **changed}
+    return replace(result, task=task, task_digest=results.record_digest(task, result.protocol))
+
+
+def described(result: Result, **changed: Any) -> Result:
+    return replace(result, estimator=replace(result.estimator, **changed))
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_result_of_another_source_task_or_harness_cannot_be_verified_and_is_left(
+    message: str, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = results.save(BAD[message](made()), Path("results"))
+    before = at.read_bytes()
+
+    assert loobench(at, cache=cache) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+    assert at.read_bytes() == before
+
+
+OPTIONS = {
+    "--nonce takes 8 to 64 digits": ("--nonce", "xyz"),
+    "--fresh 1 to 100": ("--fresh", "0"),
+    "--cheap and --sample take 0 or more": ("--cheap", "-1"),
+    "--by takes 1 to 100": ("--by", "a\nb"),
+    "no cell was chosen": ("--cheap", "0", "--sample", "0"),
+    "unknown estimator 'nothing'": ("--reference", "nothing"),
+    "--reference takes registered estimators": ("--reference", "mine.py"),
+    "--estimator takes the file": ("--estimator", "sgd-ie"),
+    "cannot read nowhere.py": ("--estimator", "nowhere.py"),
+    "cannot write": ("--markdown", "file/verdict.md"),
+}
+
+
+@pytest.mark.parametrize("message", OPTIONS)
+def test_nonsense_is_an_error_of_one_line(message: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = results.save(made(), Path("results"))
+    Path("file").touch()
+
+    assert main(["verify", str(at), "--cache", str(cache), *OPTIONS[message]]) == 2
+    printed = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
+    assert message in printed[0]
+    assert len(printed) == 1
+
+
+def test_files_that_are_not_there_not_in_their_place_damaged_or_twice_are_errors(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = results.save(made(), Path("results"))
+    astray = Path("results") / "grad-dot.json"
+    shutil.copy(at, astray)
+    damaged = Path("results") / TASK / "loss.json"
+    damaged.write_text(at.read_text().replace('"ok"', '"crashed"'))
+    for inputs, message in (
+        ([Path("nowhere")], "is not there"),
+        ([astray], "verify it in a folder of results"),
+        ([damaged], "is not a valid result"),
+        ([at, at], "verified once"),
+    ):
+        assert loobench(*inputs, cache=cache) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_source_is_known_by_its_bytes(tmp_path: Path) -> None:
+    source = declare(tmp_path, GOOD)
+    ((estimator, content),) = verify._declared(str(source)).values()
+    at = results.save(made(estimator), Path("results"))
+    assert content == digest(source.read_bytes()) == estimator.source
+    assert verify.subjects([at], [str(source)])[0].estimator.name == "twice"
+
+    declare(tmp_path, GOOD + "\n# changed\n")
+    with pytest.raises(LoobenchError, match="the file here has"):
+        verify.subjects([at], [str(source)])
+
+
+def test_estimates_that_are_computed_here_are_those_of_a_run(honest: Result, cache: Path) -> None:
+    assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "grad-dot", "--cache", str(cache)]) == 0
+    run = results.load(Path("results") / TASK / "grad-dot.json").cells["0"]
+    mine = honest.cells["0"]
+    assert (run.estimate, run.truth, run.scores, run.trajectory) == (mine.estimate, mine.truth, mine.scores, mine.trajectory)
