@@ -9,6 +9,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from benchmark.errors import LoobenchError
 
 
+LARGEST = 2**63  # an integer is below it, so that every program can count with it
+
+
 class Mismatch(LoobenchError, ValueError):
     """A JSON value does not have the type of its field; the message says where, what was expected and what came."""
 
@@ -58,9 +61,10 @@ def encode(record: Any) -> dict[str, Any]:
 
 
 def _plain(kind: type, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+    small = not isinstance(value, int) or abs(value) < LARGEST
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and small and isfinite(value):
         return float(value)
-    if kind is float or type(value) is not kind:
+    if kind is float or type(value) is not kind or not small:
         raise Mismatch(f"{where}: expected {kind.__name__}, got {value!r:.60}")
     return value
 
