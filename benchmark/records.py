@@ -8,7 +8,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from benchmark.errors import LoobenchError
 
-
 LARGEST = 2**63  # an integer is below it, so that every program can count with it
 
 

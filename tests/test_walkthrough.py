@@ -1,4 +1,4 @@
-"""A newcomer's way from `loobench new` to a verified row on the board, with the commands of docs/submitting.md and nothing else."""
+"""A newcomer's way from `loobench new` to a verified row on the board, with the commands of docs/submitting.md alone."""
 
 import os
 import re
@@ -13,16 +13,19 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = "walked-through"
 
 
-def commands(*sections: str) -> list[str]:
-    """The command lines that the page shows in its sections."""
+def commands() -> list[str]:
+    """The command lines that the page shows."""
     return re.findall(r"^    (loobench .*?)(?: +#.*)?$", (ROOT / "docs/submitting.md").read_text(), re.M)
 
 
 @pytest.mark.slow
 def test_a_newcomer_gets_a_verified_row_with_the_documented_commands(tmp_path: Path, hub: str) -> None:
     place = {
-        **{"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hf"), "LOOBENCH_CACHE": str(tmp_path / "cache")},
-        **{"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        "HF_ENDPOINT": hub,
+        "HF_HOME": str(tmp_path / "hf"),
+        "LOOBENCH_CACHE": str(tmp_path / "cache"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
         **{
             f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "A"), ("EMAIL", "a@b.c"))
         },
