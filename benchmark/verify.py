@@ -90,8 +90,8 @@ def subjects(inputs: Iterable[Path], sources: Sequence[str], rules: Rules = CONF
     given = {name: one for source in sources for name, one in _declared(source, rules).items()}
     found = [one for at in inputs for one in (_of_bundle(at, rules) if at.is_dir() else [_of_file(at, given)])]
     names = [(one.result.name, one.result.estimator.name) for one in found]
-    if twice := sorted({" ".join(name) for name in names if names.count(name) > 1}):
-        raise LoobenchError(f"each result is verified once, but two are of {', '.join(twice)}: leave one out")
+    if twice := [_called(one.result) for one, name in zip(found, names, strict=True) if names.count(name) > 1]:
+        raise LoobenchError(f"each result is verified once, but two are of {twice[0]}: leave one out")
     if len({one.estimator.name for one in found}) < len({one.estimator.identity() for one in found}):
         raise LoobenchError("two estimators of one name cannot be verified together: verify one after the other")
     inside = [replace(one, estimator=sandbox.confined(one.estimator, rules.allowance)) for one in found]
@@ -119,8 +119,7 @@ def _of_bundle(folder: Path, rules: Rules) -> list[Subject]:
 def _of_file(at: Path, given: Mapping[str, Known]) -> Subject:
     result, folder = results.load(at), at.absolute().parent.parent
     if at.absolute() != results.path(result, folder):
-        place = results.path(result, Path("results"))
-        raise LoobenchError(f"{at} holds the result {place}: verify it in a folder of results, under that name")
+        raise LoobenchError(f"{at} holds the result of {_called(result)}: verify it in a folder of results, under that name")
     name = result.estimator.name
     if name in given:
         return _subject(result, given, folder)
@@ -134,24 +133,31 @@ def _subject(result: Result, declared: Mapping[str, Known], folder: Path | None)
     """A result with the estimator of its name, which must be the one that it says."""
     name = result.estimator.name
     if name not in declared:
-        raise LoobenchError(f"{result.name} {name!a:.80}: the file declares {', '.join(sorted(declared))}, and not that")
+        raise LoobenchError(f"{_called(result)}: the file declares {', '.join(sorted(declared))}, and not that")
     estimator, source = declared[name]
     if result.estimator.source != source:
         raise LoobenchError(
-            f"{result.name} {name}: the result is of a source with digest {result.estimator.source:.12}, the file here has "
+            f"{_called(result)}: the result is of a source with digest {result.estimator.source:.12}, the file here has "
             f"{source[:12]}: run `loobench run` again with this file, or give the one of the result"
         )
     if not result.cells:
-        raise LoobenchError(f"{result.name} {name}: the result has no seed: there is nothing to verify")
+        raise LoobenchError(f"{_called(result)}: the result has no seed: there is nothing to verify")
+    if estimator.missing:
+        raise LoobenchError(f"{_called(result)} needs {estimator.missing}")
     task = _task(result)
     _expect_declared(result, results.blank(task, machine.device(result.device), estimator))
     return Subject(result, task, estimator, folder)
 
 
+def _called(result: Result) -> str:
+    """A result's task and estimator, for a message: a stranger's file may have anything there."""
+    return verdicts.printable(f"{result.name} {result.estimator.name}", 160)
+
+
 def _task(result: Result) -> Task:
     """The task of a result as it is here. Raises LoobenchError where that, the protocol or the harness is another."""
     name, again = (
-        f"{result.name} {result.estimator.name}",
+        _called(result),
         "run `loobench run` again with this loobench, or verify with that one",
     )
     if (result.protocol, result.harness) != (PROTOCOL, machine.harness()):
@@ -173,7 +179,7 @@ def _expect_declared(result: Result, here: Result) -> None:
     claimed, declared = vars(result.estimator), vars(here.estimator)
     if other := [key for key in declared if claimed[key] != declared[key]]:
         told = "; ".join(f"{key} is {declared[key]!a:.80}, the result says {claimed[key]!a:.80}" for key in other)
-        raise LoobenchError(f"{result.name} {result.estimator.name}: its file says otherwise: {told}: run `loobench run` again")
+        raise LoobenchError(f"{_called(result)}: its file says otherwise: {told}: run `loobench run` again")
 
 
 def references(names: Sequence[str]) -> tuple[Estimator, ...]:
