@@ -348,6 +348,12 @@ def test_fresh_seeds_are_those_that_no_command_can_ask_for_and_the_nonce_decides
     assert verify.fresh_seeds(OTHER, inquiry()) != verify.fresh_seeds(TASK, inquiry())
 
 
+def test_no_fresh_seed_is_below_100_and_none_is_drawn_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "LAST_FRESH", 149)
+
+    assert sorted(verify.fresh_seeds(TASK, inquiry(fresh=50))) == [*range(100, 150)]
+
+
 def test_fresh_seeds_are_for_tasks_whose_truth_is_cheap_and_six_in_any_case() -> None:
     names = [task.name for task in suites.CORE.tasks][:8]
     found = [subject(made(task=name, seconds=(1.0,))) for name in names]
