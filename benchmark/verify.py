@@ -406,14 +406,15 @@ def _excess(subject: Subject, study: Study) -> Excess | None:
 
 
 def _beside(study: Study) -> Iterator[Beside]:
-    """What each reference scores on the tasks of the chosen cells."""
+    """What each reference scores on the tasks of the chosen cells, where it answers them."""
     own = {one.estimator.name for one, _ in study.chosen}
     for task in _names(study.chosen):
         some = [next(cell[0] for cell in study.chosen if cell[0].result.name == task)]
         claimed, fresh = ([seed for one, seed in cells if one.result.name == task] for cells in (study.chosen, study.fresh))
         for name in (one.name for one in study.inquiry.references if one.name not in own):
             means = [verdicts.mean(list(study.scores(some[0], {*seeds}, name).values())) for seeds in (claimed, fresh)]
-            yield Beside(task, name, means[0], means[1])
+            if means != [None, None]:
+                yield Beside(task, name, means[0], means[1])
 
 
 # ---- written ---------------------------------------------------------------------------------------------------------
