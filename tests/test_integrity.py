@@ -195,6 +195,29 @@ def test_a_stranger_s_odd_result_gives_a_board_or_an_error_in_words(at: Path, ca
     assert counts["shown"] > COUNT / 20, counts
 
 
+@pytest.mark.parametrize("field", [*TASK.record(), "truth", "uses"])
+def test_a_task_s_record_that_is_odd_gives_a_board_or_an_error_in_words(
+    field: str, at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = at.read_bytes()
+    (FOLDER / TASK.name / "loss.json").unlink()  # two definitions of a task are refused whatever they are
+    for odd in (None, "", -1, [], {}, {"kind": "guess"}, "x", ["x"]):
+        content = json.loads(whole)
+        content["task"].update({field: odd}) if odd is not None else content["task"].pop(field, None)
+        at.write_bytes(dumped(sealed(content)))
+        (FOLDER / manifest.MANIFEST).unlink(missing_ok=True)
+        told(capsys, ["report"], (0, 2))
+
+
+def test_half_of_a_letter_is_refused(at: Path) -> None:
+    content = json.loads(at.read_bytes())
+    content["estimator"]["paper"] = "\ud800"
+    at.write_bytes(dumped(sealed(content)))
+
+    with pytest.raises(DamagedFile, match="surrogates not allowed"):
+        results.load(at)
+
+
 # ---- what a cheat would do -------------------------------------------------------------------------------------------
 def better(content: Content) -> None:
     """Raise the score of a seed, everywhere it stands."""
