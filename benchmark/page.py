@@ -5,7 +5,6 @@ import math
 import re
 import zlib
 from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
@@ -43,6 +42,7 @@ Record = dict[str, Any]  # what becomes JSON
 
 LIBRARY = "data/vega.js"
 LIMIT = 1_000_000  # bytes of a file
+PACKED = rb'(?<=")[A-Za-z0-9+/]{16,}={0,2}(?="\);\n\Z)|(?<=text/plain">)[A-Za-z0-9+/]{16,}={0,2}(?=</script>)'
 DIGITS = 6  # significant ones, as results have
 POINTS = 4  # of what is only drawn
 DIGESTS = ("problem", "trajectory", "truth", "estimate")  # of a cell
@@ -105,7 +105,7 @@ def render(made: Board, *, cite: Cite, sources: Mapping[str, str], home: str = "
 def index(made: Board) -> bytes:
     """The page itself."""
     parts = {"style": asset("page.css"), "charts": asset("charts.js"), "script": asset("page.js")}
-    parts["records"] = dump({"suites": [headline(one, made.limits) for one in made.suites]})
+    parts["records"] = packed(dump({"suites": [headline(one, made.limits) for one in made.suites]}))
     return re.sub(r"/\*\{\{(\w+)\}\}\*/", lambda found: parts[found[1]], asset("page.html")).encode()
 
 
@@ -117,7 +117,8 @@ def library() -> bytes:
         raise LoobenchError(
             "the page needs vl-convert-python, which is not installed: pip install vl-convert-python"
         ) from error
-    return f"/*\n{asset('vega-licences.txt')}*/\n{vl_convert.javascript_bundle()}".encode()  # type: ignore[call-arg]
+    code = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return f'/*\n{asset("vega-licences.txt")}*/\npage.library("{packed(code)}");\n'.encode()
 
 
 def asset(name: str) -> str:
@@ -148,25 +149,29 @@ def task_script(table: Table, limits: Known, place: Place) -> bytes:
 
 
 def call(what: str, name: str, record: Record) -> bytes:
-    """A script that hands a record to the page, as base64 of its deflated JSON: a quarter of the size in a repository."""
-    packed = b64encode(zlib.compress(dump(record).encode(), 9)).decode()
-    return f'page.take({dump(what)}, {dump(name)}, "{packed}");\n'.encode()
+    """A script that hands a record to the page."""
+    return f'page.take({dump(what)}, {dump(name)}, "{packed(dump(record))}");\n'.encode()
 
 
-def unpacked(script: bytes) -> tuple[str, str, Record]:
-    """What a script of `call` hands to the page: kind, name, record. Raises DamagedFile where it is not whole."""
+def packed(text: str) -> str:
+    """Base64 of a deflated text: a third of the bytes in a repository."""
+    return b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpacked(content: bytes) -> tuple[bytes, Record]:
+    """A file of the page without its packed record, and the record. Raises DamagedFile where it has none that is whole."""
+    found = re.search(PACKED, content)
     try:
-        *said, packed = json.loads(b"[" + script.removeprefix(b"page.take(").removesuffix(b");\n") + b"]")
-        kind, name = map(str, said)
-        return kind, name, json.loads(zlib.decompress(b64decode(packed, validate=True)))
-    except (ValueError, TypeError, AttributeError, NotBase64, zlib.error, RecursionError) as error:
+        record = json.loads(zlib.decompress(b64decode(found[0] if found else b"", validate=True)))
+    except (ValueError, zlib.error, RecursionError) as error:
         raise DamagedFile(f"not a whole file of the page: {error}; write it anew by `loobench report`") from error
+    return re.sub(PACKED, b"", content), record
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two files of the page say the same; what is packed may have been by another version of zlib."""
-    if one == other or not one.startswith(b"page.take("):
-        return one == other
+    """Whether two files say the same; what is packed in files of the page may have been by another version of zlib."""
+    if one == other:
+        return True
     try:
         return unpacked(one) == unpacked(other)
     except DamagedFile:

@@ -2,7 +2,7 @@
 // The page: what the address says is shown. #<suite or task> chooses a table, #<suite or task>/<estimator> opens a row of it.
 const page = (() => {
   const $ = (id) => document.getElementById(id);
-  const suites = JSON.parse($("records").textContent).suites;
+  let suites = []; // unpacked below
   const loaded = new Map(); // what a file has brought, by kind and name
   const waiting = new Map();
   const order = { key: null, up: false };
@@ -62,13 +62,17 @@ const page = (() => {
 
   // ---- files
   function take(kind, name, packed) {
-    loaded.set(`${kind}/${name}`, unpack(packed));
+    loaded.set(`${kind}/${name}`, unpack(packed).then(JSON.parse));
   }
 
-  async function unpack(packed) { // base64 of deflated JSON
+  function library(packed) {
+    loaded.set("library", unpack(packed));
+  }
+
+  async function unpack(packed) { // base64 of deflated text
     if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old to unpack the tables of this page.");
     const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-    return JSON.parse(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text());
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
   }
 
   function script(file) {
@@ -88,6 +92,12 @@ const page = (() => {
     if (!loaded.has(key)) await script(one.file);
     loaded.set(key, await loaded.get(key));
     return loaded.get(key);
+  }
+
+  async function vega() { // as a script of its own, which is all that a page from disk may run
+    await script("data/vega.js");
+    const code = await loaded.get("library");
+    if (typeof vegaEmbed === "undefined") document.head.append(el("script", { textContent: code }));
   }
 
   const current = async () => (place.task ? { ...(await record("task", place.task)) } : { ...(await record("suite", place.suite)), table: place.suite.table });
@@ -268,7 +278,7 @@ const page = (() => {
     $("charts").replaceChildren(...drawn.map((panel) => panel.whole));
     await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
     try {
-      await script("data/vega.js");
+      await vega();
       for (const panel of drawn) if (mine === turn) await put(panel, mine);
     } catch (error) {
       for (const panel of drawn) if (panel.chart.classList.contains("waiting")) { panel.chart.classList.remove("waiting"); panel.chart.textContent = error.message; }
@@ -410,7 +420,7 @@ const page = (() => {
     if (!dialog.open) dialog.showModal();
     dialog.scrollTop = 0;
     if (!chart) return;
-    await script("data/vega.js");
+    await vega();
     await put({ ...chart, quiet: true, lasting: true, make: (look) => charts.pairs(look, name, detail, found.shared) }, mine);
   }
 
@@ -470,6 +480,6 @@ const page = (() => {
     clearTimeout(later);
     later = setTimeout(() => { if (innerWidth !== width) { width = innerWidth; drawAll(); } }, 200);
   });
-  queueMicrotask(show);
-  return { take };
+  unpack($("records").textContent).then((text) => { suites = JSON.parse(text).suites; return show(); }).catch((error) => note(error.message));
+  return { take, library };
 })();
