@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from tabulate import tabulate
 
@@ -156,6 +157,14 @@ def unfit(result: Result) -> Iterator[str]:
         yield "carries a verification, which a submission may not bring"
     if result.claimed is None:
         yield "lacks a claim, as if maintainers had computed it"
+    elif manifest.differ(result.claimed.value, found := ranked(result)):
+        yield f"claims {manifest.shown(result.claimed.value)}, but its seeds say {manifest.shown(found)}"
+
+
+def ranked(result: Result) -> float | None:
+    """The mean over seeds of the score that ranks; None where a seed has none."""
+    known = [value for seed in result.cells if (value := manifest.score(result, seed)) is not None]
+    return fmean(known) if known and len(known) == len(result.cells) else None
 
 
 def changed(name: str, before: Result, now: Result, submission: bool) -> Finding:

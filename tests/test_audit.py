@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_board import TWO, changed, claimed, limits, scored, verified
+from test_board import TWO, changed, claimed, failed, limits, scored
+from test_board import verified as checked
 from test_manifest import FOLDER, raised, save
 
 from benchmark import audit, results
@@ -16,6 +17,16 @@ from benchmark.errors import LoobenchError
 from benchmark.results import Result
 
 NAME = f"{TWO[0]}/{{}}.json"
+
+
+def sent(made: Result) -> Result:
+    """The result as a stranger sent it, with the claim that its seeds give."""
+    return claimed(made, audit.ranked(made))
+
+
+def verified(made: Result) -> Result:
+    """The same, verified."""
+    return checked(sent(made))
 
 
 def git(*arguments: str) -> None:
@@ -27,7 +38,7 @@ def git(*arguments: str) -> None:
 @pytest.fixture(autouse=True)
 def _published() -> None:
     """A repository with three results, one of them a stranger's, and limits."""
-    save(scored("sgd-ie", 0.5, 0.6), scored("loss", 0.1, 0.2), claimed(scored("theirs", 0.4, 0.4)))
+    save(scored("sgd-ie", 0.5, 0.6), scored("loss", 0.1, 0.2), sent(scored("theirs", 0.4, 0.4)))
     results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
     git("init")
     git("add", ".")
@@ -50,7 +61,7 @@ def test_nothing_is_found_where_nothing_changed(capsys: pytest.CaptureFixture[st
 
 def theirs(*values: float) -> Result:
     """The stranger's result with other scores."""
-    return claimed(scored("theirs", *values))
+    return sent(scored("theirs", *values))
 
 
 def removed(name: str) -> None:
@@ -76,9 +87,12 @@ def link() -> None:
 
 
 CASES: dict[str, tuple[Callable[[], object], str, str, bool, bool]] = {  # change, file, what is said, allowed, in a submission
-    "claimed": (lambda: save(claimed(scored("new", 0.5))), "new", "added by a stranger", True, True),
+    "claimed": (lambda: save(sent(scored("new", 0.5))), "new", "added by a stranger", True, True),
     "not claimed": (lambda: save(scored("new", 0.5)), "new", "added", True, False),
     "verifies itself": (lambda: save(verified(scored("new", 0.5))), "new", "added by a stranger", True, False),
+    "claims more": (lambda: save(claimed(scored("new", 0.5), 0.502)), "new", "added by a stranger", True, False),
+    "claims a failure": (lambda: save(claimed(failed("new", "crashed"), 0.5)), "new", "added by a stranger", True, False),
+    "failed": (lambda: save(claimed(failed("new", "crashed"), None)), "new", "added by a stranger", True, True),
     "removed": (lambda: removed("loss"), "loss", "removed", True, False),
     "removed own": (lambda: removed("theirs"), "theirs", "removed", True, False),
     "changed": (lambda: save(scored("sgd-ie", 0.9, 0.6)), "sgd-ie", "seed 0 changed from 0.5000 to 0.9000", False, False),

@@ -31,7 +31,7 @@ const page = (() => {
     "seeds": "independent repetitions: own split, initial parameters, order and queries",
     "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method says that it does not answer such a task; not converged: a solver fell short; other words are failures; verified: sent by its submitter and computed again; unverified: not, so that it stands below and is compared with nothing",
   };
-  const PLAIN = new Set(["interpretation", "unsupported", "not converged"]); // marks that are no failures
+  const PLAIN = new Set(["exact", "interpretation", "unsupported", "not converged"]); // marks that are no failures
   const plainly = (mark) => PLAIN.has(mark) || mark.startsWith("verified");
 
   function el(tag, props = {}, ...children) {
