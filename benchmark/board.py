@@ -351,9 +351,12 @@ def table(name: str, results: Sequence[Result], limits: Known, tasks: int | None
 def ranked(results: Sequence[Result], limits: Known, tasks: int) -> list[Row]:
     """Estimators: those with all tasks by falling score, then the others, then those not verified; then by name.
 
-    What is not verified is compared with nothing, so that a claim moves nobody else's row.
+    What is not verified is compared with nothing, so that a claim moves nobody else's row. Who was run on less than a quarter
+    of the tasks that another was run on has no row.
     """
-    members = groups(results, lambda result: result.estimator.name)
+    known = groups(results, lambda result: result.estimator.name)
+    most = max(len(some) for _, some in known)
+    members = [(name, some) for name, some in known if 4 * len(some) >= most]
     complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(may_rank, some))}
     defined = {name: found for name, found in complete.items() if not has_gaps(found)}
     estimated = {name: found for name, found in defined.items() if statistics.interval(found).mean <= EXACT}

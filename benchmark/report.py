@@ -87,9 +87,10 @@ tasks on the page, compare it where it answers); what is the truth itself (*exac
 maintainers, whose value comes first. *unverified*: nobody has computed it again, or the word behind it says how that went; such
 a row stands below all others, has no letter, is never the best nor on the front, and moves no other row.
 
-**Cost.** cost: wall time over that of exact leave-one-out on the same machine and thread; grad, hvp: counted per-sample
-gradients and Hessian products over the gradients of exact leave-one-out; MB: most memory at once beyond what was there before,
-where measured. *Pareto*: no other row, nor exact retraining (score 1, cost 1), is as accurate and as cheap, and better in one.
+**Cost.** cost: processor time over that of exact leave-one-out on the same machine and thread (rows of loobench before 0.6:
+wall time); grad, hvp: counted per-sample gradients and Hessian products over the gradients of exact leave-one-out; MB: most
+memory at once beyond what was there before, where measured. *Pareto*: no other row, nor exact retraining (score 1, cost 1), is
+as accurate and as cheap, and better in one.
 
 **Other columns.** Means over seeds. rho: Spearman. RMSE/sd: root mean squared error over the standard deviation of the exact
 effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most helpful samples. n: seeds.
@@ -285,7 +286,8 @@ def matrices(suite: Suite, limits: Known) -> Iterator[str]:
     """The score that ranks by estimator, row, and task, column; one table for each data set and model where tasks are many."""
     members = suite.overall.results
     key = _data_and_model if len(suite.tasks) > MOST_COLUMNS else (lambda result: "by task")
-    title, order = suite.overall.columns[0].title, [row.name for row in suite.overall.estimators]
+    title, rows = suite.overall.columns[0].title, [row.name for row in suite.overall.estimators]
+    order = [*rows, *sorted({result.estimator.name for result in suite.overall.results} - {*rows})]
     for name, some in board.groups(members, key):
         yield f"### {suite.name}, {name}: {title}\n\n{matrix(some, limits, order)}\n"
 

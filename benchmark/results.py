@@ -19,6 +19,7 @@ from benchmark.registry import Estimator
 from benchmark.tasks import Task, record_digest
 
 SCHEMA = 3
+SHORT = 16
 DIGITS = 6  # significant ones of what is measured; further ones differ between machines
 FAILURES = (
     *("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved"),
@@ -48,7 +49,7 @@ class Cell:
     memory: int | None  # most bytes at once beyond what was there before; None where not measured
     exact_gradients: int
     notes: dict[str, float]  # of solvers: the largest residual, most iterations, share not converged
-    problem: str  # content digests
+    problem: str  # content digests; of what a task and seed give anyhow, the first SHORT digits, older results all
     trajectory: str
     truth: str
     estimate: str

@@ -24,6 +24,7 @@ PLAIN: Mapping[Any, Schema] = {
     bool: {"type": "boolean"},
     Any: {},
 }
+SHORTENED: Schema = {"pattern": "^[0-9a-f]{16}([0-9a-f]{48})?$"}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}  # SHA-256
 SEEDS: Schema = {"pattern": "^(0|[1-9][0-9]*)$"}
 COUNT: Schema = {"minimum": 0}
@@ -105,7 +106,9 @@ NARROWER: Mapping[Any, Mapping[str, Schema]] = {  # what of a field its type doe
         **dict.fromkeys(("seconds", "relative_cost", "gradients", "hessian_products", "memory"), COUNT),
         "exact_seconds": {"exclusiveMinimum": 0},
         "exact_gradients": {"minimum": 1},
-        **dict.fromkeys(("problem", "trajectory", "truth"), DIGEST),
+        "problem": SHORTENED,
+        "trajectory": SHORTENED,
+        "truth": DIGEST,
         "estimate": {"pattern": "^([0-9a-f]{64})?$"},  # none where the estimator failed
     },
     Described: {"source": DIGEST, "identity": DIGEST},

@@ -16,7 +16,7 @@ from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.protocols import smooth_tasks
 from benchmark.questions import QUESTIONS
 from benchmark.results import Bounds, Claim, Limits, Result, Verification
-from benchmark.suites import CORE, TASKS
+from benchmark.suites import CORE, SUITES, TASKS
 from benchmark.tasks import record_digest
 from benchmark.uses import USES
 
@@ -381,14 +381,15 @@ def chosen(made: Sequence[Result]) -> list[Suite]:
 def test_core_is_a_table_over_its_tasks_of_all_suites_before_them() -> None:
     inside = [scored("sgd-ie", 0.5, 0.6, task=task.name) for task in CORE.tasks]
     outside = scored("sgd-ie", 0.1, 0.1, task="hara2019-mnist-mlp")
-    core, *others = chosen([*inside, outside, scored("loss", 0.1, 0.1)])
+    few = [scored("loss", 0.1, 0.1, task=task.name) for task in CORE.tasks[:4]]
+    core, *others = chosen([*inside, outside, *few])
     found = {row.name: row for row in core.overall.rows}
 
     assert (core.name, core.title, core.version) == ("core", f"core (version {CORE.version})", CORE.version)
     assert [suite.name for suite in others] == ["quick", "hara2019", "acc2025", "adaptive"]
     assert (found["sgd-ie"].done, found["sgd-ie"].tasks, found["sgd-ie"].complete) == (14, 14, True)
     assert found["sgd-ie"].score.mean == pytest.approx(0.55)
-    assert (found["loss"].done, found["loss"].tasks, found["loss"].complete) == (1, 14, False)
+    assert (found["loss"].done, found["loss"].tasks, found["loss"].complete) == (4, 14, False)
     assert {table.name for table in core.tasks} == {task.name for task in CORE.tasks}
 
 
@@ -730,3 +731,15 @@ def test_pairs_are_true_and_predicted_effects_of_the_seeds_whose_truth_is_that_o
     assert [*board.pairs(made, known)] == [(0, -1.0, 0.25), (0, 2.0, 0.5), (2, -1.0, 2.25), (2, 2.0, 2.5)]
     assert [*board.pairs(made, {})] == []
     assert [*board.pairs(made, limits(TWO[0], {}))] == []  # without points of the truth
+
+
+def test_an_estimator_that_was_run_on_less_than_a_quarter_of_the_tasks_has_no_row() -> None:
+    names = [task.name for task in SUITES["acc2025"].tasks]
+    made = [answers("sgd-ie", name, {"kendall": [0.5] * 10}) for name in names]
+    made += [
+        answers(name, task, {"kendall": [0.9] * 10}) for name, count in (("loss", 4), ("grad-dot", 5)) for task in names[:count]
+    ]
+    found = board.board(made, {}).suites[0]
+
+    assert [row.name for row in found.overall.rows] == ["sgd-ie", "grad-dot"]
+    assert sum("loss" in [row.name for row in table.rows] for table in found.tasks) == 4

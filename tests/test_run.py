@@ -56,7 +56,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
         assert cell.memory is None or 0 <= cell.memory < 2**32
         assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
         assert cell.exact_gradients == 10 * 100 * 101  # and the run with every sample
-        assert cell.problem == tasks.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()
+        assert cell.problem == tasks.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()[:16]
     facts = found.provenance[found.cells["0"].provenance]
     assert facts["threads"] == 1
     assert facts["command"].startswith(f"loobench run --task {TASK}")
