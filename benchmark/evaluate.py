@@ -38,7 +38,7 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
     with typed(estimator.name):
         confined = isinstance(estimator.function, Confined)
         answers = sandbox.answers(estimator, cuts) if confined else here(estimator, run, device)
-        effect = torch.cat([_of_shape(one.effect, cut, estimator) for one, cut in zip(answers, cuts, strict=True)])
+        effect = torch.cat([of_shape(one.effect, cut, estimator) for one, cut in zip(answers, cuts, strict=True)])
     _judge(effect, estimator)
     last = answers[-1]
     return Estimate(effect, last.seconds, last.count, last.memory)
@@ -103,7 +103,7 @@ def without_folders(text: str) -> str:
     return re.sub(r"(/[^\s/'\":,]+)+/", "", text)
 
 
-def _of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:
+def of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:
     """The answer as (H, K, Q), or (1, K, Q) of one horizon, on the CPU in the task's precision.
 
     Where K of N samples are left out, rows for all N will do: the harness takes those asked.

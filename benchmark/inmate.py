@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmark import calculus, kernel, registry, transport
 from benchmark.errors import Failure, LoobenchError
-from benchmark.evaluate import dense_and_real, kind_of, same_bits, typed
+from benchmark.evaluate import of_shape, same_bits, typed
 from benchmark.files import pack, unpack
 from benchmark.models import mlp
 from benchmark.optimizers import Sgd
@@ -36,6 +36,15 @@ REFUSED = (  # events of sys.addaudithook, by how they begin
     *("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "pty.", "signal.pthread_kill"),
     *("gc.get_objects", "gc.get_referrers", "sys._current_frames", "os.chmod", "os.chown", "os.setxattr", "winreg."),
 )
+UNSEEN = (
+    "data",
+    "evaluate",
+    "features",
+    "metrics",
+    "results",
+    "sandbox",
+    "tasks",
+)  # what we needed and an estimator need not find
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.")
 
 
@@ -61,6 +70,8 @@ def prepare() -> None:
     problem.gradients(run.final, problem.train)
     problem.hessian_products(run.final, problem.train, run.final[None])
     problem.pull(0, run.states[0], problem.weights(0), run.states[1][None])
+    for name in UNSEEN:
+        sys.modules.pop(f"benchmark.{name}", None)
     sys.path[:] = [entry for entry in sys.path if not Path(entry, "benchmark").is_dir() or entry.endswith("-packages")]
     importlib.invalidate_caches()
 
@@ -166,8 +177,7 @@ def _ask(line: socket.socket, estimator: Estimator) -> None:
     with calculus.counting() as count:
         effect = estimator(given)
     send(line, b"done")
-    if not isinstance(effect, Tensor) or not dense_and_real(effect):
-        raise Failure("bad-shape", f"{estimator.name} must return a dense real tensor, got {kind_of(effect)}")
+    of_shape(effect, run, estimator)  # so that nothing large is sent in vain
     if not all(map(same_bits, tensors(given), tensors(run))):
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
     facts = {"gradients": count.gradients, "hessian_products": count.hessian_products, "notes": count.notes}

@@ -193,7 +193,7 @@ class Session:
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             self.server.begin(theirs, function.allowance)
-        self.process, self.handle = 0, -1
+        self.process, self.handle, self.over = 0, -1, False
 
     def open(self) -> None:
         """Learn which process it is, hand the code over, and hear what it declares."""
@@ -246,7 +246,7 @@ class Session:
         except Withheld:
             return
         except Failure as failure:  # one step may be too few; what ends the process is another matter
-            if failure.status in ENDS or self.server.ended(time.monotonic()) is not None:
+            if failure.status in ENDS or self.over:
                 raise
 
     def _clock(self) -> float:
@@ -316,6 +316,7 @@ class Session:
 
     def _gone(self) -> Failure:
         """Why the process is there no longer."""
+        self.over = True
         status = self.server.ended(self.deadline)
         name = self.function.file
         if status is None:
