@@ -169,11 +169,10 @@ def answers(estimator: Estimator, cuts: Sequence[Trajectory]) -> list[Answer]:
 @contextmanager
 def session(function: Confined) -> Iterator["Session"]:
     """A process in the sandbox that has loaded the code; it ends with the block."""
-    try:
-        line = Session(function)
-    except OSError:  # the server has ended: somebody killed it
+    if server().process.poll() is not None:  # somebody killed it
+        server().close()
         server.cache_clear()
-        line = Session(function)
+    line = Session(function)
     try:
         line.open()
         yield line

@@ -37,7 +37,7 @@ def decode(content: bytes) -> Trajectory:
 def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A value as JSON, its tensors put aside under their numbers."""
     if isinstance(value, Tensor):
-        tensors[name := str(len(tensors))] = value
+        tensors[name := str(len(tensors))] = value.detach().clone()  # the format has no two that share memory
         return {"tensor": name}
     if is_dataclass(value):
         parts = {part.name: _described(getattr(value, part.name), tensors) for part in fields(value)}
