@@ -531,13 +531,14 @@ def _prices(options: argparse.Namespace) -> int:
 
     from benchmark import files, prices, sandbox
 
-    found = prices.report(
-        sandbox.resolve(options.estimators, submitting.rules(options, _asked_memory(options))),
-        lambda case: print(f"measuring {case}", file=sys.stderr),
-    )
-    files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
+    chosen = sandbox.resolve(options.estimators, submitting.rules(options))
+    found = prices.report(chosen, lambda case: print(f"measuring {case}", file=sys.stderr))
+    room = prices.sandboxed(chosen) if options.sandbox else None
+    files.write(options.out, json.dumps({**found, "sandbox": room}, indent=1).encode() + b"\n")
     print(tabulate(prices.lines(found["prices"]), prices.HEADERS, disable_numparse=True))
     print(f"\nall over exact leave-one-out by the engine, on one thread; all figures in {options.out}")
+    if room:
+        print(f"the sandbox: {room['start']:.2f} s to start once, {room['call']:.3f} s for a call beyond its own work")
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import machine
+from benchmark import machine, sandbox
 from benchmark.chunks import Means
 from benchmark.files import read, tensor_digest, write
 from benchmark.models import Block, Network, cnn, mlp
@@ -121,6 +121,7 @@ def described() -> dict[str, str]:
         "torch": torch.__version__,
         "matrix products": "MKL" if "USE_MKL=ON" in known else "not MKL",
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "sandbox": sandbox.kind(),
         "set in the environment": ", ".join(set_here()) or "nothing",
     }
 

@@ -92,7 +92,7 @@ def unpack(content: bytes, origin: Path | str) -> tuple[dict[str, Tensor], dict[
         (size,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__") or {}
         return load(content), {key: json.loads(value) for key, value in metadata.items()}
-    except (SafetensorError, ValueError, struct.error, AttributeError, TypeError) as error:
+    except (SafetensorError, ValueError, struct.error, AttributeError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{origin} is not a whole safetensors file: {error}") from error
 
 

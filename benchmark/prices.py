@@ -1,17 +1,21 @@
 """What estimators cost against exact retraining, and how near they come to it, on synthetic problems in one process."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from math import nan
+from statistics import median
 from typing import Any
 
 from torch import Tensor
 
-from benchmark import calculus, machine
+from benchmark import calculus, machine, sandbox
 from benchmark.evaluate import Failure, estimate
 from benchmark.metrics import METRICS
 from benchmark.problem import Problem, Trajectory
 from benchmark.registry import Estimator
+from benchmark.sandbox import Allowance
 from benchmark.speed import median_seconds, synthetic
 from benchmark.train import leave_one_out, train
 
@@ -90,6 +94,30 @@ def report(estimators: Sequence[Estimator], show: Callable[[str], None] = lambda
     """All prices as a JSON value."""
     found = [asdict(price) for price in prices(estimators, show)]
     return {"prices": found, "provenance": machine.provenance("loobench speed --estimators", "cpu", "float64")}
+
+
+def sandboxed(estimators: Sequence[Estimator], repeats: int = 5) -> dict[str, float]:
+    """What the sandbox costs in seconds on the wall: to start it once, and each call of it beyond the call's own work.
+
+    The median over repeats and estimators, on the smallest case; nan where none answers.
+    """
+    sandbox.server().close()
+    sandbox.server.cache_clear()
+    start = time.perf_counter()
+    sandbox.server()
+    started = time.perf_counter() - start
+    run = train(next(iter(CASES.values()))())
+    beyond = [found for one in estimators for _ in range(repeats) if (found := _beyond(one, run)) is not None]
+    return {"start": started, "call": median(beyond) if beyond else nan}
+
+
+def _beyond(estimator: Estimator, run: Trajectory) -> float | None:
+    start = time.perf_counter()
+    try:
+        found = estimate(sandbox.confined(estimator, Allowance()), run)
+    except Failure:
+        return None
+    return time.perf_counter() - start - found.seconds
 
 
 HEADERS = ["case", "estimator", "time", "gradients", "products", "kendall"]

@@ -192,7 +192,8 @@ class Session:
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             self.server.begin(theirs, function.allowance)
-        self.process, self.handle, self.over = 0, -1, False
+        self.process, self.handle = 0, -1
+        self.over = False  # whether there is nothing more to be asked
 
     def open(self) -> None:
         """Learn which process it is, hand the code over, and hear what it declares."""
@@ -258,13 +259,21 @@ class Session:
     def _word(self, expected: bytes) -> None:
         content = self._receive(1 << 20)
         if content != expected:
-            self._failure(_unpacked(content)[1])
+            self._failure(self._unpacked(content)[1])
+            self.over = True
             raise Failure("crashed", f"{self.function.file} broke off the conversation")
 
     def _frame(self, most: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        tensors, facts = _unpacked(self._receive(most))
+        tensors, facts = self._unpacked(self._receive(most))
         self._failure(facts)
         return tensors, facts
+
+    def _unpacked(self, content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            return unpack(content, "the answer")
+        except DamagedFile as error:
+            self.over = True
+            raise Failure("crashed", f"{error}") from error
 
     def _failure(self, facts: dict[str, Any]) -> None:
         """Raise the failure that the other side tells of, if it does."""
@@ -285,6 +294,7 @@ class Session:
     def _receive(self, most: int) -> bytes:
         size = struct.unpack("<Q", self._exactly(8))[0]
         if size > most:
+            self.over = True
             raise Failure("bad-shape", f"{self.function.file} sent {size} bytes, expected {most} at most")
         return self._exactly(size)
 
@@ -346,13 +356,6 @@ def _most(run: Trajectory) -> int:
     """Bytes of the largest answer that could be of the right shape."""
     problem = run.problem
     return 16 * len(problem.horizons) * len(problem.train) * problem.queries + (1 << 16)
-
-
-def _unpacked(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        return unpack(content, "the answer")
-    except DamagedFile as error:
-        raise Failure("crashed", f"{error}") from error
 
 
 def _counted(facts: dict[str, Any]) -> Count:
@@ -476,6 +479,14 @@ def server() -> Server:
         f"no sandbox works on this machine ({'; '.join(reasons)}). Install bubblewrap, or use Linux 5.13 or newer; "
         "--no-sandbox runs the estimator as you, with your files and your network: only for code that you wrote or have read"
     )
+
+
+def kind() -> str:
+    """The kind of sandbox that works here, or "none" and why."""
+    try:
+        return server().backend
+    except LoobenchError as error:
+        return f"none: {error}"
 
 
 def readable() -> list[Path]:

@@ -35,6 +35,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.skip(f"no {name}: {reason}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "BACKENDS", {name: sandbox.BACKENDS[name]})
+        patch.setenv("SECRET_TOKEN", "the truth")
         forget()
         try:
             sandbox.server()
@@ -190,6 +191,7 @@ EXHAUSTING = {
         "timeout",
     ),
     "sleeps in native code": ("import ctypes; ctypes.CDLL(None).sleep(1000)", "timeout"),
+    "kills its group": ("import ctypes; ctypes.CDLL(None).kill(0, 9)", "out-of-memory"),  # so the system says it, too
     "ends itself": ("import os; os._exit(3)", "crashed"),
     "faults": ("import ctypes; ctypes.string_at(0)", "crashed"),
     "aborts": ("import os; os.abort()", "crashed"),
@@ -212,6 +214,7 @@ def test_exhaustion_is_a_typed_failure_and_the_next_one_runs(backend: str, act: 
         answer(hostile(tmp_path, body + "\n"), run, SHORT)
 
     assert failure.value.status in statuses, f"{backend}: {failure.value}"
+    assert sandbox.server().process.poll() is None
     assert answer(hostile(tmp_path, ""), run).effect.isfinite().all()
 
 
@@ -228,10 +231,7 @@ def test_what_fills_its_room_is_stopped_and_leaves_nothing(backend: str, tmp_pat
 
 # ---- what there is to see --------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("backend")
-def test_the_room_has_no_environment_no_open_files_and_no_other_process(
-    tmp_path: Path, run: Trajectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SECRET_TOKEN", "the truth")
+def test_the_room_has_no_environment_no_open_files_and_no_other_process(tmp_path: Path, run: Trajectory) -> None:
     with (tmp_path / "held").open("w") as held:
         os.set_inheritable(held.fileno(), True)
         body = """
@@ -292,6 +292,7 @@ say = lambda content: line.send(len(content).to_bytes(8, 'little') + content)
 """
 FORGED = {  # what a stranger's code could say in the name of the program that runs it, on its line
     "a number of bytes beyond all": "line.send(b'\\xff' * 8)",
+    "8 GB of bytes to come": "line.send((2**33).to_bytes(8, 'little'))",
     "garbage": "line.send((8).to_bytes(8, 'little') + b'garbage!')",
     "a pickle": "import pickle; c = pickle.dumps(print); line.send(len(c).to_bytes(8, 'little') + c)",
     "a header nested deep": "h = b'[' * 60000; say(len(h).to_bytes(8, 'little') + h)",
@@ -317,9 +318,11 @@ def test_a_forged_conversation_is_a_typed_failure(backend: str, what: str, tmp_p
     with pytest.raises(Failure) as failure:
         answer(hostile(tmp_path, body), run, SHORT)
 
-    assert failure.value.status in ("crashed", "bad-shape", "timeout", "forbidden-access"), f"{backend}: {failure.value}"
+    usual = ("crashed", "timeout", "forbidden-access")
+    assert failure.value.status in ("bad-shape" if "bytes" in what else usual), f"{backend}: {failure.value}"
     assert "\n" not in str(failure.value)
     assert len(str(failure.value)) < 400
+    assert "<script>" not in failure.value.status
     assert "\x1b" not in str(failure.value)
 
 
