@@ -429,10 +429,11 @@ def _list_suites(_options: argparse.Namespace) -> tuple[list[str], list[list[str
 
 def _list_estimators(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     from benchmark.registry import registered
-    from benchmark.sandbox import packaged
+    from benchmark.sandbox import packaged, printable
 
     rows = [[e.name, "loss" if e.loss_units else "score", e.tuned_on, e.paper[:70]] for e in registered().values()]
-    rows += [[name, "?", "?", f"package {point.module}"] for name, point in packaged().items()]
+    strangers = [[name, "?", "?", f"package {point.module}"] for name, point in packaged().items() if name not in registered()]
+    rows += [[printable(cell) for cell in row] for row in strangers]  # nothing of theirs is imported
     return ["estimator", "units", "tuned on", "source"], rows
 
 

@@ -7,12 +7,15 @@ the child's memory. What keeps that code in is the kernel; the hook here only gi
 import importlib
 import json
 import os
+import select
 import shutil
+import signal
 import socket
 import struct
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +23,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+import benchmark
 from benchmark import calculus, kernel, registry, transport
 from benchmark.errors import Failure, LoobenchError
 from benchmark.evaluate import of_shape, same_bits, typed
@@ -30,21 +34,13 @@ from benchmark.problem import Problem, Samples, map_tensors, tensors
 from benchmark.registry import ALLOWED, Estimator
 from benchmark.train import train
 
+OWN = tuple(Path("/proc/self") / name for name in ("maps", "stat", "statm", "status"))
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
 SYSTEM = ("/etc/", "/proc/", "/sys/", "/dev/", "/usr/", "/lib", "/bin/", "/sbin/", "/var/", "/run/")  # left to the kernel
 REFUSED = (  # events of sys.addaudithook, by how they begin
     *("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "pty.", "signal.pthread_kill"),
     *("gc.get_objects", "gc.get_referrers", "sys._current_frames", "os.chmod", "os.chown", "os.setxattr", "winreg."),
 )
-UNSEEN = (
-    "data",
-    "evaluate",
-    "features",
-    "metrics",
-    "results",
-    "sandbox",
-    "tasks",
-)  # what we needed and an estimator need not find
 CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.")
 
 
@@ -53,11 +49,13 @@ def serve(control: socket.socket) -> None:
     """Take jobs until the other side closes: each comes with the socket that its child answers on; say how each ended."""
     prepare()
     control.send(b"ready")
-    while True:
+    cleared = True
+    while cleared:
         message, handles, _, _ = socket.recv_fds(control, 1 << 16, 1)
         if not message:
             return
-        control.send(json.dumps(_run(control, handles[0], json.loads(message))).encode())
+        status, seconds, cleared = _run(control, handles[0], json.loads(message))
+        control.send(json.dumps({"status": status, "seconds": seconds, "cleared": cleared}).encode())
 
 
 def prepare() -> None:
@@ -70,10 +68,11 @@ def prepare() -> None:
     problem.gradients(run.final, problem.train)
     problem.hessian_products(run.final, problem.train, run.final[None])
     problem.pull(0, run.states[0], problem.weights(0), run.states[1][None])
-    for name in UNSEEN:
-        sys.modules.pop(f"benchmark.{name}", None)
     sys.path[:] = [entry for entry in sys.path if not Path(entry, "benchmark").is_dir() or entry.endswith("-packages")]
     importlib.invalidate_caches()
+    for name in [name for name in sys.modules if name.startswith("benchmark.") and name.split(".")[1] not in ALLOWED]:
+        vars(benchmark).pop(name.split(".")[1], None)
+        del sys.modules[name]  # so that whoever imports it is noticed
 
 
 def _example() -> Problem:
@@ -86,17 +85,23 @@ def _example() -> Problem:
     return Problem(model, Sgd(0.1), samples, samples, samples, initial, numbers[None], numbers, (1,))
 
 
-def _run(control: socket.socket, handle: int, job: dict[str, Any]) -> int:
-    """Do a job in a child of this process; its exit status."""
+def _run(control: socket.socket, handle: int, job: dict[str, Any]) -> tuple[int, float, bool]:
+    """Do a job in a child of this process; its exit status, its seconds of processor, and whether nothing is left of it."""
     room = tempfile.mkdtemp(prefix="job-")
     child = os.fork()
     if child == 0:
         control.close()
         _child(socket.socket(fileno=handle), job, Path(room))
     os.close(handle)
-    _, status = os.waitpid(child, 0)
-    shutil.rmtree(room, ignore_errors=True)
-    return status
+    watched = os.pidfd_open(child)
+    told, _, _ = select.select([watched, control.fileno()], [], [])
+    if control.fileno() in told:  # nothing is asked meanwhile: the other side has gone
+        os.kill(child, signal.SIGKILL)
+    os.close(watched)
+    _, status, used = os.wait4(child, 0)
+    with suppress(RecursionError):
+        shutil.rmtree(room, ignore_errors=True)
+    return status, used.ru_utime + used.ru_stime, not Path(room).exists()
 
 
 # ---- the child ---------------------------------------------------------------------------------------------------
@@ -122,9 +127,10 @@ def _seclude(line: socket.socket, room: Path) -> None:
     for standard in range(3):
         os.dup2(null, standard)
     own = os.dup2(line.fileno(), 3) if line.fileno() != 3 else 3
-    os.closerange(own + 1, 1024)
+    os.closerange(own + 1, 1 << 20)
     line.detach()
     line.__init__(fileno=own)  # type: ignore[misc]
+    kernel.let_be_read(True)
     os.chdir(room)
     os.environ.update(HOME=str(room), TMPDIR=str(room))
     tempfile.tempdir = None
@@ -137,14 +143,20 @@ def _answer(line: socket.socket, job: dict[str, Any], room: Path) -> None:
     given, facts = unpack(receive(line), "a job")
     at = room / facts["file"]
     at.write_bytes(given["source"].numpy().tobytes())
-    readable = [Path(path) for path in job["readable"]]
+    readable = [*(Path(path) for path in (*job["readable"], *OWN)), room]
+    kernel.drop_rights()
     kernel.keep_amounts(job["memory"], job["file_size"], job["seconds"])
     if job["landlock"]:
-        kernel.keep_files([*readable, *DEVICES], [room, Path(os.devnull)])
+        kernel.keep_files([*readable, *DEVICES], [*([room] if job["writes"] else []), Path(os.devnull)])
     kernel.keep_calls()
     sys.addaudithook(_hook([*readable, *DEVICES], room, line))
-    with typed(facts["file"]):
-        found = declared(at, facts["module"])
+    try:
+        with typed(facts["file"]):
+            found = declared(at, facts["module"])
+    except Failure as failure:
+        if not isinstance(failure.__cause__, LoobenchError):
+            raise
+        return send(line, pack({}, {"refused": str(failure.__cause__)}))
     send(line, pack({}, {"declared": [_declaration(one) for one in found.values()]}))
     while request := receive(line):
         _, facts = unpack(request, "a request")
@@ -177,6 +189,7 @@ def _ask(line: socket.socket, estimator: Estimator) -> None:
     with calculus.counting() as count:
         effect = estimator(given)
     send(line, b"done")
+    receive(line)
     of_shape(effect, run, estimator)  # so that nothing large is sent in vain
     if not all(map(same_bits, tensors(given), tensors(run))):
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
@@ -258,7 +271,10 @@ def refuse(line: socket.socket, failure: Failure) -> None:
 
 def main(handle: int) -> None:
     """Serve on an open socket."""
+    kernel.let_be_read(False)
     try:
         serve(socket.socket(fileno=handle))
+    except BrokenPipeError:
+        sys.exit("the other side has gone")
     except LoobenchError as error:
         sys.exit(str(error))

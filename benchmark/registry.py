@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pkgutil
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -54,6 +55,9 @@ LIBRARIES = {  # that not every machine has, as they are imported: what pip inst
     "ot": "POT",
     **dict.fromkeys(("captum", "dattri", "kronfluence", "pydvl", "trak"), "'loobench[peers]'"),
 }
+MOST_SOURCE = 1 << 20  # bytes of a file that declares
+MOST_SETTINGS = 10_000  # characters of an estimator's settings
+MOST_DECLARED = 64  # estimators of one file
 Load = Callable[[str], "dict[str, Estimator] | None"]  # None for a name that it does not know
 Result = TypeVar("Result")
 Function = TypeVar("Function", bound=Callable[..., Tensor])
@@ -181,14 +185,17 @@ def check_declaration(variant: Estimator) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 64:
         rule = "a name is up to 64 small letters and digits, single - . _ between them, after one / if it is of a library"
         raise LoobenchError(f"estimator name {name!r:.80}: {rule}")
-    if not isinstance(variant.paper, str) or not 0 < len(variant.paper) <= 300:
-        raise LoobenchError(f"estimator {name!r}: paper must say where the method is from, got {variant.paper!r:.80}")
+    if not isinstance(variant.paper, str) or not 0 < len(variant.paper) <= 300 or not variant.paper.isprintable():
+        rule = "paper must say where the method is from, in one line of up to 300 characters"
+        raise LoobenchError(f"estimator {name!r}: {rule}, got {variant.paper!r:.80}")
     if not isinstance(variant.version, str) or not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,2}", variant.version):
         raise LoobenchError(f"version of estimator {name}: digits with points between, as 1.2, got {variant.version!r:.80}")
     try:
-        json.dumps(variant.settings, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        size = len(json.dumps(variant.settings, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise LoobenchError(f"the settings of estimator {name!r}: settings must be JSON values: {error}") from error
+    if size > MOST_SETTINGS:
+        raise LoobenchError(f"the settings of estimator {name!r} take {size} characters, {MOST_SETTINGS} at most")
     _check_kinds(variant)
 
 
@@ -215,15 +222,21 @@ def _check_kinds(variant: Estimator) -> None:
 def rebuilt(content: Any, function: Callable[..., Tensor], source: str) -> Estimator:
     """An estimator from what a process that is not believed says it declares. Raises LoobenchError where that is not sound."""
     names = {part.name for part in fields(Estimator)} - {"function"}
-    if not isinstance(content, dict) or content.keys() != names or not isinstance(content["settings"], dict):
+    if not isinstance(content, dict) or content.keys() != names or not _of_kinds(content):
         raise LoobenchError("a declaration that is none came from the sandbox")
     lists = {name: content[name] for name in ("optimizers", "exact")}
-    if not all(isinstance(found, list) and all(isinstance(one, str) for one in found) for found in lists.values()):
-        raise LoobenchError("a declaration that is none came from the sandbox")
     plain = {name: tuple(found) for name, found in lists.items()}
     variant = Estimator(**{**content, **plain, "function": function, "source": source})
     check_declaration(variant)
     return variant
+
+
+def _of_kinds(content: dict[str, Any]) -> bool:
+    """Whether what was said of an estimator is of the right types, as far as `check_declaration` takes that for granted."""
+    kinds = {"settings": dict, "models": str, "tuned_on": str, "library": str | None, "interpretation": bool}
+    lists = [content[name] for name in ("optimizers", "exact")]
+    texts = all(isinstance(found, list) and all(isinstance(one, str) for one in found) for found in lists)
+    return texts and all(isinstance(content[name], kind) for name, kind in kinds.items())
 
 
 def declared(module: ModuleType) -> dict[str, Estimator]:
@@ -232,6 +245,8 @@ def declared(module: ModuleType) -> dict[str, Estimator]:
     variants = [variant for function in functions for variant in getattr(function, "estimators", ())]
     if twice := {v.name for v in variants if sum(v.name == other.name for other in variants) > 1}:
         raise LoobenchError(f"{module.__file__} declares {', '.join(sorted(twice))} more than once: rename all but one")
+    if len(variants) > MOST_DECLARED:
+        raise LoobenchError(f"{module.__file__} declares {len(variants)} estimators, {MOST_DECLARED} at most")
     return {variant.name: variant for variant in variants}
 
 
@@ -320,11 +335,24 @@ def _imported(path: Path | str, act: Callable[[], Result]) -> Result:
         raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def source_of(path: Path) -> bytes:
+    """The bytes of a file that declares estimators. Raises LoobenchError where there is no such file, or it is too large."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise LoobenchError(f"cannot read {path}: {error.strerror}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise LoobenchError(f"{path} is not a file")
+    if found.st_size > MOST_SOURCE:
+        raise LoobenchError(f"{path} has {found.st_size} bytes, {MOST_SOURCE} at most: an estimator is one file of source")
+    return read(path)
+
+
 def refuse_forbidden(path: Path) -> None:
     """Raise LoobenchError where a source file does not parse or imports a module of the harness other than ALLOWED."""
     try:
-        tree = ast.parse(read(path), filename=str(path))
-    except (SyntaxError, ValueError) as error:
+        tree = ast.parse(source_of(path), filename=str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise LoobenchError(f"{path} is not valid Python: {error}") from error
     bad = sorted(name for name in imported(tree) if name.split(".")[0] == "benchmark" and name not in _allowed())
     if bad:

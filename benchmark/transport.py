@@ -18,13 +18,14 @@ RECORDS = {
         *(Sgd, Adam, FrozenAdam),
     )
 }
+Place = tuple[int, str, tuple[int, ...], tuple[int, ...]]  # where a tensor lies, and as what
 
 
 def encode(run: Trajectory) -> bytes:
     """A run as bytes; what it withholds is not in them."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[Place, Tensor] = {}
     described = _described(run, tensors)
-    return pack(tensors, {"run": described})
+    return pack({str(number): tensor.clone() for number, tensor in enumerate(tensors.values())}, {"run": described})
 
 
 def decode(content: bytes) -> Trajectory:
@@ -34,11 +35,18 @@ def decode(content: bytes) -> Trajectory:
     return run
 
 
-def _described(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON, its tensors put aside under their numbers."""
+def largest(run: Trajectory) -> int:
+    """Bytes of the largest answer to a run that could be of the right shape, (H, N, Q), with what describes it."""
+    problem = run.problem
+    return 16 * len(problem.horizons) * len(problem.train) * problem.queries + (1 << 16)
+
+
+def _described(value: Any, tensors: dict[Place, Tensor]) -> Any:
+    """A value as JSON, its tensors put aside, each once: a replayed run has its problem twice."""
     if isinstance(value, Tensor):
-        tensors[name := str(len(tensors))] = value.detach().clone()  # the format has no two that share memory
-        return {"tensor": name}
+        place = value.data_ptr(), str(value.dtype), tuple(value.shape), value.stride()
+        tensors.setdefault(place, value)
+        return {"tensor": str(list(tensors).index(place))}
     if is_dataclass(value):
         parts = {part.name: _described(getattr(value, part.name), tensors) for part in fields(value)}
         return {"record": type(value).__name__, "fields": parts}

@@ -27,7 +27,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"tasks"},
     {"protocols", "counterfactuals"},
     {"limits", "uses"},
-    {"suites", "truth", "export", "results"},
+    {"suites", "truth", "export", "results", "jail"},
     {"sandbox"},
     {"evaluate"},
     {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission", "scaffold"},
