@@ -66,8 +66,10 @@ def check(name: str, rules: Rules | None = None) -> dict[str, list[Finding]]:
 
     `rules` say whether it runs in the sandbox, as strangers' files do unless told otherwise.
 
-    Raises LoobenchError for a file or name that is not there.
+    Raises LoobenchError for a file or name that is not there, and where no sandbox works for it.
     """
+    if (rules or Rules()).strangers and name.partition(":")[0].endswith(".py"):
+        sandbox.server()  # that there is none is no fault of the file
     try:
         chosen = sandbox.resolve([name], rules)
     except LoobenchError as error:
