@@ -89,8 +89,9 @@ class Server:
             "seconds": allowance.seconds,
             "landlock": kernel.landlock() > 0,
         }
+        self.spent = True  # unless this goes well
         socket.send_fds(self.control, [json.dumps(facts).encode()], [line.fileno()])
-        self.busy = True
+        self.busy, self.spent = True, False
 
     def ended(self, deadline: float) -> End | None:
         """How the child ended, waiting a little; None where it has not."""

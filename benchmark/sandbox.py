@@ -168,10 +168,8 @@ def session(function: Confined) -> Iterator["Session"]:
 
 
 def _begun(function: Confined) -> "Session":
-    try:
+    with suppress(OSError):  # where the server has ended: somebody killed it
         return Session(function)
-    except OSError:  # the server has ended: somebody killed it
-        server().close()
     try:
         return Session(function)
     except OSError as error:
@@ -195,7 +193,7 @@ class Session:
             self.process = self._credentials()
             self.handle = os.pidfd_open(self.process)
         except BaseException:
-            self.ours.close()
+            self.close()
             raise
 
     def _credentials(self) -> int:
