@@ -38,7 +38,8 @@ def cell(seed: int) -> Cell:
         return replace(CELL, status="crashed", message="boom", scores={}, points=[], estimate="", truth="t2")
     scores = {"kendall": list(SCORES[seed]), "rmse": [1.0, None, 2.0]}
     points = [0.5 + seed, -1.0, 0.25]
-    return replace(CELL, scores=scores, points=points, estimate=ESTIMATE, truth=f"t{seed}", seconds=1.0 + seed, memory=None)
+    took = {"seconds": 1.0 + seed, "exact_seconds": 4.0 + 4 * seed, "by_query": [SCORES[seed][-1]]}
+    return replace(CELL, scores=scores, points=points, estimate=ESTIMATE, truth=f"t{seed}", memory=None, **took)
 
 
 def made() -> Result:
