@@ -142,6 +142,7 @@ LARGE: dict[str, Callable[[], Problem]] = {
 
 
 @pytest.mark.parametrize("name", LARGE)
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_memory_stays_within_the_budget(name: str, workers: int) -> None:
     given = LARGE[name]()

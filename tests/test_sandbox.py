@@ -107,6 +107,7 @@ def test_settings_reach_the_sandbox(tmp_path: Path) -> None:
 
 def test_a_strangers_file_never_runs_in_this_process(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"import os\nassert os.getpid() != {os.getpid()}\n" + MINE)
+    sys.modules.pop("submitted_mine", None)
     (mine,) = sandbox.resolve(["mine.py"])
 
     assert "submitted_mine" not in sys.modules
