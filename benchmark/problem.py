@@ -69,6 +69,10 @@ class Problem:
         """Q."""
         return 1 if self.query_kind == "mean" else len(self.query)
 
+    def until(self, steps: int) -> "Problem":
+        """The problem of the first `steps` steps alone, after which its one horizon is."""
+        return replace(self, batches=beginning(self.batches, steps), horizons=(steps,))
+
     def start(self) -> Tensor:
         """The state (S, P) before the first step: initial parameters, moments 0."""
         state = self.initial.new_zeros(self.optimizer.rows, self.model.parameters)
@@ -195,6 +199,12 @@ def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor, *,
     return torch.cat([some(part) for part in torch.split(vectors, calculus.CHUNK)])
 
 
+def beginning(values: Any, count: int) -> Any:
+    """The first `count` rows of a tensor, or steps of a run's states, in memory of their own: a view would carry the others."""
+    first = values[:count]
+    return first.clone() if isinstance(first, Tensor) and len(first) < len(values) else first
+
+
 @dataclass(frozen=True, eq=False)
 class Replay:
     """States (T + 1, S, P) of a run, kept every so many steps: those between are computed again when asked for, bit for bit.
@@ -231,9 +241,14 @@ class Replay:
                 raise LoobenchError(
                     "states that are replayed are read by step, or up to one: take run.params(t) or run.whole()"
                 )
-            return replace(self, steps=range(self.steps + 1)[at][-1])
+            steps = range(self.steps + 1)[at][-1]
+            return self.until(steps, self.problem.until(steps))
         t, *rest = at if isinstance(at, tuple) else (at,)
         return self._state(range(self.steps + 1)[t]).clone()[tuple(rest)]
+
+    def until(self, steps: int, problem: Problem) -> "Replay":
+        """The first `steps` steps, of the problem that ends with them."""
+        return Replay(problem, beginning(self.kept, steps // self.every + 1), self.every, steps)
 
     def _state(self, t: int) -> Tensor:
         start, states = getattr(self._held, "between", (0, []))  # type: ignore[attr-defined]
@@ -294,9 +309,10 @@ class Trajectory:
         return self.params(self.problem.steps)
 
     def until(self, steps: int) -> "Trajectory":
-        """The run cut after `steps` steps: what a run with that one horizon would have been."""
-        problem = replace(self.problem, batches=self.problem.batches[:steps], horizons=(steps,))
-        return replace(self, problem=problem, states=self.states[: steps + 1])
+        """The run cut after `steps` steps: what a run with that one horizon would have been, and nothing of what came after."""
+        problem, states = self.problem.until(steps), self.states
+        begun: Any = states.until(steps, problem) if isinstance(states, Replay) else beginning(states, steps + 1)
+        return replace(self, problem=problem, states=begun)
 
     def at_horizons(self) -> Iterator["Trajectory"]:
         """The run cut at each of its horizons."""
@@ -313,12 +329,13 @@ class Trajectory:
 
         The problem's initial parameters are the final ones, and its batches go through the samples by number.
         """
-        hidden: Any = FinalState(self.states[self.problem.steps], self.problem.steps)
+        last = self.states[self.problem.steps].clone()
+        hidden: Any = FinalState(last, self.problem.steps)
         samples, size = len(self.problem.train), self.problem.batches.shape[1]
         epoch = -(-samples // size)
         rows = torch.arange(epoch * size, device=self.final.device)
         once = torch.where(rows < samples, rows, -1).view(epoch, size)
-        problem = replace(self.problem, initial=self.final, batches=once[torch.arange(self.problem.steps) % epoch])
+        problem = replace(self.problem, initial=last[0].clone(), batches=once[torch.arange(self.problem.steps) % epoch])
         return replace(self, problem=problem, states=hidden)
 
     def query_gradients(self) -> Tensor:

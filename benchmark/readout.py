@@ -31,19 +31,18 @@ def reader(run: Trajectory, kind: str) -> Reader:
     """The readout of one kind, with what all shifts share computed once; cost: Q gradients if linear."""
     if kind not in READERS:
         raise unknown("readout", kind, READERS)
-    return READERS[kind](run)
+    return READERS[kind](run.problem, run.final.clone())  # a view would carry the states of the run
 
 
-def _linear(run: Trajectory) -> Reader:
-    gradients = run.query_gradients()
+def _linear(problem: Problem, final: Tensor) -> Reader:
+    gradients = problem.query_gradients(final)
     return lambda shift: shift @ gradients.T
 
 
-def _logit(run: Trajectory) -> Reader:
-    problem = run.problem
+def _logit(problem: Problem, final: Tensor) -> Reader:
     parts = [problem.query[some] for some in blocks(len(problem.query), query_block(problem))]
-    at = [tangents(problem.model, run.final, some.inputs, some.targets, 0.0) for some in parts]
-    outputs = [problem.model.outputs(run.final, some.inputs) for some in parts]
+    at = [tangents(problem.model, final, some.inputs, some.targets, 0.0) for some in parts]
+    outputs = [problem.model.outputs(final, some.inputs) for some in parts]
 
     def losses(shift: Tensor) -> Tensor:
         moved = split(problem.model, shift)
@@ -57,8 +56,8 @@ def _logit(run: Trajectory) -> Reader:
     return _against_none(losses)
 
 
-def _exact(run: Trajectory) -> Reader:
-    return _against_none(lambda shift: losses_at(run.problem, run.final + shift))
+def _exact(problem: Problem, final: Tensor) -> Reader:
+    return _against_none(lambda shift: losses_at(problem, final + shift))
 
 
 def _against_none(losses: Reader) -> Reader:
@@ -77,4 +76,4 @@ def losses_at(problem: Problem, thetas: Tensor) -> Tensor:
     return Runs(still, thetas[:, None], len(thetas)).query_losses()
 
 
-READERS: dict[str, Callable[[Trajectory], Reader]] = {"linear": _linear, "logit": _logit, "exact": _exact}
+READERS: dict[str, Callable[[Problem, Tensor], Reader]] = {"linear": _linear, "logit": _logit, "exact": _exact}
