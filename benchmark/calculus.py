@@ -1,6 +1,6 @@
 """The one typed door to `torch.func`, and the count of what went through it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,6 +23,12 @@ class Count:
     gradients: int = 0
     hessian_products: int = 0
     notes: dict[str, float] = field(default_factory=dict)
+
+
+def largest(counts: Sequence[Count]) -> Count:
+    """The largest of each figure."""
+    notes = {name: max(one.notes.get(name, figure) for one in counts) for each in counts for name, figure in each.notes.items()}
+    return Count(max(one.gradients for one in counts), max(one.hessian_products for one in counts), notes)
 
 
 _counts: ContextVar[tuple[Count, ...]] = ContextVar("counts", default=())

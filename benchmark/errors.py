@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PurePath
+from traceback import extract_tb
 
 
 class LoobenchError(Exception):
@@ -27,9 +29,15 @@ class Withheld(LoobenchError):
 class Failure(Exception):
     """An estimator broke a rule; `status` is the kind of failure that its result records."""
 
-    def __init__(self, status: str, message: str) -> None:
+    def __init__(self, status: str, message: str, traceback: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.traceback = status, traceback
+
+
+def place(error: BaseException, file: str) -> str:
+    """The last line of a file that an error went through, as "file.py:12 in function"; nothing where it went through none."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{PurePath(file).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:

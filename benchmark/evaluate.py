@@ -1,9 +1,11 @@
 """Call an estimator on a reference run, blind and timed, and judge the shape of what it returns."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from traceback import format_exception
 from typing import Any
 
 import torch
@@ -12,17 +14,19 @@ from torch import Tensor
 from benchmark import calculus, machine, sandbox
 from benchmark.chunks import out_of_memory
 from benchmark.errors import Failure as Failure
-from benchmark.errors import Unsolved, Withheld
+from benchmark.errors import Unsolved, Withheld, place
 from benchmark.problem import Trajectory, map_tensors, tensors
 from benchmark.registry import Estimator
 from benchmark.sandbox import Answer, Confined
 
 MOST = 1e100  # the square of a larger number would not be one
+LONGEST = 20_000  # characters of a traceback
+_shown: ContextVar[Callable[[str], object]] = ContextVar("shown", default=lambda text: None)
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Effects (H, K, Q) as estimated; time, memory and counts are those of the last horizon's estimate."""
+    """Effects (H, K, Q) as estimated; time, memory and counts are those of the dearest call, of the last horizon as a rule."""
 
     effect: Tensor
     seconds: float
@@ -34,44 +38,90 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
     """What the estimator says of a run, of which it gets a copy. Raises Failure where it breaks a rule."""
     if reason := estimator.unsupported(run.problem):
         raise Failure("unsupported", reason)
-    cuts = [run] if estimator.all_horizons else list(run.at_horizons())
-    with typed(estimator.name):
-        confined = isinstance(estimator.function, Confined)
-        answers = sandbox.answers(estimator, cuts) if confined else here(estimator, run, device)
-        effect = torch.cat([of_shape(one.effect, cut, estimator) for one, cut in zip(answers, cuts, strict=True)])
+    try:
+        return _estimated(estimator, run, device)
+    except Failure as failure:
+        if failure.traceback:
+            _shown.get()(failure.traceback)
+        raise
+
+
+def _estimated(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
+    with typed(estimator.name, estimator.file):
+        answers = _answers(estimator, run, device)
+        effect = torch.cat([of_shape(one.effect, run, estimator) for one in answers])
     _judge(effect, estimator)
-    last = answers[-1]
-    return Estimate(effect, last.seconds, last.count, last.memory)
+    return _dearest(effect, answers)
+
+
+def _answers(estimator: Estimator, run: Trajectory, device: str) -> list[Answer]:
+    """What it answers at each horizon, or at all in one. The last is asked first: no call has seen a part of the run before."""
+    cuts = [run] if estimator.all_horizons else map(run.until, reversed(run.problem.horizons))
+    if isinstance(estimator.function, Confined):
+        return sandbox.answers(estimator, cuts)[::-1]
+    with machine.undisturbed():
+        return [_here(estimator, cut, device) for cut in cuts][::-1]
+
+
+def _dearest(effect: Tensor, answers: Sequence[Answer]) -> Estimate:
+    """An estimate with the most that any of its calls took, so that none can do the work of another for nothing."""
+    memory = [one.memory for one in answers if one.memory is not None]
+    seconds, count = max(one.seconds for one in answers), calculus.largest([one.count for one in answers])
+    return Estimate(effect, seconds, count, max(memory, default=None))
 
 
 @contextmanager
-def typed(name: str) -> Iterator[None]:
-    """Turn whatever a stranger's code raises in the block into a Failure; the run goes on."""
+def typed(name: str, file: str) -> Iterator[None]:
+    """Turn whatever a stranger's code raises in the block into a Failure that names the line of its file; the run goes on."""
     try:
         yield
     except (Failure, KeyboardInterrupt):
         raise
-    except Withheld as error:
-        raise Failure("unsupported", f"{name}: {error}") from error
-    except Unsolved as error:
-        raise Failure("unsolved", f"{name}: {error}") from error
-    except PermissionError as error:
-        raise Failure("forbidden-access", f"{name} did what it may not: {_brief(error)}") from error
     except BaseException as error:
-        if out_of_memory(error, _brief(error)):
-            raise Failure("out-of-memory", f"{name} ran out of memory: {_brief(error)}") from error
-        raise Failure("crashed", f"{name} raised {_brief(error)}") from error
+        status, text = _kind(name, error)
+        where = f" ({found})" if status == "crashed" and (found := place(error, file)) else ""
+        raise Failure(status, f"{text}{where}", _traceback(error)) from error
 
 
-def here(estimator: Estimator, run: Trajectory, device: str) -> list[Answer]:
-    """What the estimator answers in this process: for each horizon, or for all in one."""
-    with machine.undisturbed():
-        given = map_tensors(run, torch.clone)
-        cuts = [given] if estimator.all_horizons else list(given.at_horizons())
-        answers = [_call(estimator, cut, device) for cut in cuts]
+def _kind(name: str, error: BaseException) -> tuple[str, str]:
+    """The kind of failure that an error is, and what to say of it."""
+    if isinstance(error, Withheld):
+        return "unsupported", f"{name}: {error}"
+    if isinstance(error, Unsolved):
+        return "unsolved", f"{name}: {error}"
+    said = _brief(error)
+    if isinstance(error, PermissionError):
+        return "forbidden-access", f"{name} did what it may not: {said}"
+    if out_of_memory(error, said):
+        return "out-of-memory", f"{name} ran out of memory: {said}"
+    return "crashed", f"{name} raised {said}"
+
+
+def _traceback(error: BaseException) -> str:
+    """The lines that an error went through, without the folders of this machine."""
+    try:
+        return without_folders("".join(format_exception(error)))[-LONGEST:]
+    except Exception:
+        return "its traceback cannot be read"
+
+
+@contextmanager
+def telling(show: Callable[[str], object]) -> Iterator[None]:
+    """Show the traceback of each failure in the block."""
+    token = _shown.set(show)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def _here(estimator: Estimator, run: Trajectory, device: str) -> Answer:
+    """What the estimator answers to a copy of a run in this process."""
+    given = map_tensors(run, torch.clone)
+    answer = _call(estimator, given, device)
     if not all(map(same_bits, tensors(given), tensors(run))):
         raise Failure("mutated-inputs", f"{estimator.name} changed the run it was given: work on clones")
-    return answers
+    return answer
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -90,9 +140,9 @@ def _call(estimator: Estimator, run: Trajectory, device: str) -> Answer:
 
 
 def _brief(error: BaseException) -> str:
-    """Kind and message of an error, without the folders of this machine."""
+    """Kind and message of an error in a line, without the folders of this machine."""
     try:
-        text = str(error)
+        text = " ".join(str(error).split())
     except Exception:
         text = "its message cannot be read"
     return without_folders(f"{type(error).__name__}: {text}")[:300]

@@ -24,15 +24,12 @@ import torch
 from torch import Tensor
 
 import benchmark
-from benchmark import calculus, kernel, registry, transport
+from benchmark import calculus, kernel, registry, transport, warmup
 from benchmark.errors import Failure, LoobenchError
 from benchmark.evaluate import of_shape, same_bits, typed
 from benchmark.files import pack, unpack
-from benchmark.models import mlp
-from benchmark.optimizers import Sgd
-from benchmark.problem import Problem, Samples, map_tensors, tensors
+from benchmark.problem import map_tensors, tensors
 from benchmark.registry import ALLOWED, Estimator
-from benchmark.train import train
 
 OWN = tuple(Path("/proc/self") / name for name in ("maps", "stat", "statm", "status"))
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
@@ -63,26 +60,12 @@ def prepare() -> None:
     torch.set_num_threads(1)
     for name in ALLOWED:
         importlib.import_module(f"benchmark.{name}")
-    problem = _example()
-    run = train(problem)
-    problem.gradients(run.final, problem.train)
-    problem.hessian_products(run.final, problem.train, run.final[None])
-    problem.pull(0, run.states[0], problem.weights(0), run.states[1][None])
+    warmup.everything()
     sys.path[:] = [entry for entry in sys.path if not Path(entry, "benchmark").is_dir() or entry.endswith("-packages")]
     importlib.invalidate_caches()
     for name in [name for name in sys.modules if name.startswith("benchmark.") and name.split(".")[1] not in ALLOWED]:
         vars(benchmark).pop(name.split(".")[1], None)
         del sys.modules[name]  # so that whoever imports it is noticed
-
-
-def _example() -> Problem:
-    """The smallest problem there is."""
-    inputs = torch.eye(2, dtype=torch.float64)
-    samples = Samples(inputs, torch.tensor([0.0, 1.0], dtype=torch.float64))
-    model = mlp((2, 2, 1))
-    initial = torch.linspace(-1, 1, model.parameters, dtype=torch.float64)
-    numbers = torch.arange(2)
-    return Problem(model, Sgd(0.1), samples, samples, samples, initial, numbers[None], numbers, (1,))
 
 
 def _run(control: socket.socket, handle: int, job: dict[str, Any]) -> tuple[int, float, bool]:
@@ -151,8 +134,8 @@ def _answer(line: socket.socket, job: dict[str, Any], room: Path) -> None:
     kernel.keep_calls()
     sys.addaudithook(_hook([*readable, *DEVICES], room, line))
     try:
-        with typed(facts["file"]):
-            found = declared(at, facts["module"])
+        with typed(facts["file"], str(at)):
+            found = _loaded(line, at, facts)
     except Failure as failure:
         if not isinstance(failure.__cause__, LoobenchError):
             raise
@@ -161,17 +144,23 @@ def _answer(line: socket.socket, job: dict[str, Any], room: Path) -> None:
     while request := receive(line):
         _, facts = unpack(request, "a request")
         try:
-            with typed(facts["estimator"]):
+            with typed(facts["estimator"], str(at)):
                 _ask(line, replace(found[facts["estimator"]], settings=facts["settings"]))
         except Failure as failure:
             refuse(line, failure)
 
 
-def declared(at: Path, module: str | None) -> dict[str, Estimator]:
-    """The estimators of a file, or of an installed module."""
-    if module is None:
-        return registry.imported_file(at)
-    return registry.declared(importlib.import_module(module))
+def _loaded(line: socket.socket, at: Path, facts: dict[str, Any]) -> dict[str, Estimator]:
+    """The estimators of a file, or of an installed module. After `set` nothing but a stranger's code runs, and is timed."""
+    code = None if facts["module"] else registry.compiled(at)
+    if facts["library"]:
+        importlib.import_module(facts["library"])
+    warmup.briefly()
+    send(line, b"set")
+    receive(line)
+    if facts["module"]:
+        return registry.declared(importlib.import_module(facts["module"]))
+    return registry.imported_file(at, code)
 
 
 def _declaration(variant: Estimator) -> dict[str, Any]:
@@ -266,7 +255,7 @@ def _exactly(line: socket.socket, size: int) -> bytes:
 
 def refuse(line: socket.socket, failure: Failure) -> None:
     """Say that and how it failed."""
-    send(line, pack({}, {"failure": failure.status, "message": str(failure)}))
+    send(line, pack({}, {"failure": failure.status, "message": str(failure), "traceback": failure.traceback}))
 
 
 def main(handle: int) -> None:

@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import os
 import pkgutil
 import re
 import stat
@@ -12,12 +13,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from benchmark.errors import LoobenchError, unknown
+from benchmark.errors import LoobenchError, place, unknown
 from benchmark.files import digest, json_digest, read
 from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
@@ -119,6 +120,12 @@ class Estimator:
             found = f"{len(problem.model.layers)} layers and {problem.model.loss}"
             return f"{self.name} is for {self.models} models, the task's has {found}"
         return None
+
+    @property
+    def file(self) -> str:
+        """The file whose code it is, as the lines of a traceback name it."""
+        module = sys.modules.get(str(getattr(self.function, "__module__", None)))
+        return str(getattr(module, "__file__", None))
 
     @property
     def missing(self) -> str | None:
@@ -312,14 +319,13 @@ def load(path: Path) -> dict[str, Estimator]:
     return variants
 
 
-def imported_file(path: Path) -> dict[str, Estimator]:
+def imported_file(path: Path, code: CodeType | None = None) -> dict[str, Estimator]:
     """The estimators of a file, whatever their names. Raises LoobenchError where it cannot be imported, or declares none."""
-    refuse_forbidden(path)
+    code = code or compiled(path)
     spec = importlib.util.spec_from_file_location(f"submitted_{path.stem}", path)
     assert spec
-    assert spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-    _imported(path, partial(spec.loader.exec_module, module))
+    _imported(path, partial(exec, code, vars(module)))
     variants = declared(module)
     if not variants:
         raise LoobenchError(f"{path} declares no estimator: put @estimator(...) over a function (see CONTRIBUTING.md)")
@@ -332,7 +338,8 @@ def _imported(path: Path | str, act: Callable[[], Result]) -> Result:
     except LoobenchError as error:
         raise LoobenchError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        where = f" ({found})" if (found := place(error, os.path.abspath(path))) else ""
+        raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}{where}") from error
 
 
 def source_of(path: Path) -> bytes:
@@ -348,16 +355,24 @@ def source_of(path: Path) -> bytes:
     return read(path)
 
 
-def refuse_forbidden(path: Path) -> None:
-    """Raise LoobenchError where a source file does not parse or imports a module of the harness other than ALLOWED."""
+def compiled(path: Path) -> CodeType:
+    """The code of a source file. Raises LoobenchError where it does not parse or imports of the harness other than ALLOWED."""
     try:
-        tree = ast.parse(source_of(path), filename=str(path))
+        tree = ast.parse(source_of(path), filename=os.path.abspath(path))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise LoobenchError(f"{path} is not valid Python: {error}") from error
     bad = sorted(name for name in imported(tree) if name.split(".")[0] == "benchmark" and name not in _allowed())
     if bad:
         allowed = ", ".join(f"benchmark.{name}" for name in ALLOWED)
         raise LoobenchError(f"{path} imports {', '.join(bad)}: of the harness an estimator may import only {allowed}")
+    return _compiled(tree, path)
+
+
+def _compiled(tree: ast.Module, path: Path) -> CodeType:
+    try:
+        return compile(tree, os.path.abspath(path), "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # as a return outside a function
+        raise LoobenchError(f"{path} is not valid Python: {error}") from error
 
 
 def _allowed() -> set[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark import chunks, machine, metrics, results, truth, uses
 from benchmark.chunks import FREE, Means
-from benchmark.errors import DamagedFile, Diverged, Withheld
+from benchmark.errors import DamagedFile, Diverged
 from benchmark.evaluate import Estimate, Failure, estimate
 from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
 from benchmark.problem import GroundTruth, Problem, Trajectory
@@ -24,6 +24,7 @@ from benchmark.streams import stream
 from benchmark.tasks import Task, shown
 from benchmark.truth import MakeBar
 from benchmark.uses import Prepared
+from benchmark.warmup import like
 
 Scores = dict[str, list[float | None]]  # name -> H values
 SELF = 100  # samples whose self-influence is asked
@@ -324,11 +325,11 @@ def self_influence(plan: Plan, case: Case, estimator: Estimator, found: Estimate
 
 
 def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
-    """One call on one step: the first use of a derivative costs seconds that are not the method's. The sandbox has its own."""
+    """One call on a made-up step: what takes long the first time is not the method's. Who is confined is not called before."""
     if isinstance(estimator.function, Confined):
         return
-    with suppress(Failure, Withheld):  # one step may be too few for it, or not shown; the real call decides
-        estimate(estimator, run.until(1), device)
+    with suppress(Failure):  # one step may be too few for it; the real call decides
+        estimate(estimator, like(run), device)
 
 
 def lock(cache: Path, at: Path) -> Path:

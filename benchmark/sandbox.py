@@ -13,28 +13,37 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from benchmark import registry, transport
+from benchmark import registry, transport, warmup
 from benchmark.calculus import Count
-from benchmark.errors import DamagedFile, Failure, LoobenchError, Withheld
+from benchmark.errors import DamagedFile, Failure, LoobenchError
 from benchmark.files import digest, pack, read, unpack
 from benchmark.jail import Allowance as Allowance
+from benchmark.jail import Server
 from benchmark.jail import kind as kind
 from benchmark.jail import server as server
 from benchmark.problem import Trajectory
 from benchmark.registry import Estimator
 from benchmark.results import FAILURES
+from benchmark.train import train
 
 GROUP = "loobench.estimators"  # of entry points of installed packages: a name, and the module that declares
-ENDS = ("forbidden-access", "timeout", "out-of-memory")  # failures after which there is no process
-LOADING = 0.05, 5e-9  # seconds of processor, and per byte, to read a run or hand over an answer: not charged to the method
+FREE = 1.2, 0.004  # times what a file that does nothing takes around its call, and seconds more: not charged to the method
+LARGE = 1_000_000  # numbers of a large run, to see what reading takes
+IDLE = b"""
+from benchmark.registry import estimator
+
+@estimator("idle", paper="nobody's: what is taken around a call that does nothing")
+def idle(run):
+    return run.final.new_zeros(len(run.problem.train), run.problem.queries)
+"""
 TICK = 0.1  # seconds between two looks at a process that is waited for
 THREADS = 256  # that it may have
 
@@ -66,6 +75,7 @@ class Confined:
     source: bytes
     module: str | None
     allowance: Allowance
+    library: str | None = None  # imported before the clock starts
 
     def __call__(self, _run: Trajectory, **_settings: Any) -> Any:
         """Refuse: the code of this function must not run in this process."""
@@ -126,10 +136,11 @@ def _module_source(point: EntryPoint) -> bytes:
 
 def _introduced(function: Confined, name: str) -> dict[str, Estimator]:
     try:
-        with session(function) as line:
+        with session(function, time.monotonic() + function.allowance.seconds) as line:
             variants = {one.name: one for one in line.declared}
     except Failure as failure:
         raise LoobenchError(f"{name}: {failure.status}: {failure}") from failure
+    variants = {name: replace(one, function=replace(function, library=one.library)) for name, one in variants.items()}
     if taken := variants.keys() & registry.registered().keys():
         raise LoobenchError(f"{name} declares {', '.join(sorted(taken))}, taken by a registered estimator: rename it")
     return variants
@@ -140,26 +151,54 @@ def confined(estimator: Estimator, allowance: Allowance) -> Estimator:
     if isinstance(estimator.function, Confined):
         return estimator
     at = Path(str(sys.modules[estimator.function.__module__].__file__))
-    return replace(estimator, function=Confined(at.name, read(at), None, allowance))
+    return replace(estimator, function=Confined(at.name, read(at), None, allowance, estimator.library))
 
 
 # ---- asking ------------------------------------------------------------------------------------------------------
-def answers(estimator: Estimator, cuts: Sequence[Trajectory]) -> list[Answer]:
-    """What a confined estimator answers to each of some runs, in one process of its own. Raises Failure."""
+def answers(estimator: Estimator, cuts: Iterable[Trajectory]) -> list[Answer]:
+    """What a confined estimator answers to each of some runs, in a process for each that has seen nothing. Raises Failure."""
     function: Any = estimator.function
+    deadline = time.monotonic() + function.allowance.seconds
     try:
-        with session(function) as line:
-            line.warm_up(estimator, cuts[0])
-            return [line.ask(estimator, cut) for cut in cuts]
+        return [_answer(function, estimator, cut, deadline) for cut in cuts]
     except Failure as failure:
         text = str(failure)
-        raise Failure(failure.status, text if text.startswith(estimator.name) else f"{estimator.name}: {text}") from failure
+        named = text if text.startswith(estimator.name) else f"{estimator.name}: {text}"
+        raise Failure(failure.status, named, failure.traceback) from failure
+
+
+def _answer(function: Confined, estimator: Estimator, run: Trajectory, deadline: float) -> Answer:
+    with session(function, deadline) as line:
+        answer, around, size = line.ask(estimator, run)
+    return replace(answer, seconds=answer.seconds + max(0.0, around - reading(size)))
+
+
+def reading(size: int) -> float:
+    """Seconds of processor around a call that are not charged: reading the file and a run of `size` bytes, and answering."""
+    once, per_byte = _reading(server())
+    return FREE[0] * (once + per_byte * size) + FREE[1]
+
+
+@lru_cache(maxsize=1)
+def _reading(_server: Server) -> tuple[float, float]:
+    """What a file that does nothing takes around its call, and what for each byte of the run."""
+    small = train(warmup.problem(warmup.NETWORKS[0], warmup.OPTIMIZERS[0]))
+    large = replace(small, states=small.states.new_zeros(2, 1, LARGE))
+    (once, size), (longer, larger) = (sorted(_idle(run) for _ in range(5))[2] for run in (small, large))
+    return once, max(0.0, longer - once) / (larger - size)
+
+
+def _idle(run: Trajectory) -> tuple[float, int]:
+    """Seconds around a call that does nothing, and the bytes of its run."""
+    function = Confined("idle.py", IDLE, None, Allowance())
+    with session(function, time.monotonic() + Allowance().seconds) as line:
+        return line.ask(line.declared[0], run)[1:]
 
 
 @contextmanager
-def session(function: Confined) -> Iterator["Session"]:
-    """A process in the sandbox that has loaded the code; it ends with the block."""
-    line = _begun(function)
+def session(function: Confined, deadline: float) -> Iterator["Session"]:
+    """A process in the sandbox that has loaded the code; it ends with the block, and is ended at the `deadline`."""
+    line = _begun(function, deadline)
     try:
         line.open()
         yield line
@@ -167,11 +206,11 @@ def session(function: Confined) -> Iterator["Session"]:
         line.close()
 
 
-def _begun(function: Confined) -> "Session":
+def _begun(function: Confined, deadline: float) -> "Session":
     with suppress(OSError):  # where the server has ended: somebody killed it
-        return Session(function)
+        return Session(function, deadline)
     try:
-        return Session(function)
+        return Session(function, deadline)
     except OSError as error:
         raise LoobenchError(f"the sandbox ended before it began: {error}") from error
 
@@ -179,14 +218,13 @@ def _begun(function: Confined) -> "Session":
 class Session:
     """One process of a stranger's code, until it has answered, failed or used up its time."""
 
-    def __init__(self, function: Confined) -> None:
-        self.function = function
+    def __init__(self, function: Confined, deadline: float) -> None:
+        self.function, self.deadline = function, deadline
         self.declared: list[Estimator] = []
-        self.server = server()
-        self.deadline = time.monotonic() + function.allowance.seconds
+        self.server, self.begun = server(), 0.0
         self.ours, theirs = socket.socketpair()
         self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.process, self.handle, self.watched, self.excused = 0, -1, 0.0, False
+        self.process, self.handle, self.watched = 0, -1, 0.0
         try:
             with theirs:
                 self.server.begin(theirs, function.allowance)
@@ -206,8 +244,12 @@ class Session:
 
     def open(self) -> None:
         """Hand the code over, and hear what it declares."""
-        source = array.array("B", self.function.source)
-        self._send(pack({"source": _bytes(source)}, {"file": self.function.file, "module": self.function.module}))
+        function, source = self.function, array.array("B", self.function.source)
+        job = {"file": function.file, "module": function.module, "library": function.library}
+        self._send(pack({"source": _bytes(source)}, job))
+        self._word(b"set")
+        self.begun = self._clock()
+        self._send(b"go")
         _, facts = self._frame(1 << 20)
         told = facts.get("declared")
         if not isinstance(told, list) or not 0 < len(told) <= registry.MOST_DECLARED:
@@ -218,11 +260,12 @@ class Session:
         """A declaration of the other side, checked as if it were made here."""
         return registry.rebuilt(content, self.function, digest(self.function.source))
 
-    def ask(self, estimator: Estimator, run: Trajectory) -> Answer:
-        """The answer to one run. Raises Failure."""
+    def ask(self, estimator: Estimator, run: Trajectory) -> tuple[Answer, float, int]:
+        """The answer to one run; seconds of processor since the file began to be read but for the call's; bytes of the run.
+
+        Raises Failure.
+        """
         content = transport.encode(run)
-        allowed = LOADING[0] + LOADING[1] * len(content)
-        asked = self._clock()
         self._send(pack({}, {"estimator": estimator.name, "settings": estimator.settings}))
         self._send(content)
         self._word(b"ready")
@@ -233,20 +276,9 @@ class Session:
         end, peak = self._clock(), _status(self.process, "VmHWM")
         self._send(b"on")
         tensors, facts = self._frame(transport.largest(run))
-        seconds = end - start + max(0.0, start - asked - allowed) + max(0.0, self._clock() - end - allowed)
+        around = self._clock() - self.begun - (end - start)
         memory = None if before is None or peak is None else max(0, peak - before)
-        return Answer(tensors.get("effect"), seconds, _counted(facts), memory)
-
-    def warm_up(self, estimator: Estimator, run: Trajectory) -> None:
-        """One call on one step: the first use of some operations costs time that is not the method's."""
-        try:
-            self.ask(estimator, run.until(1))
-        except Withheld:
-            return
-        except Failure as failure:  # one step may be too few; what ends the process or the conversation is another matter
-            if failure.status in ENDS or not self.excused:
-                raise
-            self.excused = False
+        return Answer(tensors.get("effect"), end - start, _counted(facts), memory), around, len(content)
 
     def _clock(self) -> float:
         """Seconds of processor that the process has used, all its threads together."""
@@ -275,13 +307,14 @@ class Session:
         return tensors, facts
 
     def _failure(self, facts: dict[str, Any]) -> None:
-        """Raise the failure that the other side tells of, if it does; it may then be asked again."""
+        """Raise the failure that the other side tells of, if it does."""
         if "refused" in facts:
             raise LoobenchError(printable(str(facts["refused"])))
         if "failure" not in facts:
             return
-        self.excused, known = True, facts["failure"] in (*FAILURES, "unsupported")
-        raise Failure(facts["failure"] if known else "crashed", printable(str(facts.get("message"))))
+        known = facts["failure"] in (*FAILURES, "unsupported")
+        told = printable(str(facts.get("message"))), _lines(str(facts.get("traceback")))
+        raise Failure(facts["failure"] if known else "crashed", *told)
 
     def _send(self, content: bytes) -> None:
         view = memoryview(struct.pack("<Q", len(content)) + content)
@@ -391,6 +424,11 @@ def _noted(notes: Any) -> bool:
 def printable(text: str) -> str:
     """A stranger's text as one short line."""
     return re.sub(r"[^ -~]+", " ", re.sub(r"(/[^\s/'\":,]+)+/", "", text))[:600]
+
+
+def _lines(text: str) -> str:
+    """A stranger's text as short lines."""
+    return "\n".join(printable(line) for line in text.splitlines()[-100:]).strip()
 
 
 def _status(process: int, kind: str) -> int | None:

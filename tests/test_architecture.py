@@ -24,6 +24,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"chunks", "readout"},
     {"train"},
     {"features", "registry", "shifts"},
+    {"warmup"},
     {"tasks"},
     {"protocols", "counterfactuals"},
     {"limits", "uses"},
