@@ -22,6 +22,7 @@ Known = Mapping[str, Limits]  # by name of task and device
 HEADLINE = ("quick", "hara2019", "acc2025", "adaptive", "final-model")  # suites of the headline, before the others
 USED = "uses"  # the kind of a task whose effects are used for something
 REFERENCES = ("oracle", "random")  # above and below the estimators
+NOTED = {"unconverged": "not converged", "uncounted": "not counted"}  # marks of rows, by the note that cells have
 EXACT = 1 - 1e-6  # a score above it is that of the truth itself
 TWIN = "smooth-"  # before the name of the task with kinks
 
@@ -178,7 +179,7 @@ class Row:
         """What is to be said beside the figures: claims, interpretation, failures, solvers that fell short."""
         cells = [cell for result in self.results for cell in result.cells.values()]
         own = ("interpretation",) if self.results and self.results[0].estimator.interpretation else ()
-        short = ("not converged",) if any(cell.notes.get("unconverged") for cell in cells) else ()
+        short = [word for note, word in NOTED.items() if any(cell.notes.get(note) for cell in cells)]
         exact = ("exact",) if self.results and self.trusted and self.score.mean > EXACT else ()
         return (*claims(self.results), *exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *short)
 

@@ -1,9 +1,10 @@
 """The one typed door to `torch.func`, and the count of what went through it."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import torch
@@ -31,32 +32,103 @@ def largest(counts: Sequence[Count]) -> Count:
     return Count(max(one.gradients for one in counts), max(one.hessian_products for one in counts), notes)
 
 
-_counts: ContextVar[tuple[Count, ...]] = ContextVar("counts", default=())
+@dataclass
+class _Tally:
+    """A count under way, and what passed through autograd from outside the harness, which announces what it does itself."""
+
+    count: Count = field(default_factory=Count)
+    passed: int = 0  # backward passes, and values given a tangent
+    announced: int = 0  # gradients and Hessian products
+
+
+_tallies: list[_Tally] = []  # of this process: also what other threads do is counted
 
 
 @contextmanager
 def counting() -> Iterator[Count]:
-    """Count all that is announced by `count` inside the block, also in nested blocks."""
-    tally = Count()
-    token = _counts.set((*_counts.get(), tally))
+    """Count all that is announced by `count` inside the block, in any thread, also in nested blocks.
+
+    What passes through autograd from outside the harness, and is announced by nobody, is noted as `uncounted` at the end.
+    """
+    tally = _Tally()
+    _tallies.append(tally)
     try:
-        yield tally
+        with _doors():
+            yield tally.count
     finally:
-        _counts.reset(token)
+        _tallies.remove(tally)
+        if (missed := tally.passed - tally.announced) > 0:
+            tally.count.notes["uncounted"] = float(missed)
 
 
 def count(*, gradients: int = 0, hessian_products: int = 0) -> None:
     """Announce per-sample gradients and Hessian-vector products about to be computed."""
-    for tally in _counts.get():
-        tally.gradients += gradients
-        tally.hessian_products += hessian_products
+    outside = not _of_the_harness(sys._getframe(1))
+    for tally in _tallies:
+        tally.count.gradients += gradients
+        tally.count.hessian_products += hessian_products
+        tally.announced += (gradients + hessian_products) * outside
+
+
+# ---- the doors of autograd -------------------------------------------------------------------------------------------
+class _Engine:
+    """Torch's engine for backward passes, by way of this process's tallies."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def run_backward(self, *arguments: Any, **settings: Any) -> Any:
+        """One backward pass."""
+        _pass()
+        return self.engine.run_backward(*arguments, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+@contextmanager
+def _doors() -> Iterator[None]:
+    """Watch who computes derivatives, backward and forward, in the block."""
+    variable: Any = torch.autograd.Variable
+    forward: Any = torch.autograd.forward_ad
+    engine, dual = variable._execution_engine, forward.make_dual
+
+    def make_dual(*arguments: Any, **settings: Any) -> Any:
+        _pass()
+        return dual(*arguments, **settings)
+
+    if isinstance(engine, _Engine):
+        yield
+        return
+    variable._execution_engine, forward.make_dual = _Engine(engine), make_dual
+    try:
+        yield
+    finally:
+        variable._execution_engine, forward.make_dual = engine, dual
+
+
+def _pass() -> None:
+    outside = not _of_the_harness(sys._getframe(2))
+    for tally in _tallies:
+        tally.passed += outside
+
+
+def _of_the_harness(frame: FrameType | None) -> bool:
+    """Whether the innermost frame from here on that is neither torch's nor of this module belongs to the harness."""
+    while frame and _own(str(frame.f_globals.get("__name__"))):
+        frame = frame.f_back
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("benchmark.")
+
+
+def _own(module: str) -> bool:
+    return module == __name__ or module.partition(".")[0] == "torch"
 
 
 def note(**figures: float) -> None:
     """Leave figures about how a result came about, say a solver's `residual`, to be recorded with it."""
-    for tally in _counts.get():
+    for tally in _tallies:
         for name, figure in figures.items():
-            tally.notes[name] = max(figure, tally.notes.get(name, figure))
+            tally.count.notes[name] = max(figure, tally.count.notes.get(name, figure))
 
 
 def gradient(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -156,7 +156,12 @@ class Problem:
 
     # ---- the one verb, and its derivative ------------------------------------------------------------------------
     def step(self, t: int, state: Tensor, weights: Tensor) -> Tensor:
-        """``Phi_t(state, weights)``. (S, P), (|B_t|,) -> (S, P)"""
+        """``Phi_t(state, weights)``. (S, P), (|B_t|,) -> (S, P). Cost: |B_t| gradients."""
+        calculus.count(gradients=len(weights))
+        return self.stepped(t, state, weights)
+
+    def stepped(self, t: int, state: Tensor, weights: Tensor) -> Tensor:
+        """`step`, of a run whose steps were counted before."""
         batch = self.train[self.batch(t)]
         gradient = calculus.gradient(lambda theta: weights @ self.losses(theta, batch))(state[0])
         return self.optimizer.step(state, gradient, t)
@@ -257,7 +262,7 @@ class Replay:
             start = t - t % self.every
             states = [self.kept[start // self.every]]
             for step in range(start, min(start + self.every, self.problem.steps)):
-                states.append(self.problem.step(step, states[-1], self.problem.weights(step)))
+                states.append(self.problem.stepped(step, states[-1], self.problem.weights(step)))
             self._held.between = start, states  # type: ignore[attr-defined]
         found: Tensor = states[t - start]
         return found

@@ -22,9 +22,7 @@ def train(problem: Problem, every: int = 1) -> Trajectory:
     state = problem.start()
     kept = [state]
     for t in range(problem.steps):
-        weights = problem.weights(t)
-        calculus.count(gradients=len(weights))
-        state = problem.step(t, state, weights)
+        state = problem.step(t, state, problem.weights(t))
         if (t + 1) % every == 0:
             kept.append(state)
     if every == 1:
