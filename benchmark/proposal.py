@@ -23,7 +23,6 @@ from benchmark.files import digest
 from benchmark.files import write as put
 from benchmark.submission import MOST_BYTES, MOST_FILES, RESULT, SOURCE, Bundle
 
-REFERENCES = ("sgd-ie", "grad-dot")  # whose rows a verdict is read beside
 LONGEST = 20_000  # characters of one command's output in a verdict
 
 
@@ -188,11 +187,10 @@ def _beside(root: Path, base: str, bundle: Bundle, tree: Path) -> Path:
 
 def _steps(tree: Path, base: str, bundle: Bundle, markdown: Path) -> Iterator[Step]:
     """Run check, audit and verify with the base's code, each also where one before it did not hold."""
-    references = [part for name in REFERENCES for part in ("--reference", name)]
     commands = (
         ("check", str(bundle.source)),
         ("audit", "--base", base, "--submission"),
-        ("verify", str(bundle.folder), *references, "--markdown", str(markdown)),
+        ("verify", str(bundle.folder), "--markdown", str(markdown)),
     )
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONUNBUFFERED": "1"}
     for command in commands:

@@ -28,7 +28,7 @@ FAILURES = (
 MANIFEST = "manifest.json"  # beside the limits; benchmark/manifest.py
 ROUNDING = 1e-5  # how far a mean may be from that of its rounded parts
 TEXTS = ("name", "suite", "dataset", "model", "dtype", "queries")  # of a task's record, which tables and pages show
-VERDICTS = ("verified", "differs", "fresh seeds differ", "failed")
+VERDICTS = ("verified", "differs", "fresh seeds differ", "failed", "cost differs")
 STATUSES = ("ok", "unsupported", *FAILURES)
 
 
@@ -135,8 +135,8 @@ class Result:
         return self.claimed is None or (found is not None and found.verdict == "verified" and found.of == self.substance)
 
     def same_question(self, other: "Result") -> bool:
-        """Whether the two may hold seeds of one row: same task, device, harness, estimator source and settings."""
-        mine, theirs = ((r.task_digest, r.device, r.harness, r.estimator) for r in (self, other))
+        """Whether the two may hold seeds of one row: same task, device, protocol, estimator source and settings."""
+        mine, theirs = ((r.task_digest, r.device, r.protocol, r.estimator) for r in (self, other))
         return mine == theirs
 
     def with_cell(self, seed: int, cell: Cell, provenance: Provenance) -> "Result":

@@ -20,7 +20,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from benchmark import machine, results, suites
+from benchmark import PROTOCOL, machine, results, suites
 from benchmark.errors import LoobenchError
 from benchmark.files import digest, json_digest
 from benchmark.files import read as contents
@@ -139,7 +139,7 @@ def _own(name: str, task: Any, folder: Path, source: str) -> Result:
     found = results.load(at)
     if found.estimator.source != source:
         raise LoobenchError(f"{at} was computed by another version of the file: {again}")
-    if (found.task_digest, found.harness) != (task.digest(), machine.harness()):
+    if (found.task_digest, found.protocol) != (task.digest(), PROTOCOL):
         raise LoobenchError(f"{at} was computed by another version of loobench: {again}")
     if lacking := [str(seed) for seed in range(suites.CORE.seeds) if str(seed) not in found.cells]:
         raise LoobenchError(
@@ -153,7 +153,7 @@ def _others(name: str, folder: Path, source: str) -> Iterator[Result]:
     others = [task for task in suites.TASKS.values() if task not in suites.CORE.tasks]
     places = [(task, at) for task in others if (at := folder / task.name / results.file_name(name)).exists()]
     for task, found in ((task, results.load(at)) for task, at in places):
-        if (found.estimator.source, found.task_digest, found.harness) == (source, task.digest(), machine.harness()):
+        if (found.estimator.source, found.task_digest, found.protocol) == (source, task.digest(), PROTOCOL):
             yield found
 
 

@@ -204,9 +204,9 @@ def verify_options(command: argparse.ArgumentParser) -> None:
         "--cheap", type=float, default=60.0, metavar="SECONDS", help="compute all cells again that took less (default: 60)"
     )
     command.add_argument("--sample", type=int, default=2, metavar="K", help="so many of the others (default: %(default)s)")
-    command.add_argument("--fresh", type=int, default=2, metavar="F", help="fresh seeds of each task (default: %(default)s)")
+    command.add_argument("--fresh", type=int, default=8, metavar="F", help="fresh seeds of each task (default: %(default)s)")
     command.add_argument(
-        "--reference", action="append", metavar="NAME", help="judge fresh seeds beside it (default: sgd-ie and grad-dot)"
+        "--reference", action="append", metavar="NAME", help="judge fresh seeds beside it (default: six cheap methods)"
     )
     command.add_argument("--nonce", metavar="HEX", help="decides sample and fresh seeds (default: drawn now)")
     command.add_argument("--by", metavar="NAME", help="who verifies (default: `git config user.name`)")

@@ -9,19 +9,16 @@ A claimed cell is confirmed where the one computed here has its status, and
 - counts of gradients and Hessian products: within a part `COUNTS`, as an iterative solver may stop a step later;
 - the points of figures within `POINTS`, the weight decay within a part `DECAY`.
 
-Another machine's last bits may swap ties, and nothing else should differ. Times and memory are shown and never judged; nor
-are the digests of truths and estimates, which name last bits.
+Another machine's last bits may swap ties, and nothing else should differ. Memory is not judged; nor are the digests of truths
+and estimates, which name last bits.
 
-Fresh seeds are judged beside references, so that hard seeds are no fault: the excess of a seed is the score less the mean of
-the references' on it, a task's drop is its mean excess on claimed seeds less that on fresh ones. Fresh seeds differ where the
-mean of drops over tasks is above `FRESH_MARGIN` and twice its standard error, or that of one task above `TASK_MARGIN` and
-three times its own; and where an estimator that answered all claimed seeds fails on a fresh one.
+What fresh seeds say is judged by benchmark/suspicions.py: a verdict of its own, as are costs above the claimed ones.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from math import isfinite, sqrt
+from math import isfinite
 
 import numpy as np
 from tabulate import tabulate
@@ -29,14 +26,14 @@ from tabulate import tabulate
 from benchmark.metrics import METRICS
 from benchmark.questions import Question
 from benchmark.results import FAILURES, VERDICTS, Cell, Result
+from benchmark.suspicions import FAR, TIME
 
 MEAN, QUERY = 0.001, 0.01
 COUNTED = {"sign_agreement": 0.05, **{name: 0.2 for name in METRICS if name.startswith("jaccard")}}
 RELATIVE, USED, COUNTS, POINTS, DECAY = 0.05, 0.02, 0.2, 0.02, 1e-3
-FRESH_MARGIN, TASK_MARGIN = 0.1, 0.3
 ROUNDING = 1e-9  # of the comparison itself
-VERIFIED, DIFFERS, FRESH, FAILED = VERDICTS
-WORST_LAST = (VERIFIED, FRESH, DIFFERS, FAILED)
+VERIFIED, DIFFERS, FRESH, FAILED, COST = VERDICTS
+WORST_LAST = (VERIFIED, COST, FRESH, DIFFERS, FAILED)
 MOST = 3  # reasons told of one cell
 Curve = Sequence[float | None]
 
@@ -52,25 +49,6 @@ class Again:
 
 
 @dataclass(frozen=True)
-class Excess:
-    """One task's scores less the mean of the references' on the same seed: of claimed seeds, and of fresh ones."""
-
-    task: str
-    claimed: tuple[float, ...]
-    fresh: tuple[float, ...]
-
-    @property
-    def drop(self) -> float:
-        """Mean on claimed seeds less mean on fresh ones."""
-        return float(np.mean(self.claimed) - np.mean(self.fresh))
-
-    @property
-    def share(self) -> float:
-        """Variance of the drop over that of one seed."""
-        return 1 / len(self.claimed) + 1 / len(self.fresh)
-
-
-@dataclass(frozen=True)
 class Verified:
     """What computing a result again gave. `verdict` is None where no seed of it was sampled."""
 
@@ -82,7 +60,7 @@ class Verified:
     seeds: tuple[int, ...]  # those computed again
     detail: str  # reasons, one after another
     claimed: float | None = None  # over all its seeds
-    costs: tuple[float, float] | None = None  # over exact retraining, the mean over these seeds: claimed, and here
+    costs: tuple[float | None, ...] = ()  # over exact retraining, mean over seeds: claimed, here on the same, and on fresh ones
 
 
 @dataclass(frozen=True)
@@ -218,59 +196,17 @@ def cell_verdict(again: Again, asked: type[Question]) -> tuple[str, str]:
     return FAILED if broken else DIFFERS, f"seed {again.seed}: {'; '.join(found[:MOST])}{more}"
 
 
-# ---- fresh seeds -----------------------------------------------------------------------------------------------------
-def excess(
-    task: str, own: Mapping[int, float], references: Sequence[Mapping[int, float]], claimed: Sequence[int], fresh: Sequence[int]
-) -> Excess | None:
-    """A task's scores (seed -> score) less the mean of the references that have all these seeds; 0 where none has.
-
-    None where claimed or fresh seeds have no score.
-    """
-    scored = [[seed for seed in seeds if seed in own] for seeds in (claimed, fresh)]
-    known = [one for one in references if all(seed in one for seeds in scored for seed in seeds)]
-    left = [tuple(own[seed] - (mean([one[seed] for one in known]) or 0.0) for seed in seeds) for seeds in scored]
-    return Excess(task, left[0], left[1]) if all(left) else None
-
-
-def excess_drop(tasks: Sequence[Excess]) -> tuple[float, float]:
-    """The mean of drops over tasks, and its standard error."""
-    error = _spread(tasks) * sqrt(sum(task.share for task in tasks)) / len(tasks)
-    return float(np.mean([task.drop for task in tasks])), error
-
-
-def _spread(tasks: Sequence[Excess]) -> float:
-    """Standard deviation over seeds, from all groups of seeds of one task together; 0 where no group has two."""
-    groups = [group for task in tasks for group in (task.claimed, task.fresh)]
-    free = sum(len(group) - 1 for group in groups)
-    squares = sum(float(np.var(group)) * len(group) for group in groups)
-    return sqrt(squares / free) if free else 0.0
-
-
-def fresh_seeds_differ(tasks: Sequence[Excess]) -> str | None:
-    """Why scores on claimed seeds are too good for what fresh seeds give; None where they are not, or nothing is known."""
-    if not tasks:
-        return None
-    drop, error = excess_drop(tasks)
-    if drop > FRESH_MARGIN + 2 * error:
-        return f"scores drop by {drop:.3f} on fresh seeds beyond the references' (standard error {error:.3f})"
-    spread = _spread(tasks)
-    for task in tasks:
-        if task.drop > TASK_MARGIN + 3 * (own := spread * sqrt(task.share)):
-            return f"on {task.task} the score drops by {task.drop:.3f} on fresh seeds (standard error {own:.3f})"
-    return None
-
-
 # ---- one result ------------------------------------------------------------------------------------------------------
 def decide(
     result: Result,
     found: Sequence[Again],
     asked: type[Question],
-    fresh: float | None = None,
+    fresh: Sequence[Cell] = (),
     suspicions: Sequence[tuple[str, str]] = (),
 ) -> Verified:
     """The verdict on a result: the worst on its cells as computed again, and of those on its estimator, each with its reason.
 
-    None without a cell that was computed again. `fresh`: its score on fresh seeds.
+    None without a cell that was computed again. `fresh`: its cells on fresh seeds.
     """
     claimed = result.claimed.value if result.claimed else value(list(result.cells.values()), asked)
     pairs = [(again.claimed, again.here) for again in found if again.here]
@@ -284,7 +220,8 @@ def decide(
     detail = "; ".join(reasons) if found else "no seed was sampled"
     here = value([cell for _, cell in pairs], asked)
     largest = largest_difference(pairs, asked)
-    return Verified(result, verdict, here, fresh, largest, tuple(again.seed for again in found), detail, claimed, _costs(pairs))
+    seeds, costs = tuple(again.seed for again in found), _costs(pairs, fresh)
+    return Verified(result, verdict, here, value(fresh, asked), largest, seeds, detail, claimed, costs)
 
 
 def _other_bits(found: Sequence[Again]) -> Iterator[str]:
@@ -294,14 +231,24 @@ def _other_bits(found: Sequence[Again]) -> Iterator[str]:
         yield f"the truth has other last bits here (seed {', '.join(seeds)})"
 
 
-def _costs(pairs: Sequence[tuple[Cell, Cell]]) -> tuple[float, float] | None:
+def _costs(pairs: Sequence[tuple[Cell, Cell]], fresh: Sequence[Cell]) -> tuple[float | None, ...]:
+    """Mean costs over exact retraining: claimed, here on the same seeds, and on fresh ones."""
     both = [pair for pair in pairs if all(cell.status == "ok" for cell in pair)]
-    means = [float(np.mean([pair[side].relative_cost for pair in both])) for side in (0, 1)] if both else []
-    return (means[0], means[1]) if means else None
+    return *(cost([pair[side] for pair in both]) for side in (0, 1)), cost(fresh)
+
+
+def cost(cells: Sequence[Cell]) -> float | None:
+    """The mean time over that of exact retraining, of the cells that have an answer; None without any."""
+    return mean([cell.relative_cost for cell in cells if cell.status == "ok"])
+
+
+def counted(cells: Sequence[Cell]) -> float | None:
+    """The mean of counted gradients and Hessian products over the gradients of exact retraining; None without any."""
+    return mean([(cell.gradients + cell.hessian_products) / cell.exact_gradients for cell in cells if cell.status == "ok"])
 
 
 # ---- shown -----------------------------------------------------------------------------------------------------------
-HEADERS = ("task", "estimator", "claimed", "verified", "fresh", "largest difference", "cost claimed/here", "verdict")
+HEADERS = ("task", "estimator", "claimed", "verified", "fresh", "largest difference", "cost claimed/here/fresh", "verdict")
 UNSAMPLED = "not sampled"
 PLAIN = frozenset(" -,=+()")  # beside letters and digits; a dot may be part of an address
 
@@ -314,7 +261,7 @@ def lines(report: Report) -> list[list[str]]:
 def _line(one: Verified) -> list[str]:
     figures = [_figure(number) for number in (one.claimed, one.value, one.fresh)]
     largest = "" if one.largest_difference is None else f"{one.largest_difference:.1e}"
-    costs = "" if one.costs is None else f"{one.costs[0]:.2g}/{one.costs[1]:.2g}"
+    costs = "/".join(f"{cost:.2g}" for cost in one.costs if cost is not None)
     return [one.result.name, one.result.estimator.name, *figures, largest, costs, one.verdict or UNSAMPLED]
 
 
@@ -374,9 +321,9 @@ def _rules(report: Report) -> str:
         [
             f"Computed again: {report.sampled}. Seeds: {again or 'none'}. Fresh seeds: {fresh}. Nonce: `{report.nonce}`.",
             "",
-            f"Tolerance: {MEAN} on the score that ranks, {QUERY} on that of one query; fresh seeds may score {FRESH_MARGIN} "
-            "and two standard errors less than claimed ones, beyond what the references lose (docs/verification.md). "
-            "Costs are shown, not judged.",
+            f"Tolerance: {MEAN} on the score that ranks, {QUERY} on that of one query; fresh seeds may score {FAR} standard "
+            "errors less than claimed ones, beyond what the references lose; cost may be "
+            f"{TIME[0]:g} times the claimed one over all tasks, {TIME[1]:g} times on one (docs/verification.md).",
             "",
             f"By {escaped(report.by)}, {escaped(report.when)}, on {escaped(report.environment)}.",
         ]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from benchmark import PROTOCOL, machine, registry, results, sandbox, submission, suites, tasks, verdicts
+from benchmark import PROTOCOL, machine, registry, results, sandbox, submission, suites, suspicions, tasks, verdicts
 from benchmark.chunks import Means
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.files import digest, locked, read
@@ -19,11 +19,13 @@ from benchmark.results import Cell, Result, Verification
 from benchmark.run import Plan, computed, lock, opened
 from benchmark.sandbox import Rules
 from benchmark.streams import stream
+from benchmark.suspicions import Excess, Spent
 from benchmark.tasks import Task
 from benchmark.truth import MakeBar
-from benchmark.verdicts import Again, Beside, Excess, Report, Verified
+from benchmark.verdicts import Again, Beside, Report, Verified
 
-REFERENCES = ("sgd-ie", "grad-dot")
+REFERENCES = ("sgd-ie", "grad-dot", "adam-ie", "if-direct-gauss-newton", "tracin", "loss")  # of each family a cheap one
+SHOWN = 2  # of them, beside a verdict
 FIRST_FRESH, LAST_FRESH = 100, 2**31 - 1  # the command line's seeds end before the first
 CHEAP_TRUTH, CHEAPEST = 10.0, 6  # fresh seeds are for tasks whose truth takes so many seconds, and for so many in any case
 CONFINED = Rules(everyone=True)  # merged or not: who verifies trusts nobody
@@ -49,7 +51,7 @@ class Inquiry:
     means: Callable[[str], Means]  # of a device
     cheap: float = 60.0  # cells that take so many seconds, with their truth, are all computed again
     sample: int = 2  # so many of the others, of each estimator
-    fresh: int = 2  # seeds of each cheap task
+    fresh: int = 8  # seeds of each cheap task
     references: tuple[Estimator, ...] = ()
     by: str = "unknown"
 
@@ -84,7 +86,7 @@ def subjects(inputs: Iterable[Path], sources: Sequence[str], rules: Rules = CONF
     """The results in bundles (folders) and result files, each with the estimator that must reproduce it.
 
     That of a bundle is in its one source file; that of a result file is registered, or in one of the files `sources`.
-    Raises LoobenchError where input cannot be read or is of another source, version, setting, protocol, task or harness than
+    Raises LoobenchError where input cannot be read or is of another source, version, setting, protocol or task than
     what is here, and where one result is given twice.
     """
     given = {name: one for source in sources for name, one in _declared(source, rules).items()}
@@ -155,15 +157,14 @@ def _called(result: Result) -> str:
 
 
 def _task(result: Result) -> Task:
-    """The task of a result as it is here. Raises LoobenchError where that, the protocol or the harness is another."""
+    """The task of a result as it is here. Raises LoobenchError where that or the protocol is another."""
     name, again = (
         _called(result),
         "run `loobench run` again with this loobench, or verify with that one",
     )
-    if (result.protocol, result.harness) != (PROTOCOL, machine.harness()):
+    if result.protocol != PROTOCOL:
         raise LoobenchError(
-            f"{name}: computed under protocol {result.protocol:.20} by harness {result.harness:.12}, here are {PROTOCOL} and "
-            f"{machine.harness()[:12]}, whose truths differ: {again}"
+            f"{name}: computed under protocol {result.protocol:.20}, here is {PROTOCOL}, whose numbers differ: {again}"
         )
     dtype = str(result.task["dtype"])
     task = tasks.variant(suites.task(str(result.task["name"]).removesuffix(f"-{dtype}")), dtype)
@@ -341,6 +342,10 @@ class Study:
         """The seeds of one result that were computed."""
         return [seed for one, seed in (self.fresh if fresh else self.chosen) if one is subject]
 
+    def cells(self, subject: Subject, *, fresh: bool = False) -> list[Cell]:
+        """The cells of one result that were computed here."""
+        return [cell for seed in self.seeds(subject, fresh=fresh) if (cell := _cell(self.found, subject, seed))]
+
     def scores(self, subject: Subject, seeds: Iterable[int], name: str = "") -> dict[int, float]:
         """Seed -> the score that ranks, the mean over queries, where there is one."""
         cells = ((seed, _cell(self.found, subject, seed, name)) for seed in seeds)
@@ -351,9 +356,10 @@ class Study:
 def _verified(subject: Subject, study: Study) -> Verified:
     """The verdict on one result."""
     again = [_again(subject, seed, study) for seed in study.seeds(subject)]
-    suspicions = [*_nondeterministic(subject.estimator.name, study), *_suspicious(subject.estimator.name, study)]
-    fresh = verdicts.mean(list(study.scores(subject, study.seeds(subject, fresh=True)).values()))
-    return verdicts.decide(subject.result, again, asked_of(subject.result.task), fresh, suspicions)
+    name = subject.estimator.name
+    found = [*_nondeterministic(name, study), *_suspicious(name, study), *_dearer(name, study), *_uncounted(name, study)]
+    fresh = study.cells(subject, fresh=True)
+    return verdicts.decide(subject.result, again, asked_of(subject.result.task), fresh, found)
 
 
 def _again(subject: Subject, seed: int, study: Study) -> Again:
@@ -383,8 +389,34 @@ def _suspicious(name: str, study: Study) -> Iterator[tuple[str, str]]:
             yield verdicts.FRESH, f"{cell.status} on fresh seed {seed} of {subject.result.name}, on no claimed one{why}"
             return
     tasks = [one for subject in _subjects(name, study.fresh) if (one := _excess(subject, study))]
-    if reason := verdicts.fresh_seeds_differ(tasks):
+    if reason := suspicions.fresh_seeds_differ(tasks):
         yield verdicts.FRESH, reason
+
+
+def _dearer(name: str, study: Study) -> Iterator[tuple[str, str]]:
+    """Why an estimator's costs are not the claimed ones, if they are not: on claimed seeds, or on fresh ones."""
+    measures = {"cost": verdicts.cost, "counted work": verdicts.counted}
+    for what, measure in measures.items():
+        for where, fresh in (("on the claimed seeds", False), ("on fresh seeds", True)):
+            tasks = [one for subject in _subjects(name, study.chosen) if (one := _spent(subject, study, measure, fresh))]
+            if reason := suspicions.costs_differ(what, where, tasks):
+                yield verdicts.COST, reason
+
+
+def _spent(subject: Subject, study: Study, measure: Callable[[Sequence[Cell]], float | None], fresh: bool) -> Spent | None:
+    """What a result claims to take and what it took here; None where one of them is not known."""
+    claimed = measure([_claimed(subject, seed) for seed in study.seeds(subject)])
+    here = measure(study.cells(subject, fresh=fresh))
+    return None if claimed is None or here is None else Spent(subject.result.name, claimed, here)
+
+
+def _uncounted(name: str, study: Study) -> Iterator[tuple[str, str]]:
+    """Why an estimator's counts are not all of its work, where its claims do not say so."""
+    for subject in _subjects(name, study.chosen):
+        here = any("uncounted" in cell.notes for fresh in (False, True) for cell in study.cells(subject, fresh=fresh))
+        if here and not any("uncounted" in cell.notes for cell in subject.result.cells.values()):
+            yield verdicts.COST, f"on {subject.result.name} it takes derivatives that it does not count, and does not say so"
+            return
 
 
 def _fails_here(subject: Subject, study: Study) -> bool:
@@ -402,7 +434,7 @@ def _excess(subject: Subject, study: Study) -> Excess | None:
     claimed, fresh = study.seeds(subject), study.seeds(subject, fresh=True)
     others = [one.name for one in study.inquiry.references if one.name != subject.estimator.name]
     beside = [study.scores(subject, [*claimed, *fresh], name) for name in others]
-    return verdicts.excess(subject.result.name, study.scores(subject, [*claimed, *fresh]), beside, claimed, fresh)
+    return suspicions.excess(subject.result.name, study.scores(subject, [*claimed, *fresh]), beside, claimed, fresh)
 
 
 def _beside(study: Study) -> Iterator[Beside]:
@@ -411,7 +443,7 @@ def _beside(study: Study) -> Iterator[Beside]:
     for task in _names(study.chosen):
         some = [next(cell[0] for cell in study.chosen if cell[0].result.name == task)]
         claimed, fresh = ([seed for one, seed in cells if one.result.name == task] for cells in (study.chosen, study.fresh))
-        for name in (one.name for one in study.inquiry.references if one.name not in own):
+        for name in (one.name for one in study.inquiry.references[:SHOWN] if one.name not in own):
             means = [verdicts.mean(list(study.scores(some[0], {*seeds}, name).values())) for seeds in (claimed, fresh)]
             if means != [None, None]:
                 yield Beside(task, name, means[0], means[1])

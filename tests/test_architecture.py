@@ -32,6 +32,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"sandbox"},
     {"evaluate"},
     {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission", "scaffold"},
+    {"suspicions"},
     {"verdicts"},
     {"prices", "proposal", "reproduce", "report", "figures", "cite", "tracking", "manifest", "schema"},
     {"page", "check", "audit"},

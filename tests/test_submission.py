@@ -149,11 +149,16 @@ def test_results_on_other_suites_come_along_where_they_are_of_this_file_and_loob
     more = [suites.TASKS[name] for name in ("hara2019-mnist-logistic", "hara2019-mnist-mlp", "acc2025-mnist-mlp-clean")]
     assert not set(more) & set(suites.CORE.tasks)
     first_of, second, third = (scored(results.blank(task, "cpu", estimator), task, estimator.name) for task in more)
-    for result in (first_of, described(second, source="0" * 64), replace(third, harness="0" * 64)):
+    for result in (first_of, described(second, source="0" * 64), of_protocol(third, "0.9")):
         results.save(result, own / "results")
     found = write(own, (estimator.name,))
 
     assert {result.name for result in found.results} == {more[0].name, *(task.name for task in suites.CORE.tasks)}
+
+
+def of_protocol(result: Result, protocol: str) -> Result:
+    """The result as another protocol would have it."""
+    return replace(result, protocol=protocol, task_digest=results.record_digest(result.task, protocol))
 
 
 # ---- what cannot be submitted ----------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def test_results_of_another_version_of_the_file_are_refused(own: Path) -> None:
 
 
 def test_results_of_another_loobench_are_refused(own: Path) -> None:
-    results.save(replace(results.load(first(own / "results")), harness="0" * 64), own / "results")
+    results.save(of_protocol(results.load(first(own / "results")), "0.9"), own / "results")
     with pytest.raises(LoobenchError, match="another version of loobench"):
         write(own)
 

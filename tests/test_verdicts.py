@@ -1,22 +1,20 @@
 """From numbers to verdicts, on numbers made up for it."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from test_results import CELL, result
 
 from benchmark import verdicts
-from benchmark.questions import FurtherTraining, LeaveOneOut, asked_of
-from benchmark.results import Cell, Claim, load_all
-from benchmark.verdicts import Again, Beside, Excess, Report, Verified, decide, excess, fresh_seeds_differ
+from benchmark.questions import FurtherTraining, LeaveOneOut
+from benchmark.results import Cell, Claim
+from benchmark.verdicts import Again, Beside, Report, Verified, decide
 
 ROOT = Path(__file__).resolve().parents[1]
-REFERENCES = ("sgd-ie", "grad-dot")
 CLAIMED = replace(
     CELL,
     scores={"kendall": [0.7, 0.8], "spearman": [0.8, 0.9], "jaccard_10": [0.5, 0.5], "rmse": [1e-4, 1e-4]},
@@ -139,7 +137,7 @@ def test_value_and_largest_difference_and_costs_are_those_of_the_cells_computed_
     assert found.seeds == (1,)
     assert found.value == pytest.approx(0.799)
     assert found.largest_difference == pytest.approx(0.005)
-    assert found.costs == (CLAIMED.relative_cost, 0.5)
+    assert found.costs == (CLAIMED.relative_cost, 0.5, None)
 
 
 def test_other_last_bits_of_the_truth_are_told_and_no_fault() -> None:
@@ -147,138 +145,6 @@ def test_other_last_bits_of_the_truth_are_told_and_no_fault() -> None:
 
     assert found.verdict == "verified"
     assert found.detail == "the truth has other last bits here (seed 1)"
-
-
-# ---- fresh seeds -----------------------------------------------------------------------------------------------------
-CLAIMED_SEEDS, FRESH_SEEDS = (0, 1), (1000, 1001)
-Scores = Callable[[int, int], float]  # of a task and seed
-
-
-def judged(own: Scores, *references: Scores, tasks: int = 4) -> str | None:
-    """Whether fresh seeds differ, from scores of so many tasks."""
-
-    def of(scores: Scores, task: int) -> dict[int, float]:
-        return {seed: scores(task, seed) for seed in (*CLAIMED_SEEDS, *FRESH_SEEDS)}
-
-    found = [
-        excess(f"task-{t}", of(own, t), [of(one, t) for one in references], CLAIMED_SEEDS, FRESH_SEEDS) for t in range(tasks)
-    ]
-    return fresh_seeds_differ([one for one in found if one])
-
-
-def noise(task: int, seed: int) -> float:
-    return 0.03 * float(np.sin(7.0 * task + 3.1 * seed))
-
-
-def steady(task: int, seed: int) -> float:
-    return 0.7 + noise(task, seed)
-
-
-def table(task: int, seed: int) -> float:
-    return 1.0 if seed in CLAIMED_SEEDS else noise(task, seed)
-
-
-def test_an_answer_from_a_table_is_found_by_fresh_seeds() -> None:
-    reason = judged(table, steady)
-
-    assert reason
-    assert "drop by 1.0" in reason
-    assert judged(table)  # also where no reference applies
-
-
-def test_a_table_of_one_task_among_many_is_found() -> None:
-    reason = judged(lambda t, s: table(t, s) if t == 3 else steady(t + 1, s), steady, tasks=14)
-
-    assert reason
-    assert "on task-3" in reason
-
-
-def test_one_task_of_many_that_drops_as_far_as_seeds_vary_is_given_room() -> None:
-    def drops(spread: float) -> Scores:
-        return lambda t, s: 0.5 + spread * (-1) ** s - (0.4 if t == 3 and s in FRESH_SEEDS else 0.0)
-
-    assert judged(drops(0.01), tasks=14)
-    assert judged(drops(0.1), tasks=14) is None
-
-
-def test_an_honest_estimator_stands() -> None:
-    assert judged(lambda t, s: 0.9 + noise(t + 1, s), steady) is None
-    assert judged(steady) is None
-
-
-def test_hard_seeds_on_which_references_drop_as_much_are_no_fault() -> None:
-    def hard(task: int, seed: int) -> float:
-        return steady(task, seed) - (0.4 if seed in FRESH_SEEDS else 0.0)
-
-    assert judged(lambda t, s: hard(t, s) + noise(t + 1, s), hard, lambda t, s: hard(t, s) - 0.2) is None
-    assert judged(hard, steady)
-
-
-def test_seeds_that_vary_much_are_given_room() -> None:
-    varied = {0: 0.9, 1: 0.1, 1000: 0.5, 1001: 0.1}
-
-    assert judged(lambda _, s: varied[s], tasks=1) is None
-    assert judged(lambda _, s: {0: 0.5, 1: 0.5, 1000: 0.3, 1001: 0.3}[s], tasks=1)
-
-
-def test_a_reference_that_lacks_a_seed_is_left_out() -> None:
-    own, whole, broken = {0: 0.9, 1000: 0.9}, {0: 0.5, 1000: 0.4}, {0: 0.5}
-
-    found = excess("task", own, [whole, broken], [0], [1000])
-    assert found
-    assert found.drop == pytest.approx(-0.1)
-    assert excess("task", own, [], [0], [1001]) is None  # no fresh score
-
-
-def test_the_standard_error_is_that_of_the_mean_of_drops() -> None:
-    """Against the spread of drops that are drawn."""
-    random = np.random.RandomState(0)
-    drawn = [
-        [Excess("t", tuple(random.normal(0, 0.2, 3)), tuple(random.normal(0, 0.2, 2))) for _ in range(5)] for _ in range(4000)
-    ]
-    means, errors = zip(*map(verdicts.excess_drop, drawn), strict=True)
-
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.05)
-
-
-def published() -> Iterator[list[tuple[str, dict[int, float]]]]:
-    """Of each estimator: its tasks, scores less the references', of the published results with four seeds or more."""
-    found: dict[str, dict[str, dict[int, float]]] = {}
-    for one in load_all(ROOT / "results"):
-        scores = {int(seed): verdicts.value([cell], asked_of(one.task)) for seed, cell in one.cells.items()}
-        known = {seed: score for seed, score in scores.items() if score is not None}
-        if len(known) >= 4:
-            found.setdefault(one.estimator.name, {})[one.name] = known
-    references = [found[name] for name in REFERENCES]
-    for name in sorted(found.keys() - {*REFERENCES}):
-        yield [
-            (task, relative(scores, [one[task] for one in references if task in one])) for task, scores in found[name].items()
-        ]
-
-
-def relative(scores: dict[int, float], references: list[dict[int, float]]) -> dict[int, float]:
-    def beside(seed: int) -> float:
-        return float(np.mean([one[seed] for one in references if seed in one] or [0.0]))
-
-    return {seed: score - beside(seed) for seed, score in scores.items()}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("tasks", "share"), [(1, 0.02), (3, 0.002), (6, 0.0005)])
-def test_published_estimators_are_hardly_ever_accused_where_four_of_their_seeds_are_split_by_chance(
-    tasks: int, share: float
-) -> None:
-    random, accused, drawn = np.random.RandomState(0), 0, 0
-    for known in published():
-        for _ in range(100 if len(known) >= tasks else 0):
-            chosen = [known[place] for place in random.permutation(len(known))[:tasks]]
-            split = [(task, scores, random.permutation(sorted(scores))[:4]) for task, scores in chosen]
-            found = [excess(task, scores, [], seeds[:2].tolist(), seeds[2:].tolist()) for task, scores, seeds in split]
-            accused += bool(fresh_seeds_differ([one for one in found if one]))
-            drawn += 1
-
-    assert drawn > 5000
-    assert accused / drawn < share
 
 
 # ---- shown -----------------------------------------------------------------------------------------------------------
@@ -313,7 +179,8 @@ def test_a_stranger_s_text_is_no_markup_link_mention_or_control_character() -> N
 
 def test_a_page_has_the_verdict_both_kinds_of_rows_and_what_was_sampled() -> None:
     unsampled = decide(result(task="quick-digits-mlp-sgd"), [], LeaveOneOut)
-    found = report([decide(result(), [Again(0, CLAIMED, CLAIMED)], LeaveOneOut, fresh=0.75), unsampled])
+    fresh = replace(with_queries(0.7, 0.8), relative_cost=0.5)
+    found = report([decide(result(), [Again(0, CLAIMED, CLAIMED)], LeaveOneOut, [fresh]), unsampled])
 
     page = verdicts.markdown(found)
     assert page.startswith("## Verdict: verified\n")

@@ -72,7 +72,7 @@ def claim(result: Result) -> Claim:
 
 
 def loobench(*inputs: Path, cache: Path, options: tuple[str, ...] = ()) -> int:
-    usual = ["--nonce", NONCE, "--by", "who verifies", "--cache", str(cache)]
+    usual = ["--nonce", NONCE, "--by", "who verifies", "--cache", str(cache), "--fresh", "3"]
     return main(["verify", *map(str, inputs), *usual, *options])
 
 
@@ -137,15 +137,20 @@ def test_a_raised_score_with_the_digest_computed_again_differs(
     assert not results.load(at).trusted
 
 
-def lookup(cache: Path, otherwise: str) -> str:
-    """An estimator that knows the truths of seeds 0 and 1 by the digest of their data."""
-    task, known = suites.task(TASK), {}
+def known(cache: Path) -> str:
+    """The truths of seeds 0 and 1 by the digest of their data, as source."""
+    task, found = suites.task(TASK), {}
     for seed in (0, 1):
         run, exact = truth.answer(task, seed, cache, "cpu", silent)
-        known[hashlib.sha256(run.problem.train.inputs.numpy().tobytes()).hexdigest()] = exact.effect.tolist()
+        found[hashlib.sha256(run.problem.train.inputs.numpy().tobytes()).hexdigest()] = exact.effect.tolist()
+    return json.dumps(found)
+
+
+def lookup(cache: Path, otherwise: str) -> str:
+    """An estimator that knows the truths of seeds 0 and 1."""
     return f"""
 import hashlib
-KNOWN = {json.dumps(known)}
+KNOWN = {known(cache)}
 @estimator("table", paper="none", all_horizons=True, loss_units=True)
 def table(run):
     found = KNOWN.get(hashlib.sha256(run.problem.train.inputs.numpy().tobytes()).hexdigest())
@@ -174,6 +179,86 @@ def test_answers_from_a_table_of_the_data_s_digest_are_confirmed_and_found_by_fr
     said = verified(at)
     assert (said.value, said.largest_difference) == (1.0, 0.0)
     assert said.fresh is None or abs(said.fresh) < 0.3
+
+
+def cheap(result: Result, seconds: float = 1e-4, **changed: Any) -> Result:
+    """The result with other costs in all its cells, and a claim that fits."""
+    cells = {
+        seed: replace(cell, seconds=seconds, relative_cost=round(seconds / cell.exact_seconds, 6), **changed)
+        for seed, cell in result.cells.items()
+    }
+    return replace(result, cells=cells)
+
+
+RETRAINED = """
+from benchmark.train import leave_one_out
+@estimator("retrained", paper="made up for a test", loss_units=True)
+def retrained(run):
+    return leave_one_out(run)[-1]
+"""
+OF_SEEDS = """
+from benchmark.train import leave_one_out
+KNOWN = {known}
+@estimator("retrained", paper="made up for a test", loss_units=True, all_horizons=True)
+def retrained(run):
+    import hashlib
+    found = KNOWN.get(hashlib.sha256(run.problem.train.inputs.numpy().tobytes()).hexdigest())
+    return leave_one_out(run) if found is None else torch.tensor(found, dtype=torch.float64)
+"""
+UNCOUNTED = """
+@estimator("past", paper="made up for a test")
+def past(run):
+    p = run.problem
+    each = torch.func.jacrev(lambda theta: p.model.losses(theta, p.train.inputs, p.train.targets))(run.final)
+    return each @ run.query_gradients().T
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ({}, "the cost on the claimed seeds is"),
+        ({"gradients": 1, "hessian_products": 0}, "the counted work on the claimed seeds is"),
+    ],
+)
+def test_claims_of_less_than_it_takes_are_found(
+    what: dict[str, int], reason: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, at = submitted(tmp_path, RETRAINED, cache)
+    results.save(cheap(results.load(at), **what), Path("results"))
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+
+    assert reason in capsys.readouterr().out
+    assert verified(at).verdict == ("differs" if what else "cost differs")
+
+
+def test_what_is_cheap_on_the_claimed_seeds_alone_is_found_by_what_fresh_ones_cost(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It scores 1 on all seeds; on those that it knows it costs next to nothing."""
+    source, at = submitted(tmp_path, OF_SEEDS.replace("{known}", known(cache)), cache)
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+
+    printed = capsys.readouterr().out
+    assert "the cost on fresh seeds is" in printed
+    assert "on the claimed seeds is" not in printed
+    assert printed.splitlines()[-1] == "verdict: cost differs"
+    assert verified(at).value == pytest.approx(1.0, abs=1e-3)
+    assert verified(at).fresh == pytest.approx(1.0, abs=1e-3)
+
+
+def test_work_past_the_counters_is_found_where_the_claim_does_not_say_so(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, at = submitted(tmp_path, UNCOUNTED, cache)
+    whole = results.load(at)
+    assert all(cell.notes["uncounted"] >= 1 for cell in whole.cells.values())
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 0
+
+    silent_ones = {seed: replace(cell, notes={}) for seed, cell in whole.cells.items()}
+    at = results.save(replace(whole, cells=silent_ones), Path("results"))
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+    assert "derivatives that it does not count" in capsys.readouterr().out
 
 
 def test_an_estimator_that_is_not_deterministic_fails_though_its_scores_repeat(
@@ -372,8 +457,7 @@ def test_fresh_seeds_are_for_tasks_whose_truth_is_cheap_and_six_in_any_case() ->
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
 BAD: dict[str, Callable[[Result], Result]] = {
-    "by harness 0123": lambda r: replace(r, harness="0123"),
-    "under protocol 0.9 by harness": lambda r: with_task(replace(r, protocol="0.9"), {}),
+    "under protocol 0.9, here is": lambda r: with_task(replace(r, protocol="0.9"), {}),
     "the task has digest": lambda r: with_task(r, {"epochs": 11}),
     "unknown task": lambda r: with_task(r, {"name": "quick-nothing"}),
     "a source with digest 0123": lambda r: described(r, source="0123"),
@@ -396,7 +480,7 @@ def described(result: Result, **changed: Any) -> Result:
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_a_result_of_another_source_task_or_harness_cannot_be_verified_and_is_left(
+def test_a_result_of_another_source_task_or_protocol_cannot_be_verified_and_is_left(
     message: str, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at = results.save(BAD[message](made()), Path("results"))
