@@ -78,13 +78,13 @@ def typed(name: str, file: str) -> Iterator[None]:
     except (Failure, KeyboardInterrupt):
         raise
     except BaseException as error:
-        status, text = _kind(name, error)
-        where = f" ({found})" if status == "crashed" and (found := place(error, file)) else ""
-        raise Failure(status, f"{text}{where}", _traceback(error)) from error
+        found = "" if isinstance(error, Withheld) else place(error, file)
+        where = f"{name} ({found})" if found else name
+        raise Failure(*_kind(where, error), _traceback(error)) from error
 
 
 def _kind(name: str, error: BaseException) -> tuple[str, str]:
-    """The kind of failure that an error is, and what to say of it."""
+    """The kind of failure that an error is, and what to say of it and of who and where."""
     if isinstance(error, Withheld):
         return "unsupported", f"{name}: {error}"
     if isinstance(error, Unsolved):
@@ -142,7 +142,7 @@ def _call(estimator: Estimator, run: Trajectory, device: str) -> Answer:
 def _brief(error: BaseException) -> str:
     """Kind and message of an error in a line, without the folders of this machine."""
     try:
-        text = " ".join(str(error).split())
+        text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
     except Exception:
         text = "its message cannot be read"
     return without_folders(f"{type(error).__name__}: {text}")[:300]

@@ -173,20 +173,23 @@ BROKEN = {
     "non-finite 2": ("e = torch.eye(12)[:, :3]; e[0, 0] = float('inf'); return e", "in 3 of 108 places"),
     "non-finite 3": ("return torch.eye(12, dtype=torch.float64)[:, :3] * 1e200", "in 9 of 108 places"),
     "constant": ("e = torch.eye(12)[:, :3]; e[:, -1] = 7; return e", "one number for all samples at horizon 0, query 2"),
-    "crashed": ("raise RuntimeError('no luck')", "mine raised RuntimeError: no luck"),
-    "crashed 2": ("raise SystemExit(3)", "mine raised SystemExit: 3"),
+    "crashed": ("raise RuntimeError('no luck')", r"mine \(submission.py:\d+ in mine\) raised RuntimeError: no luck"),
+    "crashed 2": ("raise SystemExit(3)", r"mine \(submission.py:\d+ in mine\) raised SystemExit: 3"),
     "mutated-inputs": ("run.states.zero_(); return torch.eye(12)[:, :3]", "mine changed the run it was given"),
     "mutated-inputs 2": ("run.problem.train.targets[0] += 1; return torch.eye(12)[:, :3]", "work on clones"),
     "mutated-inputs 3": ("run.states.numpy()[-1] = 0; return torch.eye(12)[:, :3]", "work on clones"),
     "bad-shape 6": ("return torch.nested.nested_tensor([torch.ones(3)], layout=torch.jagged)", "must return a dense"),
-    "crashed 4": ("raise BaseException('anything')", "mine raised BaseException: anything"),
+    "crashed 4": ("raise BaseException('anything')", r"mine \(submission.py:\d+ in mine\) raised BaseException: anything"),
     "crashed 5": (
         "raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})()",
-        "mine raised E: its message cannot be read",
+        r"mine \(submission.py:\d+ in mine\) raised E: its message cannot be read",
     ),
     "crashed 3": ("open('/home/alice/secret/weights.pt')", "No such file or directory: 'weights.pt'"),
-    "out-of-memory 2": ("return torch.empty(10**15)", "mine ran out of memory: RuntimeError"),
-    "out-of-memory": ("raise MemoryError('too much')", "mine ran out of memory: MemoryError: too much"),
+    "out-of-memory 2": ("return torch.empty(10**15)", r"mine \(submission.py:\d+ in mine\) ran out of memory: RuntimeError"),
+    "out-of-memory": (
+        "raise MemoryError('too much')",
+        r"mine \(submission.py:\d+ in mine\) ran out of memory: MemoryError: too much",
+    ),
 }
 
 
