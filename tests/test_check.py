@@ -264,7 +264,8 @@ CRASHES = {  # a file, and the line of it that is to blame
     ),
     "behind another decorator": (
         "import functools\n\n\ndef wrapped(f):\n    @functools.wraps(f)\n    def inner(run):\n"
-        "        return f(run)\n    return inner\n\n\n@estimator('mine', paper='p')\n@wrapped\ndef mine(run):\n    raise KeyError('x')\n",
+        "        return f(run)\n    return inner\n\n\n"
+        "@estimator('mine', paper='p')\n@wrapped\ndef mine(run):\n    raise KeyError('x')\n",
         17,
     ),
     "while it is imported": ("1 / 0\n", 4),
