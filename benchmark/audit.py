@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from statistics import fmean
 
 from tabulate import tabulate
 
-from benchmark import manifest, results
+from benchmark import git, manifest, results
 from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.files import read
 from benchmark.report import escaped
@@ -41,7 +40,7 @@ class Base:
 
     def result(self, name: str) -> Result:
         """A result as it was. Raises DamagedFile where it was not whole, or of another schema."""
-        content = git(self.folder, "cat-file", "blob", self.blobs[name])
+        content = asked(self.folder, "cat-file", "blob", self.blobs[name])
         return results.parse(content, f"{name} at {self.commit[:12]}")
 
 
@@ -52,27 +51,23 @@ def base(folder: Path, revision: str) -> Base:
         raise LoobenchError(f"--base takes a git revision such as origin/main or a commit's digest, got {revision!r:.100}")
     if not folder.is_dir():
         raise LoobenchError(f"there is no folder {folder}: name that of the results by --results")
-    commit = git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
-    listed = git(folder, "ls-tree", "-r", "-z", "--full-tree", f"{commit}:{prefix(folder)}").decode(errors="replace")
+    commit = asked(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}").decode().strip()
+    listed = asked(folder, "ls-tree", "-r", "-z", "--full-tree", f"{commit}:{prefix(folder)}").decode(errors="replace")
     entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
     return Base(folder, commit, {name: facts.split()[2] for facts, _, name in entries})
 
 
 def prefix(folder: Path) -> str:
     """The way from the top of the repository to a folder in it."""
-    return git(folder, "rev-parse", "--show-prefix").decode().strip().rstrip("/")
+    return asked(folder, "rev-parse", "--show-prefix").decode().strip().rstrip("/")
 
 
-def git(folder: Path, *arguments: str) -> bytes:
-    """What a git command prints. Raises LoobenchError where it fails, with what git says."""
+def asked(folder: Path, *arguments: str) -> bytes:
+    """What git says. Raises LoobenchError where it does not know what is asked."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
-    except OSError as error:
-        raise LoobenchError(f"results are compared by git, which does not start here: {error.strerror}") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip() or "no such revision"
-        raise LoobenchError(f"git {arguments[0]} of {arguments[-1]} failed: {said}; fetch the revision, or name another")
-    return done.stdout
+        return git.ask(folder, *arguments)
+    except LoobenchError as error:
+        raise LoobenchError(f"{error}; fetch the revision, or name another") from error
 
 
 def blob(content: bytes, like: str) -> str:

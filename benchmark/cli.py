@@ -211,7 +211,7 @@ def _add_results(command: argparse.ArgumentParser) -> None:
 # ---- commands ----------------------------------------------------------------------------------------------------
 def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
-    from benchmark import tracking
+    from benchmark import machine, tracking
     from benchmark.run import Outcome, Trouble, execute, set_aside
 
     plan, asked = _plan(options), _wandb(options)
@@ -248,6 +248,8 @@ def _tell_missing() -> None:
     for need, names in lacking.items():
         print(f"note: left out {len(names)} ({names[0]} ...), which need {need}", file=sys.stderr)
 
+    if why := machine.no_commit():
+        print(f"warning: these results will name no commit: {why}", file=sys.stderr)
 
 @contextmanager
 def _patient_reader() -> Iterator[None]:

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 import benchmark
+from benchmark import git
 from benchmark.errors import LoobenchError, unknown
 from benchmark.files import digest, json_digest
 
@@ -26,6 +26,7 @@ NUMERIC = (  # the modules that decide truths and estimates
     *("sweep", "tangents", "tasks", "train", "truth", "updaters", "uses"),
 )
 ABSENT = "not installed"
+UNKNOWN = "unknown"  # a commit
 Provenance = dict[str, str | int]
 
 
@@ -256,16 +257,29 @@ def _version(name: str) -> str:
 @lru_cache(maxsize=1)
 def commit() -> str:
     """The commit of the checkout that this code is in, with "+changes" where its sources differ from it; or "unknown"."""
-    folder = Path(benchmark.__file__).resolve().parent.parent
     try:
-        if Path(_git(folder, "rev-parse", "--show-toplevel")) != folder:  # installed inside somebody else's checkout
-            return "unknown"
-        head = _git(folder, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(folder, "status", "--porcelain", "--", *SOURCES) else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return _commit()
+    except LoobenchError:
+        return UNKNOWN
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def no_commit() -> str | None:
+    """Why the commit is unknown; None where it is known."""
+    if commit() != UNKNOWN:
+        return None
+    try:
+        _commit()
+    except LoobenchError as error:
+        return str(error)
+    return None
+
+
+def _commit() -> str:
+    """The commit, from git. Raises LoobenchError where git does not tell, or this code is in no checkout of its own."""
+    folder = Path(benchmark.__file__).resolve().parent.parent
+    top = git.ask(folder, "rev-parse", "--show-toplevel").decode(errors="surrogateescape").strip()
+    if Path(top) != folder:
+        raise LoobenchError(f"{folder} is no checkout of loobench, but lies in {top}")
+    head = git.ask(folder, "rev-parse", "--verify", "HEAD").decode().strip()
+    changed = git.ask(folder, "status", "--porcelain", "--untracked-files=normal", "--", *SOURCES)
+    return head + ("+changes" if changed else "")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark import submission
+from benchmark import git, submission
 from benchmark.errors import LoobenchError
 from benchmark.files import digest
 from benchmark.files import write as put
@@ -68,12 +68,12 @@ def parser() -> argparse.ArgumentParser:
 
 def judge(options: argparse.Namespace) -> bool:
     """Judge all bundles that a branch proposes; whether every step held."""
-    root = Path(_git(Path(), "rev-parse", "--show-toplevel").decode().strip())
+    root = Path(git.ask(Path(), "rev-parse", "--show-toplevel").decode().strip())
     head = _commit(root, options.head)
     if options.bundle:
         base, found = head, [submission.read(options.bundle.absolute())]
         return _judged(root, base, found, options.markdown)
-    base = _git(root, "merge-base", _commit(root, options.base), head).decode().strip()
+    base = git.ask(root, "merge-base", _commit(root, options.base), head).decode().strip()
     with tempfile.TemporaryDirectory(prefix="loobench-") as folder:
         return _judged(root, base, list(bundles(root, base, head, Path(folder))), options.markdown)
 
@@ -113,7 +113,7 @@ def bundles(root: Path, base: str, head: str, out: Path) -> Iterator[Bundle]:
 
 def changes(root: Path, base: str, head: str) -> list[Change]:
     """The files that differ between two commits, renames being two changes."""
-    parts = _git(root, "diff", "--raw", "-z", "--no-renames", "--no-abbrev", base, head).decode(errors="replace").split("\0")
+    parts = git.ask(root, "diff", "--raw", "-z", "--no-renames", "--no-abbrev", base, head).decode(errors="replace").split("\0")
     pairs = zip(parts[:-1:2], parts[1::2], strict=True)
     return [Change(path, facts.split()[1], facts.split()[4]) for facts, path in pairs]
 
@@ -135,7 +135,7 @@ def refuse_others(changed: Sequence[Change]) -> None:
 
 def _sources(root: Path, head: str) -> dict[str, bytes]:
     """The files of the folder `estimators` at a commit."""
-    names = _git(root, "ls-tree", "-z", "--name-only", head, "estimators/").decode(errors="replace").split("\0")
+    names = git.ask(root, "ls-tree", "-z", "--name-only", head, "estimators/").decode(errors="replace").split("\0")
     return {name: _blob(root, head, name) for name in names if SOURCE.fullmatch(name)}
 
 
@@ -151,33 +151,23 @@ def _source_of(path: str, content: bytes, sources: Mapping[str, str]) -> str:
 
 
 def _blob(root: Path, commit: str, path: str) -> bytes:
-    if (size := int(_git(root, "cat-file", "-s", f"{commit}:{path}"))) > MOST_BYTES:
+    if (size := int(git.ask(root, "cat-file", "-s", f"{commit}:{path}"))) > MOST_BYTES:
         raise LoobenchError(f"{path} has {size} bytes: a file of a submission has at most {MOST_BYTES}")
-    return _git(root, "cat-file", "blob", f"{commit}:{path}")
+    return git.ask(root, "cat-file", "blob", f"{commit}:{path}")
 
 
 def _commit(root: Path, name: str) -> str:
     try:
-        return _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
+        return git.ask(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
     except LoobenchError as error:
         raise LoobenchError(f"git knows no commit {name!a:.100}: fetch it, or say --base and --head") from error
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    try:
-        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=True).stdout
-    except OSError as error:
-        raise LoobenchError(f"git cannot be run: {error.strerror}") from error
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip()[:300]
-        raise LoobenchError(f"git {arguments[0]} failed in {folder}: {said}") from error
 
 
 # ---- what is made of it ----------------------------------------------------------------------------------------------
 def _beside(root: Path, base: str, bundle: Bundle, tree: Path) -> Path:
     """A clone of the base whose results have the bundle's, and whose estimators lack a file of its name."""
-    _git(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(tree))
-    _git(tree, "checkout", "--quiet", "--detach", base)
+    git.run(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(tree))
+    git.run(tree, "checkout", "--quiet", "--detach", base)
     own, *others = submission.paths(bundle)
     (tree / own).unlink(missing_ok=True)  # so that it is a stranger's file to the registry, also where it is a new version
     for path in others:

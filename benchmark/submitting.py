@@ -138,13 +138,11 @@ def _figure(result: Any) -> str:
 
 def _user() -> str:
     """The name that git knows. Raises LoobenchError where it knows none."""
-    try:
-        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, check=False)
-    except OSError:
-        done = None
-    if done is None or not done.stdout.strip():
+    from benchmark import git
+
+    if not (name := git.user()):
         raise LoobenchError("who claims these results? git knows no name here: say --by 'Your Name'")
-    return done.stdout.strip()
+    return name
 
 
 def _source(name: str) -> Path:
@@ -179,6 +177,8 @@ def pull_request(bundle: Any) -> list[list[str]]:
 
 def _open(bundle: Any, commands: Sequence[Sequence[str]]) -> int:
     """Run the commands of the pull request. Raises LoobenchError where one fails or cannot be run."""
+    from benchmark import git
+
     if not Path("estimators", "sgd_ie.py").is_file():
         raise LoobenchError("--open works in a clone of the repository: go to its top folder, or leave --open out")
     if shutil.which("gh") is None:
@@ -188,7 +188,7 @@ def _open(bundle: Any, commands: Sequence[Sequence[str]]) -> int:
         )
     for command in commands:
         print(f"$ {shlex.join(command)}", flush=True)
-        if code := subprocess.run(command, check=False).returncode:
+        if code := subprocess.run(command, check=False, env=git.environment()).returncode:
             raise LoobenchError(f"`{shlex.join(command)}` failed with {code}: see above, and go on from there by hand")
     return 0
 

@@ -1,7 +1,6 @@
 """Claims computed again on this machine, so that nobody has to trust who makes them (docs/verification.md)."""
 
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from benchmark import PROTOCOL, machine, registry, results, sandbox, submission, suites, suspicions, tasks, verdicts
+from benchmark import PROTOCOL, git, machine, registry, results, sandbox, submission, suites, suspicions, tasks, verdicts
 from benchmark.chunks import Means
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.files import digest, locked, read
@@ -507,8 +506,4 @@ def environment(device: str) -> str:
 
 def user() -> str:
     """The name that git knows of who sits here, or "unknown"."""
-    try:
-        done = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip()[:100] or "unknown"
+    return (git.user() or "unknown")[:100]
