@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmark import git, manifest, results
 from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.files import read
+from benchmark.files import LOCKS, read, unix
 from benchmark.report import escaped
 from benchmark.results import MANIFEST, Result
 
@@ -91,8 +91,9 @@ def audit(folder: Path, revision: str, *, submission: bool = False) -> list[Find
 
 
 def files(folder: Path) -> Iterator[str]:
-    """All files under a folder and links, which are not followed, by path relative to it."""
+    """All files under a folder but lock files, and links, which are not followed, by path relative to it."""
     for at, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if (Path(at) / name) != folder / LOCKS]
         links = [name for name in folders if (Path(at) / name).is_symlink()]
         yield from ((Path(at) / name).relative_to(folder).as_posix() for name in (*names, *links))
 
@@ -104,7 +105,7 @@ def finding(name: str, before: Base, here: bool, *, submission: bool) -> Finding
         return Finding(name, "removed", not submission)
     if at.is_symlink() or not at.is_file() or at.stat().st_size > LARGEST:
         return Finding(name, f"no plain file of at most {LARGEST} bytes", allowed=False)
-    if known and blob(read(at), before.blobs[name]) == before.blobs[name]:
+    if known and before.blobs[name] in (blob(text, before.blobs[name]) for text in (read(at), unix(read(at)))):
         return None
     if is_limits(name):
         return limits(name, at, known, submission=submission)

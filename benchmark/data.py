@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmark.errors import DamagedFile, LoobenchError, unknown
-from benchmark.files import digest, read_tensors, write_tensors
+from benchmark.files import claimed, digest, probe, read_tensors, write_tensors
 
 Column = np.ndarray | list[str]
 Table = dict[str, Column]  # columns of one split
@@ -141,8 +141,12 @@ def load(name: str, cache: Path) -> Splits:
     path, wanted = cached(name, cache), source(name)
     if path.exists():
         return checked(_read(path), wanted, f"{path} was changed; delete it and run `loobench prepare {name}`")
-    splits = embedded(wanted) if wanted.embedded else download(wanted)
-    _write(path, splits)
+    with claimed(cache / "locks" / f"data-{name}.lock", f"the data set {name}"):
+        if path.exists():  # another process had claimed it
+            return load(name, cache)
+        _settle_hub(cache / "hub")
+        splits = embedded(wanted) if wanted.embedded else download(wanted)
+        _write(path, splits)
     return splits
 
 
@@ -290,6 +294,16 @@ def _patiently(get: Callable[[], Any], tries: int = 3) -> Any:
                 raise
             time.sleep(attempt)
     return get()
+
+
+def _settle_hub(instead: Path) -> None:
+    """Name a folder to the Hub client where it would have none: no home, or one that cannot be written."""
+    if "HF_HOME" in os.environ:
+        return
+    try:
+        probe(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    except (RuntimeError, LoobenchError):
+        os.environ["HF_HOME"] = str(instead)
 
 
 def _hub() -> str:

@@ -1,22 +1,31 @@
 """Files that are whole or absent: written beside and renamed, read with a check; and content digests."""
 
-import fcntl
 import hashlib
 import json
 import os
 import struct
+import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from glob import escape
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, SoftFileLease, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from benchmark.errors import DamagedFile, LoobenchError
+
+LOCKS = ".locks"  # the folder of lock files beside what they guard
+SILENCE = 30.0  # seconds without a sign of life after which a lock is anyone's
+PATIENCE = 5.0  # seconds of waiting before that is said
+ROUNDS = 20  # of `SILENCE` that are waited for what others hold for moments
 
 
 def write(path: Path, content: bytes) -> None:
@@ -52,15 +61,105 @@ def probe(folder: Path) -> None:
     at.unlink(missing_ok=True)
 
 
+def sweep(path: Path) -> None:
+    """Remove what writers of `path` that were killed left beside it; for who holds its lock."""
+    for left in path.parent.glob(f".{escape(path.name)}.*"):
+        left.unlink(missing_ok=True)
+
+
+# ---- locks -----------------------------------------------------------------------------------------------------------
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for another process that holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def locked(at: Path) -> Iterator[None]:
+    """Hold the lock file `at` while something is read, changed and written; waits for whoever holds it.
+
+    It is two locks. The kernel's is sure, but some file systems have none, or one that other machines do not see. The file
+    itself is seen by all of them, but is anyone's once its holder is gone, or silent for `SILENCE`.
+    Raises LoobenchError where it cannot be had, with who has it and what to do.
+    """
+    kernel, marker = FileLock(at.with_suffix(".flock"), fallback_to_soft=False), _marker(at)
+    waits, doing = [PATIENCE, *[SILENCE] * ROUNDS], "waiting for a lock of"
+    with ExitStack() as held:
+        with _lockable(at):
+            with suppress(OSError):  # no such lock here: the file will have to do
+                held.enter_context(_acquired(kernel, marker, waits, doing))
+            held.enter_context(_acquired(marker, marker, waits, doing))
         yield
 
 
+@contextmanager
+def claimed(at: Path, what: str, *, wait: bool = True) -> Iterator[bool]:
+    """Say by the file `at` that this process computes `what`; whether it may: another process may be at it.
+
+    With `wait` it waits until that one has finished or is gone. Claims only spare work: should a process have been frozen for
+    long, two compute what it claimed.
+    """
+    marker, waits = _marker(at), chain([PATIENCE], repeat(SILENCE)) if wait else [0.0]
+    with ExitStack() as held:
+        mine = True
+        try:
+            with _lockable(at):
+                held.enter_context(_acquired(marker, marker, waits, f"{what} is being computed; waiting for"))
+        except _Taken:
+            mine = False
+        yield mine
+
+
+class _Taken(LoobenchError):
+    """A lock that others hold."""
+
+
+def _marker(at: Path) -> SoftFileLease:
+    """The lock that is a file, which its holder touches every `SILENCE` / 3."""
+    return SoftFileLease(at, lease_duration=SILENCE)
+
+
+@contextmanager
+def _lockable(at: Path) -> Iterator[None]:
+    """Make the folder of a lock file, which git does not see; what goes wrong inside is an error in words."""
+    try:
+        at.parent.mkdir(parents=True, exist_ok=True)
+        if not (unseen := at.parent / ".gitignore").exists():
+            unseen.write_text("*\n")
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LoobenchError(f"cannot lock {at}: {reason}; free or choose another place and repeat") from error
+
+
+def _acquired(
+    lock: BaseFileLock, marker: SoftFileLease, waits: Iterable[float], doing: str
+) -> AcquireReturnProxy[BaseFileLock]:
+    """The lock, to be released; tried for so many seconds at a time. Raises _Taken with who wrote the marker."""
+    for seconds in waits:
+        before = _nameless(marker)
+        try:
+            return lock.acquire(timeout=seconds)
+        except Timeout:
+            if seconds == PATIENCE:
+                print(f"note: {doing} {_holder(marker)}", file=sys.stderr)
+            if seconds == SILENCE and lock is marker and before and before == _nameless(marker):
+                marker.force_break()  # its process was killed before it could write its name
+    raise _Taken(f"{marker.lock_file} is held by {_holder(marker)}: end that process, or delete the file, and repeat")
+
+
+def _nameless(marker: SoftFileLease) -> tuple[int, int] | None:
+    """What tells a marker without a word from another such; None for one with a name, and where there is none."""
+    with suppress(OSError):
+        found = os.stat(marker.lock_file)
+        return None if found.st_size else (found.st_ino, found.st_ctime_ns)
+    return None
+
+
+def _holder(marker: SoftFileLease) -> str:
+    """Who wrote a marker, and when they last gave a sign of life."""
+    owner = marker.owner
+    who = f"process {owner.pid} on {owner.hostname!a}" if owner else "a process that left no name"
+    with suppress(OSError):
+        who += f", last heard of {max(0.0, time.time() - os.stat(marker.lock_file).st_mtime):.0f} s ago"
+    return f"{who} ({marker.lock_file})"
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
 def read(path: Path) -> bytes:
     """The bytes of `path`. Raises LoobenchError where it cannot be read."""
     try:
@@ -123,6 +222,21 @@ def digest(*parts: bytes) -> str:
         total.update(struct.pack("<Q", len(part)))
         total.update(part)
     return total.hexdigest()
+
+
+def unix(text: bytes) -> bytes:
+    """A text as the repository has it: a checkout may have other ends of lines (`core.autocrlf`)."""
+    return text.replace(b"\r\n", b"\n")
+
+
+def source_digest(source: bytes) -> str:
+    """Digest of a source file, whatever ends its lines."""
+    return digest(unix(source))
+
+
+def sha256(text: bytes) -> str:
+    """SHA-256 of a text file as `sha256sum` prints it, whatever ends its lines here."""
+    return hashlib.sha256(unix(text)).hexdigest()
 
 
 def json_digest(value: Any) -> str:

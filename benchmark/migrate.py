@@ -21,10 +21,18 @@ def migrate(folder: Path) -> list[Path]:
     anything is written, where a file is not what its digest says or is too old.
     """
     known = [(at, _old(at)) for at in sorted([*results.result_files(folder), *results.limit_files(folder)])]
-    fresh = [(at, _renewed(at, content)) for at, content in known if content]
-    for at, content in fresh:
-        write(at, dump({**content, "digest": json_digest(content)}).encode())
-    return [at for at, _ in fresh]
+    fresh = [at for at, content in known if content and _renewed(at, content)]
+    for at in fresh:
+        _rewrite(at, folder)
+    return fresh
+
+
+def _rewrite(at: Path, folder: Path) -> None:
+    """Write a file anew as of this schema, as it is by now."""
+    with results.changing(at, folder):
+        if old := _old(at):
+            content = _renewed(at, old)
+            write(at, dump({**content, "digest": json_digest(content)}).encode())
 
 
 def _old(at: Path) -> Content | None:

@@ -248,7 +248,7 @@ def _compute(study: Study, extra: "Extra", task: Task, seed: int, bar: MakeBar) 
         run, exact = truth.answer(task, seed, study.cache, "cpu", bar, study.means)
         with chunks.allowing(replace(study.means, workers=1)):
             found = extra.figures(task, seed, run, exact, study.cache)
-        with files.locked(study.cache / "locks" / f"{extra.name}-{task.name}"):
+        with files.locked(study.figures / files.LOCKS / f"{extra.name}-{task.name}.lock"):
             _keep(extra, task, study.figures, {**kept(extra, task, study.figures), seed: found})
 
 

@@ -1,7 +1,8 @@
 """Result files: one for each task and estimator, checked on write and on read, written whole or not at all."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from benchmark import PROTOCOL, machine
 from benchmark.errors import DamagedFile
-from benchmark.files import json_digest, read, write
+from benchmark.files import LOCKS, json_digest, locked, read, sweep, write
 from benchmark.machine import Provenance
 from benchmark.metrics import METRICS
 from benchmark.questions import QUESTIONS, LeaveOneOut, asked_of
@@ -265,6 +266,14 @@ def path(result: Result, folder: Path) -> Path:
 def file_name(estimator: str) -> str:
     """The file of an estimator's results; names have no two - side by side, so that no two share one."""
     return f"{estimator.replace('/', '--')}.json"
+
+
+@contextmanager
+def changing(at: Path, folder: Path) -> Iterator[None]:
+    """Hold the lock of a file in a folder of results: whatever reads, changes and writes it does so inside."""
+    with locked(folder / LOCKS / f"{'--'.join(at.relative_to(folder).parts)}.lock"):
+        sweep(at)
+        yield
 
 
 def save(result: Result, folder: Path) -> Path:

@@ -1,8 +1,9 @@
 """From tasks and estimators to result files, cell by cell, so that whatever stops a run loses at most one of them."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,20 @@ from torch import Tensor
 
 from benchmark import chunks, machine, metrics, results, truth, uses
 from benchmark.chunks import FREE, Means
-from benchmark.errors import DamagedFile, Diverged
+from benchmark.errors import DamagedFile, Diverged, LoobenchError
 from benchmark.evaluate import Estimate, Failure, estimate
-from benchmark.files import digest, json_digest, locked, probe, read, read_tensors, tensor_digest, write, write_tensors
+from benchmark.files import (
+    LOCKS,
+    claimed,
+    digest,
+    json_digest,
+    probe,
+    read,
+    read_tensors,
+    tensor_digest,
+    write,
+    write_tensors,
+)
 from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.questions import Question, asked_of
 from benchmark.records import encode
@@ -27,6 +39,7 @@ from benchmark.uses import Prepared
 from benchmark.warmup import like
 
 Scores = dict[str, list[float | None]]  # name -> H values
+Work = tuple[Task, int, Sequence[Estimator]]  # a seed of a task, and who is asked about it
 SELF = 100  # samples whose self-influence is asked
 POINTS = 50  # pairs (sample, query) whose estimate and effect are kept to be looked at
 
@@ -84,22 +97,35 @@ class Case:
 def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
     """Run all cells of a plan that are not done yet, writing each as it is done. `bar(total, text, unit)` shows progress.
 
-    Raises LoobenchError before the first cell where a result is damaged, and where data cannot be had.
+    What another run computes now comes last, and is taken from it. Raises LoobenchError before the first cell where a result is
+    damaged, and where data cannot be had.
     """
-    for task in plan.tasks:
-        results.limits(results.no_limits(task, plan.device), plan.results)
-        for estimator in plan.estimators:
-            results.check(encode(stored(task, plan.device, estimator, plan.results)))
+    before = frozenset(_standing(plan))
     warm: set[str] = set()
-    cells = len(list(plan.cells())) * len(plan.estimators)
+    todo: list[Work] = [(task, seed, plan.estimators) for task, seed in plan.cells()]
+    late: list[Work] = []
+    cells = len(todo) * len(plan.estimators)
     with machine.one_thread(), closing(bar(cells, "all", "cell")) as whole:
-        for task, seed in plan.cells():
+        for work, others in chain(zip(todo, repeat(late)), zip(late, repeat(None))):  # `late` grows on the way
             try:
-                for outcome in _seed(plan, task, seed, warm, bar):
+                for outcome in _seed(plan, work, before, others, warm, bar):
                     whole.update(1)
                     yield outcome
             except Diverged as error:
-                yield Trouble(task.name, seed, str(error))
+                yield Trouble(work[0].name, work[1], str(error))
+
+
+def _standing(plan: Plan) -> Iterator[str]:
+    """The digests of the cells that stand in the results of a plan, each checked first. Raises DamagedFile."""
+    for task in plan.tasks:
+        results.limits(results.no_limits(task, plan.device), plan.results)
+        for estimator in plan.estimators:
+            results.check(encode(found := stored(task, plan.device, estimator, plan.results)))
+            yield from (_digest(found, seed) for seed in found.cells)
+
+
+def _digest(result: Result, seed: str) -> str:
+    return json_digest([result.name, result.estimator.name, seed, encode(result.cells[seed])])
 
 
 def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Result:
@@ -119,16 +145,26 @@ def set_aside(plan: Plan) -> list[tuple[Path, Path]]:
     probe(plan.cache)
     probe(plan.results)
     blanks = [results.blank(task, plan.device, estimator) for task in plan.tasks for estimator in plan.estimators]
-    places = [(blank, at) for blank in blanks if (at := results.path(blank, plan.results)).exists()]
-    other = [(blank, at) for blank, at in places if not results.load(at).same_question(blank)]
-    return [(at, _aside(at, plan.cache / "superseded" / blank.name)) for blank, at in other]
+    other = [blank for blank in blanks if _other(results.path(blank, plan.results), blank)]
+    moved = [_aside(blank, plan) for blank in other]
+    return [places for places in moved if places]
 
 
-def _aside(at: Path, folder: Path) -> Path:
-    content = read(at)
-    write(aside := folder / f"{at.stem}-{digest(content)[:12]}.json", content)
-    at.unlink()
-    return aside
+def _other(at: Path, blank: Result) -> bool:
+    """Whether a result file is there and answers another question."""
+    return at.exists() and not results.load(at).same_question(blank)
+
+
+def _aside(blank: Result, plan: Plan) -> tuple[Path, Path] | None:
+    at = results.path(blank, plan.results)
+    with results.changing(at, plan.results):
+        if not _other(at, blank):  # another run was faster
+            return None
+        content = read(at)
+        aside = plan.cache / "superseded" / blank.name / f"{at.stem}-{digest(content)[:12]}.json"
+        write(aside, content)
+        at.unlink()
+    return at, aside
 
 
 def estimate_path(digest: str, cache: Path) -> Path:
@@ -146,34 +182,86 @@ def kept(digest: str, cache: Path) -> Tensor | None:
     return tensor if tensor is not None and tensor_digest([tensor]) == digest else None
 
 
-def _seed(plan: Plan, task: Task, seed: int, warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
+def _seed(
+    plan: Plan, work: Work, before: frozenset[str], late: list[Work] | None, warm: set[str], bar: MakeBar
+) -> Iterator[Outcome]:
+    """The cells of one seed; what another run is at is put into `late`, or waited for where that is None."""
+    task, seed, estimators = work
     todo = []
-    for estimator in plan.estimators:
-        if result := _finished(plan, task, seed, estimator):
-            yield Outcome(result.name, seed, estimator.name, result.cells[str(seed)], fresh=False)
+    for estimator in estimators:
+        if result := _finished(plan, task, seed, estimator, before):
+            yield _as_it_stands(result, seed)
         else:
             todo.append(estimator)
-    if todo or not has_limits(plan, task, seed):
-        yield from _computed(plan, task, seed, todo, warm, bar)
+    if todo:
+        left = yield from _computed(plan, (task, seed, todo), before, late is None, warm, bar)
+        if left and not late:
+            chunks.tell(f"another run is at {task.name}, seed {seed}: other cells come first, then what it has done is taken")
+        if left and late is not None:
+            late.append((task, seed, left))
+    elif not has_limits(plan, task, seed):
+        note_limits(plan, opened(plan, task, seed, bar)[0])
 
 
-def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator) -> Result | None:
-    """The result where its cell of `seed` needs no further work: unsupported, or scored from what is in this cache."""
+def _as_it_stands(result: Result, seed: int) -> Outcome:
+    return Outcome(result.name, seed, result.estimator.name, result.cells[str(seed)], fresh=False)
+
+
+def _finished(plan: Plan, task: Task, seed: int, estimator: Estimator, before: frozenset[str]) -> Result | None:
+    """The result where its cell of `seed` needs no further work: come from another run, or scored from this cache."""
     result = stored(task, plan.device, estimator, plan.results)
     cell = result.cells.get(str(seed))
     if not cell or cell.failed:
         return None
+    if _come(result, seed, before):
+        return result
     result, missing = rescore(results.path(result, plan.results), plan.cache, seeds=(str(seed),))
     return None if missing else result
 
 
-def _computed(plan: Plan, task: Task, seed: int, todo: list[Estimator], warm: set[str], bar: MakeBar) -> Iterator[Outcome]:
-    case, empty, provenance = opened(plan, task, seed, bar)
-    note_limits(plan, case)
-    for estimator in todo:
-        cell = computed(plan, case, estimator, empty, warm)
-        name = _keep(plan, task, seed, estimator, cell, provenance)
-        yield Outcome(name, seed, estimator.name, cell, fresh=True)
+def _come(result: Result, seed: int, before: frozenset[str]) -> bool:
+    """Whether another run has put a good cell of `seed` there since this one began."""
+    cell = result.cells.get(str(seed))
+    return cell is not None and not cell.failed and _digest(result, str(seed)) not in before
+
+
+def _computed(
+    plan: Plan, work: Work, before: frozenset[str], patient: bool, warm: set[str], bar: MakeBar
+) -> Generator[Outcome, None, Sequence[Estimator]]:
+    """Compute the cells of one seed, each under a claim; returns those that were left, to be asked for later."""
+    task, seed, todo = work
+    ready: tuple[Case, Cell, machine.Provenance] | None = None
+    for place, estimator in enumerate(todo):
+        with _claim(plan, task, seed, estimator, wait=patient) as mine:
+            if not mine:
+                return todo[place:]
+            if _come(result := stored(task, plan.device, estimator, plan.results), seed, before):
+                outcome = _as_it_stands(result, seed)
+            else:
+                if ready is None and not (patient or _idle(plan, task, seed)):
+                    return todo[place:]
+                if ready is None:
+                    ready = opened(plan, task, seed, bar)
+                    note_limits(plan, ready[0])
+                case, empty, provenance = ready
+                cell = computed(plan, case, estimator, empty, warm)
+                name = _keep(plan, task, seed, estimator, cell, provenance)
+                outcome = Outcome(name, seed, estimator.name, cell, fresh=True)
+        yield outcome
+    return ()
+
+
+def _claim(plan: Plan, task: Task, seed: int, estimator: Estimator, *, wait: bool) -> AbstractContextManager[bool]:
+    """Claim a cell, so that no other run into the same results computes it too."""
+    at = results.path(results.blank(task, plan.device, estimator), plan.results)
+    name = f"{at.parent.name}--{at.stem}--{seed}.claim"
+    return claimed(plan.results / LOCKS / name, f"{estimator.name} on {task.name}, seed {seed},", wait=wait)
+
+
+def _idle(plan: Plan, task: Task, seed: int) -> bool:
+    """Whether no other process computes the truth of a seed into this cache now."""
+    with truth.computing(task, seed, plan.cache, plan.device, wait=False) as free:
+        return free
 
 
 def opened(plan: Plan, task: Task, seed: int, bar: MakeBar) -> tuple[Case, Cell, machine.Provenance]:
@@ -214,13 +302,23 @@ def note_limits(plan: Plan, case: Case) -> None:
         points(case.exact.effect, case.exact, case.seed),
     )
     blank = results.no_limits(case.task, plan.device)
-    with locked(lock(plan.cache, results.limits_path(blank, plan.results))):
+    with results.changing(results.limits_path(blank, plan.results), plan.results):
         results.save_limits(results.limits(blank, plan.results).with_seed(case.seed, bounds), plan.results)
 
 
 def _keep(plan: Plan, task: Task, seed: int, estimator: Estimator, cell: Cell, provenance: machine.Provenance) -> str:
-    """Put a cell into its result file, unless it is a failure where a good one stands; returns the result's name."""
-    with locked(lock(plan.cache, results.path(results.blank(task, plan.device, estimator), plan.results))):
+    """Put a cell into its result file, unless it is a failure where a good one stands; returns the result's name.
+
+    Raises LoobenchError where the file has become one of another version on the way.
+    """
+    blank = results.blank(task, plan.device, estimator)
+    at = results.path(blank, plan.results)
+    with results.changing(at, plan.results):
+        if _other(at, blank):
+            raise LoobenchError(
+                f"{at} is of another version of {estimator.name} or loobench by now: another run writes into the same results; "
+                "give one of the two its own --results, then repeat"
+            )
         result = stored(task, plan.device, estimator, plan.results)
         before = result.cells.get(str(seed))
         if not (cell.failed and before and before.status == "ok"):
@@ -332,25 +430,26 @@ def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
         estimate(estimator, like(run), device)
 
 
-def lock(cache: Path, at: Path) -> Path:
-    """The lock file for a result file: what reads, changes and writes it holds the lock."""
-    return cache / "locks" / f"{at.parent.name}-{at.name}"
-
-
 def rescore(at: Path, cache: Path, seeds: Iterable[str] | None = None) -> tuple[Result, list[str]]:
     """Compute the metrics of a result file, or of some of its seeds, anew from kept estimates and truths.
 
     Returns the result as its file now has it, and the seeds for which an estimate or truth is missing, left as they are.
     """
-    with locked(lock(cache, at)):
-        result = results.load(at)
-        chosen = result.cells if seeds is None else {seed: result.cells[seed] for seed in seeds}
-        fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in chosen.items() if cell.status == "ok"}
-        known = {seed: cell for seed, cell in fresh.items() if cell}
-        updated = replace(result, cells={**result.cells, **known})
-        if updated != result:
-            results.save(updated, at.parent.parent)
+    result = results.load(at)
+    chosen = result.cells if seeds is None else {seed: result.cells[seed] for seed in seeds}
+    fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in chosen.items() if cell.status == "ok"}
+    changed = {seed: cell for seed, cell in fresh.items() if cell and cell != result.cells[seed]}
+    updated = _exchanged(at, result, changed) if changed else result
     return updated, [seed for seed, cell in fresh.items() if not cell]
+
+
+def _exchanged(at: Path, before: Result, changed: Mapping[str, Cell]) -> Result:
+    """Put cells into a result file in the place of those of `before`; what others have changed since stays."""
+    with results.changing(at, at.parent.parent):
+        now = results.load(at)
+        mine = {seed: cell for seed, cell in changed.items() if now.cells.get(seed) == before.cells[seed]}
+        results.save(updated := replace(now, cells={**now.cells, **mine}), at.parent.parent)
+    return updated
 
 
 def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None:

@@ -230,7 +230,7 @@ def verify_command(options: argparse.Namespace, means: Callable[[str], Any], bar
         verify.refuse_taken(found, options.results)
     print(f"note: --nonce {inquiry.nonce} repeats this sample and these fresh seeds", file=sys.stderr)
     report = verify.verify(found, inquiry, bar)
-    written = verify.save(found, report, options.cache, options.results)
+    written = verify.save(found, report, options.results)
     if options.markdown:
         files.write(options.markdown, verdicts.markdown(report).encode())
     if written:

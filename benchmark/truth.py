@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from benchmark.counterfactuals import Design, design
 from benchmark.counterfactuals import leave_one_out as each_sample
 from benchmark.engine import Runs, gram_pays
 from benchmark.errors import DamagedFile, Diverged
-from benchmark.files import json_digest, read_sealed, write_sealed
+from benchmark.files import claimed, json_digest, read_sealed, write_sealed
 from benchmark.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
 from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
 from benchmark.tasks import Task, build, flipped
@@ -175,8 +175,22 @@ def cached_truth(
 ) -> GroundTruth:
     """The truth from the cache, if it is whole, of this very trajectory and timed on this machine; else computed and kept.
 
-    Chunks of runs are kept as they are done, so that a run that was stopped goes on from there.
+    Chunks of runs are kept as they are done, so that a run that was stopped goes on from there. A truth that another process
+    computes into this cache is waited for.
     """
+    with computing(task, seed, cache, device):
+        return _cached_truth(task, seed, run, cache, device, means, progress)
+
+
+def computing(task: Task, seed: int, cache: Path, device: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+    """Claim the truth of a task and seed, or the preparation of its uses, in this cache; whether it may be computed now."""
+    at = path(task.digest(), seed, cache, device)
+    return claimed(cache / "locks" / f"{at.stem}.lock", f"the truth of {task.name}, seed {seed}, in this cache", wait=wait)
+
+
+def _cached_truth(
+    task: Task, seed: int, run: Trajectory, cache: Path, device: str, means: Means, progress: Progress
+) -> GroundTruth:
     found = kept(task.digest(), seed, cache, device)
     # the last bits of a small chunk will do only where memory is short
     asked = design(task, run, seed)
@@ -220,6 +234,13 @@ def cached_uses(
     task: Task, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means = FREE
 ) -> Prepared:
     """What the uses of a task and seed are judged by, from the cache or trained and kept, with a progress bar."""
+    with computing(task, seed, cache, device):
+        return _cached_uses(task, seed, run, exact, cache, device, bar, means)
+
+
+def _cached_uses(
+    task: Task, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means
+) -> Prepared:
     assert task.uses
     at, of = path(task.digest(), seed, cache, device).with_suffix(".uses"), exact.digest()
     found = known(at, {}, "preparation of uses") if at.exists() else None

@@ -11,11 +11,11 @@ from pathlib import Path
 from benchmark import PROTOCOL, git, machine, registry, results, sandbox, submission, suites, suspicions, tasks, verdicts
 from benchmark.chunks import Means
 from benchmark.errors import Diverged, LoobenchError
-from benchmark.files import digest, locked, read
+from benchmark.files import read, source_digest
 from benchmark.questions import asked_of
 from benchmark.registry import Estimator
 from benchmark.results import Cell, Result, Verification
-from benchmark.run import Plan, computed, lock, opened
+from benchmark.run import Plan, computed, opened
 from benchmark.sandbox import Rules
 from benchmark.streams import stream
 from benchmark.suspicions import Excess, Spent
@@ -104,13 +104,13 @@ def _declared(source: str, rules: Rules) -> dict[str, Known]:
     path = source.partition(":")[0]
     if not path.endswith(".py"):
         raise LoobenchError(f"--estimator takes the file of an estimator that is not registered, FILE.py, got {source!a:.80}")
-    content = digest(read(Path(path)))
+    content = source_digest(read(Path(path)))
     return {one.name: (one, content) for one in sandbox.resolve([source], rules)}
 
 
 def _of_bundle(folder: Path, rules: Rules) -> list[Subject]:
     bundle = submission.read(folder)
-    source = digest(read(bundle.source))
+    source = source_digest(read(bundle.source))
     names = {result.estimator.name for result in bundle.results}
     known = {name: (one, source) for name, one in registry.registered().items() if name in names and one.source == source}
     declared = known if len(known) == len(names) else _declared(str(bundle.source), rules)  # known: it was merged
@@ -127,7 +127,7 @@ def _of_file(at: Path, given: Mapping[str, Known]) -> Subject:
     if name not in registry.registered():
         raise LoobenchError(f"{at}: the estimator {name!a:.80} is not registered: name its source by --estimator FILE.py")
     one = registry.registered()[name]
-    return _subject(result, {name: (one, digest(read(ROOT / registry.sources()[name])))}, folder)
+    return _subject(result, {name: (one, source_digest(read(ROOT / registry.sources()[name])))}, folder)
 
 
 def _subject(result: Result, declared: Mapping[str, Known], folder: Path | None) -> Subject:
@@ -459,7 +459,7 @@ def refuse_taken(found: Sequence[Subject], folder: Path) -> None:
             )
 
 
-def save(found: Sequence[Subject], report: Report, cache: Path, folder: Path | None) -> list[Path]:
+def save(found: Sequence[Subject], report: Report, folder: Path | None) -> list[Path]:
     """Write the verifications into result files in their place, and a bundle's results, verified or not, into `folder`.
 
     Returns what was written. Raises LoobenchError where a file is no longer what was verified; that one is left.
@@ -468,13 +468,13 @@ def save(found: Sequence[Subject], report: Report, cache: Path, folder: Path | N
     for one, verified in zip(found, report.verified, strict=True):
         place = one.folder or folder
         if place and (verified.verdict or not one.folder):
-            written.append(_save(replace(one.result, verified=verification(verified, report)), place, cache))
+            written.append(_save(replace(one.result, verified=verification(verified, report)), place))
     return written
 
 
-def _save(result: Result, folder: Path, cache: Path) -> Path:
+def _save(result: Result, folder: Path) -> Path:
     at = results.path(result, folder)
-    with locked(lock(cache, at)):
+    with results.changing(at, folder):
         if at.exists() and results.load(at).substance != result.substance:
             raise LoobenchError(f"{at} was changed while it was verified and is left as it is: repeat `loobench verify`")
         return results.save(result, folder)

@@ -128,14 +128,6 @@ def test_a_failure_does_not_replace_a_good_cell(tmp_path: Path, capsys: pytest.C
     assert load("twice") == before
 
 
-def test_runs_at_the_same_time_lose_no_cell(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--estimator", "loss", "--seeds"]
-    both = [subprocess.Popen([*command, seeds], cwd=tmp_path, stdout=subprocess.DEVNULL) for seeds in ("0-9", "10-19")]
-
-    assert [started.wait() for started in both] == [0, 0]
-    assert len(load("loss").cells) == 20
-
-
 def test_a_truth_of_another_trajectory_problem_machine_or_harness_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
