@@ -641,7 +641,7 @@ def report_command(options: argparse.Namespace) -> int:
     library = folder / page.LIBRARY  # of whichever version is installed
     expected[options.board] = report.leaderboard(made, sources).encode()
     if (readme := options.board.parent / "README.md").exists():
-        expected[readme] = report.quoted(files.read(readme).decode(), made, sources).encode()
+        expected[readme] = report.quoted(files.unix(files.read(readme)).decode(), made, sources).encode()
     stale = [at for at in (folder / "data").rglob("*.js") if at not in (*expected, library)]
     silent = manifest.silent(before, now)
     _tell(silent)

@@ -15,7 +15,7 @@ import torch
 import benchmark
 from benchmark import git
 from benchmark.errors import LoobenchError, unknown
-from benchmark.files import digest, json_digest
+from benchmark.files import digest, json_digest, unix
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
@@ -68,7 +68,7 @@ def harness() -> str:
     Scores are left out: they are computed anew whenever they are looked at.
     """
     folder = Path(benchmark.__file__).parent
-    return digest(*(part for name in NUMERIC for part in (name.encode(), (folder / f"{name}.py").read_bytes())))
+    return digest(*(part for name in NUMERIC for part in (name.encode(), unix((folder / f"{name}.py").read_bytes()))))
 
 
 def device(name: str) -> str:

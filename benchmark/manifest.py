@@ -1,6 +1,5 @@
 """results/manifest.json: what is published, one line for each file, so that nothing of it changes silently."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ import numpy as np
 
 from benchmark import board, results
 from benchmark.errors import DamagedFile
-from benchmark.files import read, write
+from benchmark.files import read, sha256, write
 from benchmark.records import decode, encode
 from benchmark.results import MANIFEST, Result, dump
 
@@ -26,7 +25,7 @@ ADVICE = "raise `version=` in its @estimator where the method has changed, or re
 class Published:
     """A result file as it was published."""
 
-    sha256: str  # of the file's bytes
+    sha256: str  # of the file
     version: str  # of the estimator
     harness: str  # first digits of what decides numbers
     task: str  # first digits of the task's digest
@@ -74,11 +73,6 @@ def score(result: Result, seed: str) -> float | None:
     """The mean over queries of the score that ranks a seed; None where it failed or is not defined."""
     value = float(board.ranking(result, seed).mean()) if result.cells[seed].status == "ok" else np.nan
     return None if np.isnan(value) else float(f"{value:.{DIGITS}g}")
-
-
-def sha256(content: bytes) -> str:
-    """SHA-256 as `sha256sum` prints it."""
-    return hashlib.sha256(content).hexdigest()
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

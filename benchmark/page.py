@@ -31,7 +31,7 @@ from benchmark.board import (
     verdict,
 )
 from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.files import json_digest
+from benchmark.files import json_digest, unix
 from benchmark.questions import asked_of
 from benchmark.report import ABOUT, RENORMALISED, choice, interval, letters, short_names
 from benchmark.results import Cell, Result
@@ -169,7 +169,8 @@ def unpacked(content: bytes) -> tuple[bytes, Record]:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two files say the same; what is packed in files of the page may have been by another version of zlib."""
+    """Whether two files say the same: ends of lines may differ, and the version of zlib that packed what the page has."""
+    one, other = unix(one), unix(other)
     if one == other:
         return True
     try:

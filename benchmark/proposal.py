@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmark import git, submission
 from benchmark.errors import LoobenchError
-from benchmark.files import digest
+from benchmark.files import source_digest
 from benchmark.files import write as put
 from benchmark.submission import MOST_BYTES, MOST_FILES, RESULT, SOURCE, Bundle
 
@@ -99,7 +99,7 @@ def bundles(root: Path, base: str, head: str, out: Path) -> Iterator[Bundle]:
     changed = changes(root, base, head)
     refuse_others(changed)
     files = {change.path: _blob(root, head, change.path) for change in changed}
-    sources = {digest(content): path for path, content in _sources(root, head).items()}
+    sources = {source_digest(content): path for path, content in _sources(root, head).items()}
     proposed: dict[str, dict[str, bytes]] = {path: {} for path in files if SOURCE.fullmatch(path)}
     for path, content in files.items():
         if RESULT.fullmatch(path):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from benchmark.errors import LoobenchError, place, unknown
-from benchmark.files import digest, json_digest, read
+from benchmark.files import json_digest, read, source_digest
 from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
 
@@ -86,7 +86,7 @@ class Estimator:
     function: Callable[..., Tensor]
     settings: dict[str, Any]
     paper: str
-    source: str  # SHA-256 of the file that defines it
+    source: str  # digest of the file that defines it, whatever ends its lines
     loss_units: bool = False
     all_horizons: bool = False
     optimizers: tuple[str, ...] = OPTIMIZERS
@@ -158,7 +158,7 @@ def estimator(
     tuned on the "paper" unless it is said otherwise.
     """
     # of the file that declares, not of the function's: another decorator's wrapper may come from another file
-    source = digest(read(Path(sys._getframe(1).f_code.co_filename)))
+    source = source_digest(read(Path(sys._getframe(1).f_code.co_filename)))
     described = Estimator(
         name,
         Tensor.clone,  # until there is one

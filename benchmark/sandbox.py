@@ -24,7 +24,7 @@ from typing import Any
 from benchmark import registry, transport, warmup
 from benchmark.calculus import Count
 from benchmark.errors import DamagedFile, Failure, LoobenchError
-from benchmark.files import digest, pack, read, unpack
+from benchmark.files import pack, read, source_digest, unpack
 from benchmark.jail import Allowance as Allowance
 from benchmark.jail import Server
 from benchmark.jail import kind as kind
@@ -258,7 +258,7 @@ class Session:
 
     def _believed(self, content: Any) -> Estimator:
         """A declaration of the other side, checked as if it were made here."""
-        return registry.rebuilt(content, self.function, digest(self.function.source))
+        return registry.rebuilt(content, self.function, source_digest(self.function.source))
 
     def ask(self, estimator: Estimator, run: Trajectory) -> tuple[Answer, float, int]:
         """The answer to one run; seconds of processor since the file began to be read but for the call's; bytes of the run.

@@ -7,7 +7,6 @@
 A bundle may come from anyone: reading one runs none of its code, follows no link, and refuses all that is not of this layout.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from typing import Any
 
 from benchmark import PROTOCOL, machine, results, suites
 from benchmark.errors import LoobenchError
-from benchmark.files import digest, json_digest
+from benchmark.files import json_digest, sha256, source_digest, unix
 from benchmark.files import read as contents
 from benchmark.files import write as put
 from benchmark.registry import NAME, sources
@@ -69,10 +68,10 @@ def write(names: Sequence[str], folder: Path, source: Path, out: Path, by: str) 
     Raises LoobenchError where a task or seed of the suite is missing, where results are of another source than the file or of
     another version of loobench, where no cell is scored, and for a file name that is taken.
     """
-    content = contents(source)
+    content = unix(contents(source))
     _check_source(source)
-    found = [_own(name, task, folder, digest(content)) for name in names for task in suites.CORE.tasks]
-    found += [result for name in names for result in _others(name, folder, digest(content))]
+    found = [_own(name, task, folder, source_digest(content)) for name in names for task in suites.CORE.tasks]
+    found += [result for name in names for result in _others(name, folder, source_digest(content))]
     claimed = [claim(result, by) for result in found]
     files = {results.path(one, Path("results")).as_posix(): results.packed(one) for one in claimed}
     bundle = pack(f"estimators/{source.name}", content, files, out)
@@ -111,7 +110,7 @@ def pack(name: str, source: bytes, files: Mapping[str, bytes], out: Path) -> Bun
 
 
 def _write_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
-    hashes = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())}
+    hashes = {path: sha256(content) for path, content in sorted(files.items())}
     manifest = {"format": FORMAT, "estimator file": name, "files": hashes}
     for path, content in files.items():
         _expect_layout(path)
@@ -185,7 +184,7 @@ def read(folder: Path) -> Bundle:
     for name in sorted(listed):
         _expect_hash(folder / name, name, listed[name])
     source = _source(manifest["estimator file"], set(listed))
-    stated = digest(contents(folder / source))
+    stated = source_digest(contents(folder / source))
     read_results = tuple(_result(folder, name, stated) for name in sorted(listed) if name != source)
     if not read_results:
         raise LoobenchError(f"{folder} has no results: run `loobench run --suite core`, then `loobench submit`")
@@ -279,7 +278,7 @@ def _expect_same(listed: set[str], found: set[str]) -> None:
 
 
 def _expect_hash(at: Path, name: str, stated: str) -> None:
-    if (found := hashlib.sha256(contents(at)).hexdigest()) != stated:
+    if (found := sha256(contents(at))) != stated:
         raise LoobenchError(
             f"{name} was changed after the manifest: that says {stated!a:.70}, its SHA-256 is {found}; "
             "write the bundle again by `loobench submit`"

@@ -10,6 +10,7 @@ import pytest
 import synthetic
 
 from benchmark import proposal, registry, results, scaffold, submission, suites
+from benchmark.files import source_digest
 from benchmark.proposal import Change, fenced
 from benchmark.results import Result
 
@@ -154,7 +155,7 @@ def test_a_new_version_of_a_file_takes_the_place_of_the_old_one(repository: Path
 
 
 def of_source(found: Result, content: bytes) -> Result:
-    estimator = replace(found.estimator, source=proposal.digest(content))
+    estimator = replace(found.estimator, source=source_digest(content))
     stated = {"name": estimator.name, "settings": estimator.settings, "source": estimator.source}
     return replace(found, estimator=replace(estimator, identity=results.json_digest(stated)))
 
