@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,33 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 1 where an estimator failed or a check did, 2 for bad input, 130 for Ctrl-C."""
-    options = parser().parse_args(arguments)
     code: int = 0
     try:
+        options = parser().parse_args(arguments, Options())
         with _patient_reader():
             code = options.command(options)
     except LoobenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # of a folder or a disk, wherever it was met
+        print(
+            f"error: {error.filename or 'the system'}: {error.strerror or error}; mend that, or choose another place",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted: what was done is kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+class Options(argparse.Namespace):
+    """The options of a command; where the cache is, is asked only by those that need one."""
+
+    @cached_property
+    def cache(self) -> Path:
+        """The cache that no option names. Raises LoobenchError where the system tells no place for one."""
+        return _folder(os.environ["LOOBENCH_CACHE"]) if os.environ.get("LOOBENCH_CACHE") else _usual_cache()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -196,12 +211,30 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 
 
 def _add_cache(command: argparse.ArgumentParser) -> None:
-    usual = os.environ.get("LOOBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loobench"
-    command.add_argument("--cache", type=_folder, default=str(usual), help="data, truths, raw estimates (or LOOBENCH_CACHE)")
+    command.add_argument(
+        "--cache", type=_folder, default=argparse.SUPPRESS, help="data, truths, raw estimates (or LOOBENCH_CACHE)"
+    )
 
 
 def _folder(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise LoobenchError(f"the folder {text!r} cannot be found: {str(error).rstrip('.')}; write its whole path") from error
+
+
+def _usual_cache() -> Path:
+    """The folder that the system has for it. Raises LoobenchError where it has none, or that cannot be made."""
+    from platformdirs import user_cache_path
+
+    advice = "name a folder by --cache or LOOBENCH_CACHE"
+    try:
+        (usual := user_cache_path("loobench")).mkdir(parents=True, exist_ok=True)
+    except RuntimeError as error:
+        raise LoobenchError(f"there is no home for a cache: {error}; or {advice}") from error
+    except OSError as error:
+        raise LoobenchError(f"the cache {usual} cannot be made: {error.strerror}; {advice}") from error
+    return usual
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
@@ -215,6 +248,8 @@ def run_command(options: argparse.Namespace) -> int:
     from benchmark.run import Outcome, Trouble, execute, set_aside
 
     plan, asked = _plan(options), _wandb(options)
+    if why := machine.no_commit():
+        print(f"warning: these results will name no commit: {why}", file=sys.stderr)
     if not options.estimator:
         _tell_missing()
     if aside := set_aside(plan):
@@ -248,8 +283,6 @@ def _tell_missing() -> None:
     for need, names in lacking.items():
         print(f"note: left out {len(names)} ({names[0]} ...), which need {need}", file=sys.stderr)
 
-    if why := machine.no_commit():
-        print(f"warning: these results will name no commit: {why}", file=sys.stderr)
 
 @contextmanager
 def _patient_reader() -> Iterator[None]:
@@ -631,6 +664,15 @@ def doctor_command(_options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """`loobench report`."""
+    from benchmark import results
+
+    if options.check or not options.results.is_dir():
+        return _report(options)
+    with results.changing(options.results / results.MANIFEST, options.results):
+        return _report(options)
+
+
+def _report(options: argparse.Namespace) -> int:
     from benchmark import cite, files, manifest, page, registry, report, results, schema
 
     found = results.load_all(options.results)
@@ -664,15 +706,6 @@ def report_command(options: argparse.Namespace) -> int:
     print(f"wrote {options.board} and {folder / 'index.html'}")
     return 0
 
-    from benchmark import results
-
-    if options.check or not options.results.is_dir():
-        return _report(options)
-    with results.changing(options.results / results.MANIFEST, options.results):
-        return _report(options)
-
-
-def _report(options: argparse.Namespace) -> int:
 
 def _tell(lines: Sequence[str]) -> None:
     """Print errors, not more of them than a reader takes in."""
