@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from benchmark import __version__, submitting
 from benchmark.errors import LoobenchError
+from benchmark.text import line
 
 MOST_SEEDS = 100
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
@@ -19,12 +21,15 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0, or 1 where an estimator failed or a check did, 2 for bad input, 130 for Ctrl-C."""
     code: int = 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal lacks a letter
     try:
         options = parser().parse_args(arguments, Options())
         with _patient_reader():
             code = options.command(options)
     except LoobenchError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line(error, 10_000)}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:  # of a folder or a disk, wherever it was met
         print(
@@ -464,11 +469,11 @@ def _list_suites(_options: argparse.Namespace) -> tuple[list[str], list[list[str
 
 def _list_estimators(_options: argparse.Namespace) -> tuple[list[str], list[list[str]]]:
     from benchmark.registry import registered
-    from benchmark.sandbox import packaged, printable
+    from benchmark.sandbox import packaged
 
     rows = [[e.name, "loss" if e.loss_units else "score", e.tuned_on, e.paper[:70]] for e in registered().values()]
     strangers = [[name, "?", "?", f"package {point.module}"] for name, point in packaged().items() if name not in registered()]
-    rows += [[printable(cell) for cell in row] for row in strangers]  # nothing of theirs is imported
+    rows += [[line(cell) for cell in row] for row in strangers]  # nothing of theirs is imported
     return ["estimator", "units", "tuned on", "source"], rows
 
 
@@ -693,7 +698,7 @@ def _report(options: argparse.Namespace) -> int:
         wrong = [at for at, content in expected.items() if not at.exists() or not page.same(files.read(at), content)]
         wrong += [library] * (not library.exists())
         for at in [*wrong, *stale]:
-            print(f"error: {at} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
+            print(f"error: {line(at)} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
         print(f"{len(expected) - len(wrong)} of {len(expected)} files are what {options.results} gives")
         return FAILED if wrong or stale or unsaid or silent else 0
     if silent:
@@ -711,8 +716,8 @@ def _tell(lines: Sequence[str]) -> None:
     """Print errors, not more of them than a reader takes in."""
     from benchmark.manifest import shortened
 
-    for line in shortened(lines):
-        print(f"error: {line}", file=sys.stderr)
+    for one in shortened(lines):
+        print(f"error: {line(one)}", file=sys.stderr)
 
 
 def audit_command(options: argparse.Namespace) -> int:

@@ -5,6 +5,10 @@ from difflib import get_close_matches
 from pathlib import PurePath
 from traceback import extract_tb
 
+from benchmark.text import line
+
+MOST = 600  # characters of what a failure says
+
 
 class LoobenchError(Exception):
     """A rule was broken by the input or the machine; the message says what was expected, what came, what to do."""
@@ -27,10 +31,10 @@ class Withheld(LoobenchError):
 
 
 class Failure(Exception):
-    """An estimator broke a rule; `status` is the kind of failure that its result records."""
+    """An estimator broke a rule; `status` is the kind of failure that its result records, the message one line of it."""
 
     def __init__(self, status: str, message: str, traceback: str = "") -> None:
-        super().__init__(message)
+        super().__init__(line(message, MOST))
         self.status, self.traceback = status, traceback
 
 

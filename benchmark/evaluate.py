@@ -1,6 +1,5 @@
 """Call an estimator on a reference run, blind and timed, and judge the shape of what it returns."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from benchmark.errors import Unsolved, Withheld, place
 from benchmark.problem import Trajectory, map_tensors, tensors
 from benchmark.registry import Estimator
 from benchmark.sandbox import Answer, Confined
+from benchmark.text import line, without_folders
 
 MOST = 1e100  # the square of a larger number would not be one
 LONGEST = 20_000  # characters of a traceback
@@ -142,15 +142,10 @@ def _call(estimator: Estimator, run: Trajectory, device: str) -> Answer:
 def _brief(error: BaseException) -> str:
     """Kind and message of an error in a line, without the folders of this machine."""
     try:
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in str(error)).split())
+        text = str(error)
     except Exception:
         text = "its message cannot be read"
-    return without_folders(f"{type(error).__name__}: {text}")[:300]
-
-
-def without_folders(text: str) -> str:
-    """A text whose paths are cut to their last part."""
-    return re.sub(r"(/[^\s/'\":,]+)+/", "", text)
+    return line(without_folders(f"{type(error).__name__}: {text}"), 300)
 
 
 def of_shape(effect: Any, run: Trajectory, estimator: Estimator) -> Tensor:

@@ -16,6 +16,7 @@ import benchmark
 from benchmark import git
 from benchmark.errors import LoobenchError, unknown
 from benchmark.files import digest, json_digest, unix
+from benchmark.text import line
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
@@ -233,7 +234,7 @@ def timed_on(device: str) -> str:
 def provenance(command: str, device: str, dtype: str) -> Provenance:
     """Command, commit, versions, device, threads and dtype of what is computed now."""
     return {
-        "command": command,
+        "command": line(command),
         "commit": commit(),
         "loobench": benchmark.__version__,
         "protocol": benchmark.PROTOCOL,
@@ -241,7 +242,7 @@ def provenance(command: str, device: str, dtype: str) -> Provenance:
         **{name: _version(name) for name in PACKAGES},
         **{name: found for name in OPTIONAL if (found := _version(name)) != ABSENT},
         "system": f"{platform.system()} {platform.machine()}",
-        "device": hardware(device),
+        "device": line(hardware(device)),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
     }

@@ -7,8 +7,10 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from benchmark.errors import LoobenchError
+from benchmark.text import LONGEST, is_line, line, quoted
 
 LARGEST = 2**63  # an integer is below it, so that every program can count with it
+DEEPEST = 16  # lists and objects in one another, of what has no type
 
 
 class Mismatch(LoobenchError, ValueError):
@@ -16,9 +18,12 @@ class Mismatch(LoobenchError, ValueError):
 
 
 def decode(kind: Any, value: Any, where: str = "file") -> Any:
-    """`value` as `kind`: a dataclass, list, dict with string keys, union, or str, int, float, bool, None, Any."""
+    """`value` as `kind`: a dataclass, list, dict with string keys, union, or str, int, float, bool, None, Any.
+
+    Every string and every key, at whatever depth, must be one printable line of bounded length.
+    """
     if kind is Any:
-        return value
+        return _untyped(value, where)
     if is_dataclass(kind):
         return _record(kind, value, where)
     origin, inner = get_origin(kind), get_args(kind)
@@ -27,7 +32,7 @@ def decode(kind: Any, value: Any, where: str = "file") -> Any:
     if origin is list:
         return [decode(inner[0], item, f"{where}[{i}]") for i, item in enumerate(_expect(list, value, where))]
     if origin is dict:
-        return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _expect(dict, value, where).items()}
+        return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _keyed(value, where).items()}
     return _plain(kind, value, where)
 
 
@@ -43,7 +48,7 @@ def _differences(kind: Any, found: set[str]) -> Iterator[str]:
     if missing := names - found - usual.keys():
         yield f"missing {', '.join(sorted(missing))}"
     if extra := found - names:
-        yield f"unknown {', '.join(sorted(extra))}"
+        yield f"unknown {line(', '.join(sorted(extra)), 100)}"
 
 
 def later(kind: Any) -> dict[str, Any]:
@@ -64,11 +69,37 @@ def _plain(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and small and isfinite(value):
         return float(value)
     if kind is float or type(value) is not kind or not small:
-        raise Mismatch(f"{where}: expected {kind.__name__}, got {value!r:.60}")
-    return value
+        raise Mismatch(f"{where}: expected {kind.__name__}, got {quoted(value)}")
+    return _line(value, where) if isinstance(value, str) else value
+
+
+def _untyped(value: Any, where: str, depth: int = 1) -> Any:
+    """A JSON value of any type, whose strings and numbers are as those of records."""
+    if isinstance(value, dict | list | tuple) and depth > DEEPEST:
+        raise Mismatch(f"{where}: expected at most {DEEPEST} lists and objects in one another")
+    if isinstance(value, dict):
+        return {key: _untyped(item, f"{where}.{key}", depth + 1) for key, item in _keyed(value, where).items()}
+    if isinstance(value, list | tuple):
+        return [_untyped(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    return value if value is None else _plain(type(value), value, where)
+
+
+def _keyed(value: Any, where: str) -> dict[str, Any]:
+    """A JSON object, whose keys are lines."""
+    found: dict[str, Any] = _expect(dict, value, where)
+    for key in found:
+        _line(key, f"{where}, a key")
+    return found
+
+
+def _line(text: str, where: str) -> str:
+    if not is_line(text):
+        rule = f"one line of at most {LONGEST} printable characters, none hidden"
+        raise Mismatch(f"{where}: expected {rule}, got {quoted(text)}")
+    return text
 
 
 def _expect(kind: type, value: Any, where: str) -> Any:
     if not isinstance(value, kind):
-        raise Mismatch(f"{where}: expected {kind.__name__}, got {value!r:.60}")
+        raise Mismatch(f"{where}: expected {kind.__name__}, got {quoted(value)}")
     return value

@@ -22,6 +22,8 @@ from benchmark.errors import LoobenchError, place, unknown
 from benchmark.files import json_digest, read, source_digest
 from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
+from benchmark.records import decode
+from benchmark.text import is_line
 
 FOLDERS = ("baselines", "estimators")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
@@ -192,15 +194,17 @@ def check_declaration(variant: Estimator) -> None:
     if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 64:
         rule = "a name is up to 64 small letters and digits, single - . _ between them, after one / if it is of a library"
         raise LoobenchError(f"estimator name {name!r:.80}: {rule}")
-    if not isinstance(variant.paper, str) or not 0 < len(variant.paper) <= 300 or not variant.paper.isprintable():
+    if not isinstance(variant.paper, str) or not variant.paper or not is_line(variant.paper, 300):
         rule = "paper must say where the method is from, in one line of up to 300 characters"
         raise LoobenchError(f"estimator {name!r}: {rule}, got {variant.paper!r:.80}")
     if not isinstance(variant.version, str) or not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,2}", variant.version):
         raise LoobenchError(f"version of estimator {name}: digits with points between, as 1.2, got {variant.version!r:.80}")
     try:
-        size = len(json.dumps(variant.settings, allow_nan=False))
+        size = len(content := json.dumps(variant.settings, allow_nan=False))
+        decode(dict[str, Any], json.loads(content), "settings")
     except (TypeError, ValueError, RecursionError) as error:
-        raise LoobenchError(f"the settings of estimator {name!r}: settings must be JSON values: {error}") from error
+        rule = "settings must be JSON values, each text one printable line"
+        raise LoobenchError(f"the settings of estimator {name!r}: {rule}: {error}") from error
     if size > MOST_SETTINGS:
         raise LoobenchError(f"the settings of estimator {name!r} take {size} characters, {MOST_SETTINGS} at most")
     _check_kinds(variant)

@@ -362,6 +362,8 @@ def check_limits(content: Any) -> Limits:
     _check_schema(content)
     found: Limits = decode(Limits, content, "limits")
     _checked_task(found.task, "limits.task")
+    for seed in found.seeds:
+        _check_seed(f"limits.seeds.{seed}", seed)
     return found
 
 
@@ -376,8 +378,7 @@ def _check_schema(content: Any) -> None:
 
 def _check_cell(seed: str, cell: Cell, result: Result, horizons: int) -> None:
     where = f"result.cells.{seed}"
-    if not (seed.isdigit() and str(int(seed)) == seed):
-        raise Mismatch(f"{where}: expected a seed number")
+    _check_seed(where, seed)
     if cell.status not in STATUSES:
         raise Mismatch(f"{where}.status: expected one of {', '.join(STATUSES)}, got {cell.status!r}")
     if cell.provenance not in result.provenance:
@@ -388,6 +389,11 @@ def _check_cell(seed: str, cell: Cell, result: Result, horizons: int) -> None:
         raise Mismatch(f"{where}.scores: expected {horizons} horizons, got another number for {', '.join(bad)}")
     _check_numbers(where, cell)
     _check_ranking(where, cell, result.task)
+
+
+def _check_seed(where: str, seed: str) -> None:
+    if not (seed.isdecimal() and str(int(seed)) == seed):
+        raise Mismatch(f"{where}: expected a seed number")
 
 
 def _check_numbers(where: str, cell: Cell) -> None:

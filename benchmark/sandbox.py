@@ -32,6 +32,7 @@ from benchmark.jail import server as server
 from benchmark.problem import Trajectory
 from benchmark.registry import Estimator
 from benchmark.results import FAILURES
+from benchmark.text import line, without_folders
 from benchmark.train import train
 
 GROUP = "loobench.estimators"  # of entry points of installed packages: a name, and the module that declares
@@ -309,11 +310,11 @@ class Session:
     def _failure(self, facts: dict[str, Any]) -> None:
         """Raise the failure that the other side tells of, if it does."""
         if "refused" in facts:
-            raise LoobenchError(printable(str(facts["refused"])))
+            raise LoobenchError(line(without_folders(str(facts["refused"])), 600))
         if "failure" not in facts:
             return
         known = facts["failure"] in (*FAILURES, "unsupported")
-        told = printable(str(facts.get("message"))), _lines(str(facts.get("traceback")))
+        told = without_folders(str(facts.get("message"))), _lines(str(facts.get("traceback")))
         raise Failure(facts["failure"] if known else "crashed", *told)
 
     def _send(self, content: bytes) -> None:
@@ -421,14 +422,9 @@ def _noted(notes: Any) -> bool:
     )
 
 
-def printable(text: str) -> str:
-    """A stranger's text as one short line."""
-    return re.sub(r"[^ -~]+", " ", re.sub(r"(/[^\s/'\":,]+)+/", "", text))[:600]
-
-
 def _lines(text: str) -> str:
     """A stranger's text as short lines."""
-    return "\n".join(printable(line) for line in text.splitlines()[-100:]).strip()
+    return "\n".join(line(without_folders(part), 600) for part in text.splitlines()[-100:]).strip()
 
 
 def _status(process: int, kind: str) -> int | None:

@@ -10,6 +10,7 @@ from benchmark.metrics import METRICS
 from benchmark.questions import QUESTIONS
 from benchmark.records import later
 from benchmark.results import SCHEMA, STATUSES, TEXTS, VERDICTS, Bounds, Cell, Described, Limits, Result, Verification
+from benchmark.text import LONGEST, UNSEEN
 
 Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -17,12 +18,16 @@ ABOUT = {
     Result: "what one estimator did on one task, seed by seed: results/<task>/<estimator>.json",
     Limits: "what is known of the truths of one task, whoever estimates them: results/<task>.json",
 }
+LINE: Schema = {"maxLength": LONGEST, "not": {"type": "string", "pattern": UNSEEN}}  # of a string, if it is one
+KEYS: Schema = {"propertyNames": {"$ref": "#/$defs/line"}}
+UNTYPED: Schema = {"$ref": "#/$defs/untyped"}
+SHARED: Schema = {"line": LINE, "untyped": {**LINE, **KEYS, "additionalProperties": UNTYPED, "items": UNTYPED}}
 PLAIN: Mapping[Any, Schema] = {
-    str: {"type": "string"},
+    str: {"type": "string", "$ref": "#/$defs/line"},
     int: {"type": "integer"},
     float: {"type": "number"},
     bool: {"type": "boolean"},
-    Any: {},
+    Any: UNTYPED,
 }
 SHORTENED: Schema = {"pattern": "^[0-9a-f]{16}([0-9a-f]{48})?$"}
 DIGEST: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}  # SHA-256
@@ -45,7 +50,14 @@ def document(name: str, kind: type) -> Schema:
     """The schema of a file: the record's own, with the file's digest beside its fields."""
     record = of_record(kind)
     whole = {"properties": {**record["properties"], "digest": DIGEST}, "required": [*record["required"], "digest"]}
-    return {"$schema": DIALECT, "title": f"loobench {name}, schema {SCHEMA}", "description": ABOUT[kind], **record, **whole}
+    return {
+        "$schema": DIALECT,
+        "title": f"loobench {name}, schema {SCHEMA}",
+        "description": ABOUT[kind],
+        **record,
+        **whole,
+        "$defs": SHARED,
+    }
 
 
 def of_record(kind: Any) -> Schema:
@@ -73,7 +85,7 @@ def of(kind: Any) -> Schema:
     if origin is list:
         return {"type": "array", "items": of(inner[0])}
     if origin is dict:
-        return {"type": "object", "additionalProperties": of(inner[1])}
+        return {"type": "object", **KEYS, "additionalProperties": of(inner[1])}
     return dict(PLAIN[kind])
 
 
@@ -90,7 +102,7 @@ def scores() -> Schema:
 
 def task() -> Schema:
     """What of a task's record is shown, and so must be there; its digest stands for all of it."""
-    kinds = {"type": "object", "properties": {"kind": {"enum": [*QUESTIONS]}}, "required": ["kind"]}
+    kinds = {"type": "object", **UNTYPED, "properties": {"kind": {"enum": [*QUESTIONS]}}, "required": ["kind"]}
     known = {
         **dict.fromkeys(TEXTS, PLAIN[str]),
         "query": PLAIN[int],

@@ -26,6 +26,7 @@ from benchmark.files import read as contents
 from benchmark.files import write as put
 from benchmark.registry import NAME, sources
 from benchmark.results import Claim, Result
+from benchmark.text import is_line, line, quoted
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -223,27 +224,22 @@ def _expect_plain(name: str, facts: os.stat_result) -> None:
     """Raise LoobenchError for what is neither a plain file of the layout, of at most 1 MB, nor one of its folders."""
     if stat.S_ISDIR(facts.st_mode):
         if not FOLDER.fullmatch(name):
-            raise LoobenchError(f"{_shown(name)}: a bundle has the folders estimators and results/<task>; remove it")
+            raise LoobenchError(f"{quoted(name)}: a bundle has the folders estimators and results/<task>; remove it")
         return
     if not stat.S_ISREG(facts.st_mode):
-        raise LoobenchError(f"{_shown(name)}: a bundle has plain files, no links, pipes or devices; remove it")
+        raise LoobenchError(f"{quoted(name)}: a bundle has plain files, no links, pipes or devices; remove it")
     if name != MANIFEST:
         _expect_layout(name)
     if facts.st_size > MOST_BYTES:
-        raise LoobenchError(f"{_shown(name)} has {facts.st_size} bytes: a file of a bundle has at most {MOST_BYTES}")
+        raise LoobenchError(f"{quoted(name)} has {facts.st_size} bytes: a file of a bundle has at most {MOST_BYTES}")
 
 
 def _expect_layout(name: str) -> None:
     if not (SOURCE.fullmatch(name) or RESULT.fullmatch(name)):
         raise LoobenchError(
-            f"{_shown(name)}: a bundle has estimators/<file>.py, results/<task>/<estimator>.json and {MANIFEST}, "
+            f"{quoted(name)}: a bundle has estimators/<file>.py, results/<task>/<estimator>.json and {MANIFEST}, "
             "in small letters; remove or rename it"
         )
-
-
-def _shown(name: str) -> str:
-    """A name that may hold anything, for a message: escaped and short."""
-    return ascii(name)[:100]
 
 
 def _manifest(at: Path) -> dict[str, Any]:
@@ -274,7 +270,7 @@ def _expect_same(listed: set[str], found: set[str]) -> None:
         _expect_layout(name)
     for names, text in ((listed - found, "in the manifest, but not there"), (found - listed, "there, but not in the manifest")):
         if names:
-            raise LoobenchError(f"{_shown(min(names))} is {text}: write the bundle again by `loobench submit`")
+            raise LoobenchError(f"{quoted(min(names))} is {text}: write the bundle again by `loobench submit`")
 
 
 def _expect_hash(at: Path, name: str, stated: str) -> None:
@@ -302,7 +298,7 @@ def _result(folder: Path, name: str, source: str) -> Result:
     try:
         found = results.load(folder / name)
     except LoobenchError as error:  # it may quote a key, which may hold anything
-        raise LoobenchError("".join(letter if letter.isprintable() else "?" for letter in str(error))[:600]) from error
+        raise LoobenchError(line(error, 600)) from error
     for problem in _problems(found, name, source):
         raise LoobenchError(f"{name}: {problem}; write the bundle again by `loobench submit`")
     return found
@@ -321,14 +317,14 @@ def _problems(found: Result, name: str, source: str) -> Iterator[str]:
     """What keeps a result of a bundle from being read."""
     described = found.estimator
     if not NAME.fullmatch(described.name) or len(described.name) > 64:
-        yield f"{_shown(described.name)} is no name of an estimator"
+        yield f"{quoted(described.name)} is no name of an estimator"
     if not isinstance(found.task["name"], str) or found.task["name"] not in suites.TASKS:
-        yield f"this loobench has no task {_shown(str(found.task['name']))}"
+        yield f"this loobench has no task {quoted(str(found.task['name']))}"
     task = suites.TASKS[found.task["name"]]
     if (found.task_digest, found.task["suite"]) != (task.digest(), task.suite):
-        yield f"expected digest {task.digest()} of the task {task.name}, got {_shown(found.task_digest)}: of another loobench"
+        yield f"expected digest {task.digest()} of the task {task.name}, got {quoted(found.task_digest)}: of another loobench"
     if found.device != "cpu":
-        yield f"expected results of the CPU, got {_shown(found.device)}"
+        yield f"expected results of the CPU, got {quoted(found.device)}"
     if name != (expected := results.path(found, Path("results")).as_posix()):
         yield f"it holds the result {expected}"
     if described.source != source:
@@ -349,16 +345,12 @@ def _claim_problems(found: Result) -> Iterator[str]:
         return
     texts = {**{f"claimed.{key}": text for key, text in vars(found.claimed).items()}, "estimator.paper": found.estimator.paper}
     for where, most in LONGEST.items():
-        if not _is_line(text := texts[where], most):
-            yield f"{where}: expected one line of 1 to {most} printable characters without < and >, got {_shown(text)}"
+        if not is_line(text := texts[where], most) or set("<>") & set(text) or not text.strip():
+            yield f"{where}: expected one line of 1 to {most} printable characters without < and >, got {quoted(text)}"
     if not _is_time(found.claimed.when):
-        yield f"claimed.when: expected a time as 2026-01-31T12:00:00+00:00, got {_shown(found.claimed.when)}"
+        yield f"claimed.when: expected a time as 2026-01-31T12:00:00+00:00, got {quoted(found.claimed.when)}"
     if not _same(found.claimed.value, value(found)):
         yield f"claimed.value: its cells give {value(found)}, got {found.claimed.value}"
-
-
-def _is_line(text: str, most: int) -> bool:
-    return 0 < len(text) <= most and text.isprintable() and not set("<>") & set(text) and bool(text.strip())
 
 
 def _is_time(text: str) -> bool:

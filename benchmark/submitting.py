@@ -86,7 +86,6 @@ def _print_findings(found: dict[str, list[Any]]) -> None:
 
     from benchmark import check
 
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # where a terminal lacks the marks
     for name, findings in found.items():
         print(f"\n{name}\n")
         print(tabulate(check.lines(findings), check.HEADERS, disable_numparse=True, maxcolwidths=[None, None, WIDTH]))

@@ -20,6 +20,7 @@ from benchmark.sandbox import Rules
 from benchmark.streams import stream
 from benchmark.suspicions import Excess, Spent
 from benchmark.tasks import Task
+from benchmark.text import is_line, line, quoted
 from benchmark.truth import MakeBar
 from benchmark.verdicts import Again, Beside, Report, Verified
 
@@ -61,8 +62,8 @@ class Inquiry:
         if not (self.cheap >= 0 and self.sample >= 0 and 1 <= self.fresh <= 100):
             given = f"{self.cheap:g}, {self.sample} and {self.fresh}"
             raise LoobenchError(f"--cheap and --sample take 0 or more, --fresh 1 to 100, got {given}")
-        if not (0 < len(self.by) <= 100 and self.by.isprintable()):
-            raise LoobenchError(f"--by takes 1 to 100 printable characters, got {self.by!a:.120}")
+        if not (self.by and is_line(self.by, 100)):
+            raise LoobenchError(f"--by takes 1 to 100 printable characters, got {quoted(self.by)}")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _subject(result: Result, declared: Mapping[str, Known], folder: Path | None)
 
 def _called(result: Result) -> str:
     """A result's task and estimator, for a message: a stranger's file may have anything there."""
-    return verdicts.printable(f"{result.name} {result.estimator.name}", 160)
+    return line(f"{result.name} {result.estimator.name}", 160)
 
 
 def _task(result: Result) -> Task:

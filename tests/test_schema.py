@@ -122,7 +122,15 @@ def test_claims_and_verifications_and_versions_are_allowed_and_not_required() ->
     assert not check.is_valid({key: value for key, value in whole.items() if key != "digest"})
 
 
-@pytest.mark.parametrize("change", [lambda c: c.pop("seeds"), lambda c: c.update(extra=1), lambda c: c.update(seeds={"0": {}})])
+LIMITS_WRONG: list[Callable[[dict[str, Any]], Any]] = [
+    lambda c: c.pop("seeds"),
+    lambda c: c.update(extra=1),
+    lambda c: c.update(seeds={"0": {}}),
+    lambda c: c["seeds"].update(first=c["seeds"]["0"]),
+]
+
+
+@pytest.mark.parametrize("change", LIMITS_WRONG)
 def test_limits_of_another_form_are_refused_by_both(change: Callable[[dict[str, Any]], Any]) -> None:
     content = changed(LIMITS[0], change)
 

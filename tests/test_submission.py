@@ -246,7 +246,7 @@ CHANGES: dict[str, tuple[Callable[[Result], Result], str]] = {
     "better cells under the old claim": (better, "its cells give"),
     "a claim of no time": (lambda r: claiming(r, when="yesterday"), "expected a time"),
     "a claim with HTML": (lambda r: claiming(r, environment="<script>"), "one line"),
-    "a claim of two lines": (lambda r: claiming(r, by="a\nb"), "one line"),
+    "a claim of nobody": (lambda r: claiming(r, by=" "), "one line"),
     "a paper with HTML": (lambda r: described(r, paper="<img src=x>"), "one line"),
     "another source": (lambda r: described(r, source="0" * 64), "source digest is not"),
     "other settings": (
@@ -255,7 +255,7 @@ CHANGES: dict[str, tuple[Callable[[Result], Result], str]] = {
     ),
     "another name": (lambda r: described(r, name="other"), "it holds the result"),
     "a name that climbs": (lambda r: described(r, name="../../evil"), "no name of an estimator"),
-    "a name of two lines": (lambda r: described(r, name="a\nb"), "no name of an estimator"),
+    "a name of two words": (lambda r: described(r, name="a b"), "no name of an estimator"),
     "another task": (of_another_task, "expected digest"),
     "a task that is not there": (lambda r: replace(r, task={**r.task, "name": "nowhere"}), "has no task"),
     "another suite": (lambda r: replace(r, task={**r.task, "suite": "mine"}), "expected digest"),
