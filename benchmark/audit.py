@@ -13,8 +13,8 @@ from tabulate import tabulate
 from benchmark import git, manifest, results
 from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.files import LOCKS, read, unix
-from benchmark.report import escaped
 from benchmark.results import MANIFEST, Result
+from benchmark.text import markdown
 
 REVISION = r"[A-Za-z0-9_.@/][A-Za-z0-9_.@/~^{}-]*"
 LARGEST = 1_000_000  # bytes of a result file
@@ -185,5 +185,5 @@ def owned(before: Result) -> Iterator[str]:
 def table(found: Sequence[Finding]) -> str:
     """Findings as a Markdown table that no name breaks out of, what is not allowed first."""
     ordered = sorted(found, key=lambda one: (one.allowed, one.path))
-    rows = [(escaped(one.path), escaped(one.said), "yes" if one.allowed else "**no**") for one in ordered]
+    rows = [(markdown(one.path), markdown(one.said), "yes" if one.allowed else "**no**") for one in ordered]
     return str(tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True))

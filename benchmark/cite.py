@@ -13,23 +13,11 @@ from benchmark import __version__
 from benchmark.board import Row, Table
 from benchmark.errors import LoobenchError
 from benchmark.statistics import Interval
+from benchmark.text import latex, line
 
 NAME = "loobench"
 CITATION = Path(__file__).resolve().parents[1] / "CITATION.cff"
 PAGE = "docs/index.html"
-SPECIAL = str.maketrans(  # a brace counts for BibTeX even behind a backslash, so it must be a word
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\textbraceleft{}",
-        "}": r"\textbraceright{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        **{letter: f"\\{letter}" for letter in "%&$#_"},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -81,9 +69,9 @@ def text(table: Table | None = None, row: Row | None = None) -> str:
 
 def entry(name: str, about: Software, title: str, fields: dict[str, str]) -> str:
     """A BibTeX entry whose values are escaped; title and authors keep their letters as they are."""
-    authors = " and ".join(f"{{{escaped(author)}}}" for author in about.authors)
-    known = {"author": authors, "title": f"{{{escaped(title)}}}"} | ({"year": about.year} if about.year else {})
-    values = known | {field: escaped(value) for field, value in fields.items()}
+    authors = " and ".join(f"{{{latex(author)}}}" for author in about.authors)
+    known = {"author": authors, "title": f"{{{latex(title)}}}"} | ({"year": about.year} if about.year else {})
+    values = known | {field: latex(value) for field, value in fields.items()}
     lines = (f"  {field} = {{{value}}},\n" for field, value in values.items())
     return f"@misc{{{key(name)},\n{''.join(lines)}}}"
 
@@ -93,23 +81,13 @@ def key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.:_-]+", "-", name.replace("/", ":")).strip("-")
 
 
-def escaped(words: str) -> str:
-    """Words in one line as LaTeX prints them, with braces in balance."""
-    return line(words).translate(SPECIAL)
-
-
-def line(words: str) -> str:
-    """Words in one line."""
-    return " ".join(words.split())
-
-
 # ---- a row -----------------------------------------------------------------------------------------------------------
 def cited(table: Table, row: Row) -> Cited:
     """What a citation says of a row. Raises LoobenchError where it is a reference."""
     if not row.results:
         raise LoobenchError(f"{row.name} of {table.name} is a reference, not an estimator's row: cite the benchmark instead")
     versions, commits = (provenance(row, name) for name in ("loobench", "commit"))
-    protocols = sorted({result.protocol for result in row.results})
+    protocols = sorted({line(result.protocol) for result in row.results})
     return Cited(
         line(f"{row.name} on {table.name}, a row of {NAME}"),
         f"{NAME} {', '.join(versions)}, protocol {', '.join(protocols)}",
@@ -131,7 +109,7 @@ def sentences(found: Cited) -> list[str]:
 def provenance(row: Row, name: str) -> list[str]:
     """The different values of a fact of where the cells come from."""
     records = (record for result in row.results for record in result.provenance.values())
-    return sorted({str(record.get(name, "unknown")) for record in records})
+    return sorted({line(record.get(name, "unknown")) for record in records})
 
 
 def score(table: Table, row: Row) -> str:

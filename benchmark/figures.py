@@ -19,6 +19,7 @@ from benchmark.errors import LoobenchError, unknown
 from benchmark.files import write
 from benchmark.questions import FurtherTraining
 from benchmark.results import Bounds, Result
+from benchmark.text import line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -194,9 +195,8 @@ def settle(figure: "Figure") -> None:
 
 
 def short(name: str, letters: int = 30) -> str:
-    """A name in one line that fits beside a figure."""
-    line = " ".join(name.split())
-    return line if len(line) <= letters else line[: letters - 1] + "…"
+    """A name that fits beside a figure."""
+    return line(name, letters)
 
 
 def estimates(board: Board, table: Table) -> list[Row]:

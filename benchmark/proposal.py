@@ -9,7 +9,6 @@ The branch's own code of the harness is never used: its one source file and its 
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,8 +21,8 @@ from benchmark.errors import LoobenchError
 from benchmark.files import source_digest
 from benchmark.files import write as put
 from benchmark.submission import MOST_BYTES, MOST_FILES, RESULT, SOURCE, Bundle
-
-LONGEST = 20_000  # characters of one command's output in a verdict
+from benchmark.text import fenced, line, printable
+from benchmark.text import markdown as escaped
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held = judge(options)
     except LoobenchError as error:
         _tell(options.markdown, f"## Not a submission that can be verified\n\n{fenced(str(error))}\n")
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line(error, 2000)}", file=sys.stderr)
         return 2
     return 0 if held else 1
 
@@ -194,7 +193,7 @@ def _steps(tree: Path, base: str, bundle: Bundle, markdown: Path) -> Iterator[St
             check=False,
         )
         output = done.stdout.decode(errors="replace")
-        print(output, flush=True)
+        print(printable(output), flush=True)
         yield Step(f"loobench {command[0]}", done.returncode, output)
 
 
@@ -202,17 +201,9 @@ def _verdict(bundle: Bundle, steps: Sequence[Step], table: str) -> str:
     """A verdict as Markdown; what commands said stands in fences, for it may quote a stranger."""
     held = not any(step.code for step in steps)
     rows = [f"| {step.name} | {'holds' if not step.code else f'does not hold ({step.code})'} |" for step in steps]
-    title = f"## {', '.join(bundle.names)}: {'every check holds' if held else 'a check does not hold'}"
+    title = f"## {escaped(', '.join(bundle.names))}: {'every check holds' if held else 'a check does not hold'}"
     said = [f"<details><summary>{step.name}</summary>\n\n{fenced(step.output)}\n\n</details>" for step in steps]
     return "\n".join([title, "", "| step | |", "|---|---|", *rows, "", table, "", *said, ""])
-
-
-def fenced(text: str) -> str:
-    """Text in a fence that nothing in it can close, cut to its first characters."""
-    shown = "".join(letter for letter in text[:LONGEST] if letter.isprintable() or letter == "\n")
-    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{shown.strip()}\n{fence}"
 
 
 def _tell(markdown: Path | None, text: str) -> None:

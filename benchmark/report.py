@@ -31,12 +31,15 @@ from benchmark.board import (
 from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets
 from benchmark.results import Result, path
 from benchmark.statistics import Interval
+from benchmark.text import line as plain
+from benchmark.text import markdown
 
 Link = Callable[[str], str]  # from the name of an estimator to the cell that shows it
 
 OPENING, CLOSING = "<!-- headline: `loobench report` writes this table -->", "<!-- end of headline -->"
 BEST = 5  # rows of each suite in the headline
 MOST_COLUMNS = 8  # tasks side by side in one table
+VERSION = 40  # characters of a version of loobench
 
 HEAD = """# Leaderboard
 
@@ -158,7 +161,7 @@ def section(suite: Suite, named: Link) -> list[str]:
     """A suite's heading, what it asks where that is not plain leave-one-out, its table and its version."""
     renormalised = suite.overall.results[0].task.get("counterfactual") == "renormalised"
     about = [text for text in (choice(suite), ABOUT[suite.kind], RENORMALISED * renormalised) if text]
-    return [f"## Suite {suite.title}\n", *about, f"{table(suite.overall, named)}\n", f"{version(suite)}\n"]
+    return [f"## Suite {markdown(suite.title)}\n", *about, f"{table(suite.overall, named)}\n", f"{version(suite)}\n"]
 
 
 def choice(suite: Suite) -> str:
@@ -170,10 +173,10 @@ def choice(suite: Suite) -> str:
 def version(suite: Suite) -> str:
     """What a suite's figures are of: protocol, version of a choice, digest of its tasks, what computed its rows."""
     facts = [facts for result in suite.overall.results for facts in result.provenance.values()]
-    made = sorted({str(one["loobench"]) for one in facts if "loobench" in one})
+    made = sorted({markdown(one["loobench"], VERSION) for one in facts if "loobench" in one})
     by = f"; computed by loobench {', '.join(made)}" if made else ""
     chosen = f"version {suite.version}, " if suite.version else ""
-    return f"Protocol {suite.protocol}; {chosen}{len(suite.tasks)} tasks, digest `{suite.digest[:12]}`{by}."
+    return f"Protocol {markdown(suite.protocol)}; {chosen}{len(suite.tasks)} tasks, digest `{suite.digest[:12]}`{by}."
 
 
 def legends(made: Board) -> list[str]:
@@ -228,7 +231,7 @@ def brief(made: Table) -> str:
     first = made.columns[0]
     shown = [column for column in made.columns if column.title in ("of ceiling", "cost")]
     headers = ["", "estimator", first.title, *(column.title for column in shown), "n", ""]
-    rows = [[*_named(row, str), interval(row.score), *_means(row, shown), *_seeds(row)] for row in made.rows]
+    rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), *_seeds(row, plain)] for row in made.rows]
     return str(tabulate(rows, headers, disable_numparse=True, colalign=_align(headers)))
 
 
@@ -241,7 +244,7 @@ def line(row: Row, columns: Sequence[Column], named: Link) -> list[str]:
         behind,
         *_means(row, columns[1:]),
         f"{row.done}/{row.tasks}",
-        *_seeds(row),
+        *_seeds(row, markdown),
     ]
 
 
@@ -271,10 +274,10 @@ def _means(row: Row, columns: Sequence[Column]) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.{column.digits}f}" for column, value in values]
 
 
-def _seeds(row: Row) -> list[str]:
+def _seeds(row: Row, shown: Callable[[str], str]) -> list[str]:
     least, most = row.seeds
     seeds = "" if not most else str(most) if least == most else f"{least} to {most}"
-    return [seeds, escaped(", ".join([*["Pareto"] * row.front, *row.marks]))]
+    return [seeds, shown(", ".join([*["Pareto"] * row.front, *row.marks]))]
 
 
 def _align(headers: Sequence[str]) -> list[str]:
@@ -289,7 +292,7 @@ def matrices(suite: Suite, limits: Known) -> Iterator[str]:
     title, rows = suite.overall.columns[0].title, [row.name for row in suite.overall.estimators]
     order = [*rows, *sorted({result.estimator.name for result in suite.overall.results} - {*rows})]
     for name, some in board.groups(members, key):
-        yield f"### {suite.name}, {name}: {title}\n\n{matrix(some, limits, order)}\n"
+        yield f"### {markdown(f'{suite.name}, {name}')}: {title}\n\n{matrix(some, limits, order)}\n"
 
 
 def _data_and_model(result: Result) -> str:
@@ -300,10 +303,10 @@ def matrix(members: Sequence[Result], limits: Known, order: Sequence[str]) -> st
     """Means over seeds by estimator and task, each linked to its file, and below them what limits each task's truth."""
     tasks = by_task(members)
     answers = {(task, result.estimator.name): answer(result) for task, rows in tasks for result in rows}
-    lines = [[escaped(name), *(answers.get((task, name), "") for task, _ in tasks)] for name in order]
+    lines = [[markdown(name), *(answers.get((task, name), "") for task, _ in tasks)] for name in order]
     found = [bounds(rows, limits).values() for _, rows in tasks]
     floors = [[f"({limit.title})", *(limited(limit, one) for one in found)] for limit in LIMITS]
-    headers = ["estimator", *short_names([task for task, _ in tasks])]
+    headers = ["estimator", *map(markdown, short_names([task for task, _ in tasks]))]
     rows = [line for line in [*lines, *floors] if any(line[1:])]
     return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_align(headers)))
 
@@ -364,7 +367,7 @@ def twin_line(name: str, pairs: Sequence[Pair], limits: Known) -> list[str]:
         return []
     shown = [f"{value:.3f}" for value in np.mean(scores, axis=0)]
     above = [f"{value:.3f}" for value in np.mean(ceilings, axis=0)] if ceilings else ["", ""]
-    return [escaped(name), *shown, *above, str(len(scores))]
+    return [markdown(name), *shown, *above, str(len(scores))]
 
 
 def side_by_side(column: Column, pair: Pair, limits: Known) -> list[float]:
@@ -387,10 +390,4 @@ def kinks(results: Sequence[Result], limits: Known) -> list[str]:
 # ---- names -----------------------------------------------------------------------------------------------------------
 def linked(sources: Mapping[str, str], name: str) -> str:
     """An estimator's name as a link to its source, where that is known."""
-    return f"[{escaped(name)}]({sources[name]})" if name in sources else escaped(name)
-
-
-def escaped(name: str) -> str:
-    """A name that cannot break out of its table cell, nor speak to a terminal."""
-    plain = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in name.replace("\n", " "))
-    return plain.translate({ord(char): f"\\{char}" for char in r"\`*_|<>[]"})
+    return f"[{markdown(name)}]({sources[name]})" if name in sources else markdown(name)

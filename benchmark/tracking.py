@@ -30,6 +30,7 @@ from benchmark.run import estimate_path
 from benchmark.truth import Bar, MakeBar
 
 MODES = ("online", "offline")
+NAME, TAG = 128, 64  # most characters
 ROOM = 1000  # lines that wait for the pipe; progress beyond them is dropped, results come later
 LONG, EVERY = 10.0, 5.0  # seconds after which a truth is long, and between two reports of it
 QUIET, PATIENCE, HURRY = 5.0, 60.0, 5.0  # seconds: waited at the end in silence, at all, and after an error or Ctrl-C
@@ -74,9 +75,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise unknown("mode of W&B", self.mode, MODES)
-        if not 0 < len(self.project) <= 128 or re.search(r"[/\\#?%:]", self.project):
+        if not 0 < len(self.project) <= NAME or re.search(r"[/\\#?%:]", self.project):
             raise LoobenchError(f"a W&B project has 1 to 128 characters, none of / \\ # ? % :, got {self.project!r}")
-        if bad := [tag for tag in self.tags if not 0 < len(tag) <= 64]:
+        if bad := [tag for tag in self.tags if not 0 < len(tag) <= TAG]:
             raise LoobenchError(f"a W&B tag has 1 to 64 characters, got {bad[0]!r}")
 
 
@@ -305,9 +306,9 @@ def about(result: Result, options: Options) -> dict[str, Any]:
     tags = (task["suite"], str(task.get("model", "")), str(task.get("optimizer", {}).get("kind", "")), *options.tags)
     return {
         "id": run_id(result),
-        "name": f"{result.name}/{result.estimator.name}",
-        "group": options.group or task["suite"],
-        "tags": [tag[:64] for tag in dict.fromkeys(tags) if tag],
+        "name": f"{result.name}/{result.estimator.name}"[:NAME],
+        "group": (options.group or task["suite"])[:NAME],
+        "tags": [tag[:TAG] for tag in dict.fromkeys(tags) if tag],
         "job_type": "estimate",
     }
 

@@ -27,6 +27,8 @@ from benchmark.metrics import METRICS
 from benchmark.questions import Question
 from benchmark.results import FAILURES, VERDICTS, Cell, Result
 from benchmark.suspicions import FAR, TIME
+from benchmark.text import line as printable
+from benchmark.text import markdown as escaped
 
 MEAN, QUERY = 0.001, 0.01
 COUNTED = {"sign_agreement": 0.05, **{name: 0.2 for name in METRICS if name.startswith("jaccard")}}
@@ -250,7 +252,6 @@ def counted(cells: Sequence[Cell]) -> float | None:
 # ---- shown -----------------------------------------------------------------------------------------------------------
 HEADERS = ("task", "estimator", "claimed", "verified", "fresh", "largest difference", "cost claimed/here/fresh", "verdict")
 UNSAMPLED = "not sampled"
-PLAIN = frozenset(" -,=+()")  # beside letters and digits; a dot may be part of an address
 
 
 def lines(report: Report) -> list[list[str]]:
@@ -280,17 +281,6 @@ def table(report: Report) -> str:
 def _worth(one: Verified) -> bool:
     """Whether its detail says more than its row."""
     return bool(one.detail) and one.verdict is not None
-
-
-def printable(text: str, most: int = 500) -> str:
-    """A stranger's text for a terminal: no control characters, and not without end."""
-    return "".join(char if char.isprintable() else "?" for char in text[:most])
-
-
-def escaped(text: str, most: int = 500) -> str:
-    """A stranger's text for Markdown: one line in which nothing is markup, a link, an address or a mention."""
-    plain = printable(text, most).replace("@", "(at)")
-    return "".join(char if (char.isascii() and char.isalnum()) or char in PLAIN else f"&#{ord(char)};" for char in plain)
 
 
 def markdown(report: Report) -> str:

@@ -11,7 +11,7 @@ import synthetic
 
 from benchmark import proposal, registry, results, scaffold, submission, suites
 from benchmark.files import source_digest
-from benchmark.proposal import Change, fenced
+from benchmark.proposal import Change
 from benchmark.results import Result
 
 FAKE = """
@@ -233,16 +233,6 @@ def test_changes_are_read_whatever_the_names(repository: Path) -> None:
     write(repository / "results" / 'a "quoted"\tname', "x")
     commit("Odd")
     assert proposal.changes(repository, "base", "HEAD") == [Change('results/a "quoted"\tname', "100644", "A")]
-
-
-@pytest.mark.parametrize("text", ["```\n# up", "````` x", "a\x1b[31mred", "plain"])
-def test_nothing_in_a_fence_closes_it(text: str) -> None:
-    lines = fenced(text).splitlines()
-
-    assert lines[0] == lines[-1] + "text"
-    assert not any(line.startswith(lines[-1]) for line in lines[1:-1])
-    assert "\x1b" not in fenced(text)
-    assert len(fenced("x" * 10**6)) < 21_000
 
 
 def test_make_hands_the_branch_and_the_bundle_over() -> None:
