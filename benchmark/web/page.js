@@ -62,7 +62,7 @@ const page = (() => {
 
   // ---- files
   function take(kind, name, packed) {
-    loaded.set(`${kind}/${name}`, unpack(packed).then(JSON.parse));
+    loaded.set(`${kind}/${name}`, unpack(packed).then(parsed));
   }
 
   function library(packed) {
@@ -73,6 +73,11 @@ const page = (() => {
     if (typeof DecompressionStream === "undefined") throw new Error("This browser is too old to unpack the tables of this page.");
     const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).text();
+  }
+
+  function parsed(text) { // without a prototype, so that a row named constructor is there only where it is
+    const named = (value) => value && typeof value === "object" && !Array.isArray(value);
+    return JSON.parse(text, (_, value) => (named(value) ? Object.assign(Object.create(null), value) : value));
   }
 
   function script(file) {
@@ -480,6 +485,6 @@ const page = (() => {
     clearTimeout(later);
     later = setTimeout(() => { if (innerWidth !== width) { width = innerWidth; drawAll(); } }, 200);
   });
-  unpack($("records").textContent).then((text) => { suites = JSON.parse(text).suites; return show(); }).catch((error) => note(error.message));
+  unpack($("records").textContent).then((text) => { suites = parsed(text).suites; return show(); }).catch((error) => note(error.message));
   return { take, library };
 })();
