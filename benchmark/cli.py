@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import __version__, submitting
-from benchmark.errors import LoobenchError
+from benchmark.errors import LoobenchError, telling
 from benchmark.text import line
 
 MOST_SEEDS = 100
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # where a terminal lacks a letter
     try:
         options = parser().parse_args(arguments, Options())
-        with _patient_reader():
+        with _patient_reader(), telling(_show if getattr(options, "traceback", False) else lambda text: None):
             code = options.command(options)
     except LoobenchError as error:
         print(f"error: {line(error, 10_000)}", file=sys.stderr)
@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ninterrupted: what was done is kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     return code
+
+
+def _show(traceback: str) -> None:
+    print(traceback, file=sys.stderr)
 
 
 class Options(argparse.Namespace):

@@ -1,13 +1,17 @@
 """Errors that a person can act on."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import PurePath
-from traceback import extract_tb
+from traceback import extract_tb, format_exception
 
-from benchmark.text import line
+from benchmark.text import line, printable, without_folders
 
 MOST = 600  # characters of what a failure says
+LONGEST = 20_000  # of a traceback
+_shown: ContextVar[Callable[[str], object]] = ContextVar("shown", default=lambda text: None)
 
 
 class LoobenchError(Exception):
@@ -42,6 +46,30 @@ def place(error: BaseException, file: str) -> str:
     """The last line of a file that an error went through, as "file.py:12 in function"; nothing where it went through none."""
     frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename == file]
     return f"{PurePath(file).name}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
+def traced(error: BaseException) -> str:
+    """The lines that an error went through, without the folders of this machine."""
+    try:
+        return printable(without_folders("".join(format_exception(error)))[-LONGEST:])
+    except Exception:
+        return "its traceback cannot be read"
+
+
+@contextmanager
+def telling(show: Callable[[str], object]) -> Iterator[None]:
+    """Show the traceback of each failure in the block."""
+    token = _shown.set(show)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def tell(traceback: str) -> None:
+    """Show a traceback, if there is one and somebody wants it."""
+    if traceback:
+        _shown.get()(traceback)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> LoobenchError:

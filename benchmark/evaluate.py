@@ -1,10 +1,8 @@
 """Call an estimator on a reference run, blind and timed, and judge the shape of what it returns."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from traceback import format_exception
 from typing import Any
 
 import torch
@@ -13,15 +11,13 @@ from torch import Tensor
 from benchmark import calculus, machine, sandbox
 from benchmark.chunks import out_of_memory
 from benchmark.errors import Failure as Failure
-from benchmark.errors import Unsolved, Withheld, place
+from benchmark.errors import Unsolved, Withheld, place, tell, traced
 from benchmark.problem import Trajectory, map_tensors, tensors
 from benchmark.registry import Estimator
 from benchmark.sandbox import Answer, Confined
 from benchmark.text import line, without_folders
 
 MOST = 1e100  # the square of a larger number would not be one
-LONGEST = 20_000  # characters of a traceback
-_shown: ContextVar[Callable[[str], object]] = ContextVar("shown", default=lambda text: None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +37,7 @@ def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Esti
     try:
         return _estimated(estimator, run, device)
     except Failure as failure:
-        if failure.traceback:
-            _shown.get()(failure.traceback)
+        tell(failure.traceback)
         raise
 
 
@@ -80,7 +75,7 @@ def typed(name: str, file: str) -> Iterator[None]:
     except BaseException as error:
         found = "" if isinstance(error, Withheld) else place(error, file)
         where = f"{name} ({found})" if found else name
-        raise Failure(*_kind(where, error), _traceback(error)) from error
+        raise Failure(*_kind(where, error), traced(error)) from error
 
 
 def _kind(name: str, error: BaseException) -> tuple[str, str]:
@@ -95,24 +90,6 @@ def _kind(name: str, error: BaseException) -> tuple[str, str]:
     if out_of_memory(error, said):
         return "out-of-memory", f"{name} ran out of memory: {said}"
     return "crashed", f"{name} raised {said}"
-
-
-def _traceback(error: BaseException) -> str:
-    """The lines that an error went through, without the folders of this machine."""
-    try:
-        return without_folders("".join(format_exception(error)))[-LONGEST:]
-    except Exception:
-        return "its traceback cannot be read"
-
-
-@contextmanager
-def telling(show: Callable[[str], object]) -> Iterator[None]:
-    """Show the traceback of each failure in the block."""
-    token = _shown.set(show)
-    try:
-        yield
-    finally:
-        _shown.reset(token)
 
 
 def _here(estimator: Estimator, run: Trajectory, device: str) -> Answer:

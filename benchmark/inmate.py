@@ -139,7 +139,7 @@ def _answer(line: socket.socket, job: dict[str, Any], room: Path) -> None:
     except Failure as failure:
         if not isinstance(failure.__cause__, LoobenchError):
             raise
-        return send(line, pack({}, {"refused": str(failure.__cause__)}))
+        return send(line, pack({}, {"refused": str(failure.__cause__), "traceback": failure.traceback}))
     send(line, pack({}, {"declared": [_declaration(one) for one in found.values()]}))
     while request := receive(line):
         _, facts = unpack(request, "a request")

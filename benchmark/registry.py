@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from benchmark.errors import LoobenchError, place, unknown
+from benchmark.errors import LoobenchError, place, tell, traced, unknown
 from benchmark.files import json_digest, read, source_digest
 from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
@@ -342,6 +342,7 @@ def _imported(path: Path | str, act: Callable[[], Result]) -> Result:
     except LoobenchError as error:
         raise LoobenchError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:
+        tell(traced(error))
         where = f" ({found})" if (found := place(error, os.path.abspath(path))) else ""
         raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}{where}") from error
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmark import registry, transport, warmup
 from benchmark.calculus import Count
-from benchmark.errors import DamagedFile, Failure, LoobenchError
+from benchmark.errors import LONGEST, DamagedFile, Failure, LoobenchError, tell
 from benchmark.files import pack, read, source_digest, unpack
 from benchmark.jail import Allowance as Allowance
 from benchmark.jail import Server
@@ -32,7 +32,7 @@ from benchmark.jail import server as server
 from benchmark.problem import Trajectory
 from benchmark.registry import Estimator
 from benchmark.results import FAILURES
-from benchmark.text import line, without_folders
+from benchmark.text import line, printable, without_folders
 from benchmark.train import train
 
 GROUP = "loobench.estimators"  # of entry points of installed packages: a name, and the module that declares
@@ -310,6 +310,7 @@ class Session:
     def _failure(self, facts: dict[str, Any]) -> None:
         """Raise the failure that the other side tells of, if it does."""
         if "refused" in facts:
+            tell(_lines(str(facts.get("traceback"))))
             raise LoobenchError(line(without_folders(str(facts["refused"])), 600))
         if "failure" not in facts:
             return
@@ -424,7 +425,7 @@ def _noted(notes: Any) -> bool:
 
 def _lines(text: str) -> str:
     """A stranger's text as short lines."""
-    return "\n".join(line(without_folders(part), 600) for part in text.splitlines()[-100:]).strip()
+    return printable(without_folders("\n".join(text.splitlines()[-100:])))[-LONGEST:]
 
 
 def _status(process: int, kind: str) -> int | None:

@@ -25,6 +25,7 @@ def sandbox_options(command: argparse.ArgumentParser, *, everyone: bool = True) 
     command.add_argument(
         "--time-limit", type=float, default=600.0, metavar="SECONDS", help="of the sandbox, for one seed of a task"
     )
+    command.add_argument("--traceback", action="store_true", help="show all lines that a failing estimator went through")
 
 
 def rules(options: argparse.Namespace, memory: int | None = None) -> Any:

@@ -289,3 +289,21 @@ def test_a_crash_names_the_last_line_of_the_author_s_own_file(
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(rf"my_crash\.py:{line} in (\w+|<\w+>)", told)
     assert "\x1b" not in told
+
+
+@pytest.mark.parametrize("where", [(), ("--no-sandbox",)])
+@pytest.mark.parametrize("case", ["inside a library, called from here", "while it is imported"])
+def test_all_lines_are_shown_where_that_is_asked(
+    case: str, where: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body, line = CRASHES[case]
+    at = tmp_path / "my_crash.py"
+    at.write_text(f"from benchmark.registry import estimator\n\n\n{body}")
+
+    assert main(["check", str(at), *where]) == 1
+    assert "Traceback" not in "".join(capsys.readouterr())
+    assert main(["check", str(at), *where, "--traceback"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in told
+    assert f'File "my_crash.py", line {line}' in told
+    assert str(tmp_path) not in told
