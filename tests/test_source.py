@@ -191,7 +191,7 @@ def test_lanczos_is_exact_where_there_are_fewer_eigenvalues_than_iterations(dist
     starts[2, 1:] = 0  # an eigenvector
 
     for found, expected in zip(flow(diagonal(values), 1.5, starts, 15), exact(values, 1.5, starts), strict=True):
-        assert gap(found, expected) < 1e-12
+        assert gap(found, expected) < 1e-11  # last bits differ between processors
         assert (found[1] == 0).all()
 
 
