@@ -109,6 +109,18 @@ def test_a_branch_with_a_submission_is_checked_audited_and_verified_by_the_code_
     assert git("status", "--porcelain").split() == ["M", "benchmark/__main__.py"]
 
 
+def test_a_branch_is_judged_in_its_own_repository_whatever_a_hook_of_another_exports(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    propose(repository)
+    git("init", "--quiet", str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
+
+    assert judge() == 0
+    assert [one["harness"] for one in told(tmp_path)] == ["base"] * 3
+
+
 @pytest.mark.parametrize("failing", ["check", "audit", "verify"])
 def test_a_step_that_does_not_hold_fails_the_whole_and_the_others_run_all_the_same(
     repository: Path, tmp_path: Path, failing: str

@@ -141,8 +141,11 @@ def test_the_printed_commands_make_a_branch_with_just_the_submission(clone: Path
 def test_with_open_they_are_run_and_gh_opens_the_pull_request(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(clone.parent / "bin", "gh", f'printf "%s\\n" "$@" > {shlex.quote(str(clone.parent / "told"))}')
     monkeypatch.setenv("PATH", str(clone.parent / "bin"), prepend=os.pathsep)
+    git("init", "--quiet", "../other")
+    with monkeypatch.context() as hook:  # of another repository, which starts us
+        hook.setenv("GIT_DIR", str(clone.parent / "other" / ".git"))
+        assert main([*SUBMIT, "--open"]) == 0
 
-    assert main([*SUBMIT, "--open"]) == 0
     assert (clone.parent / "told").read_text().splitlines()[:4] == ["pr", "create", "--title", "Submission: my-estimator"]
     assert "submit-my-estimator" in git("branch", "--remotes")
 
