@@ -38,20 +38,60 @@ def test_there_are_the_four_that_the_documentation_names() -> None:
     assert [path.stem for path in WORKFLOWS] == ["monthly", "submission", "tests", "verdict-comment"]
 
 
+PINNED = re.compile(r"actions/[a-z-]+@[0-9a-f]{40}")
+
+
 @every_workflow
-def test_only_official_actions_are_used_by_major_version(path: Path) -> None:
+def test_only_official_actions_are_used_by_full_commit_with_the_version_beside_it(path: Path) -> None:
+    written = re.findall(r"^ +(?:- )?uses: *(.*)$", path.read_text(), re.MULTILINE)
     used = [step["uses"] for step in steps(parsed(path)) if "uses" in step]
-    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", action) for action in used)
+
+    assert all(PINNED.fullmatch(action) for action in used)
+    assert [line.partition("  # ")[0] for line in written] == used
+    assert all(re.fullmatch(r"v\d+\.\d+\.\d+", line.partition("  # ")[2]) for line in written)
+
+
+def test_an_action_is_pinned_to_one_commit_in_all_workflows() -> None:
+    lines = {line for path in WORKFLOWS for line in re.findall(r"uses: *(actions/.*)$", path.read_text(), re.MULTILINE)}
+
+    assert len(lines) == len({line.partition("@")[0] for line in lines})
+
+
+PROGRAMS, MODULES = {"gh", "head", "test"}, {"json", "re", "zipfile"}  # all that a job that may write runs
+WRITES = {"monthly": {"report": {"issues"}}, "verdict-comment": {"comment": {"pull-requests"}}}  # workflow -> job -> what
 
 
 @every_workflow
-def test_every_permission_is_declared_and_none_is_for_contents(path: Path) -> None:
+def test_every_permission_is_declared_and_only_a_job_that_reports_may_write(path: Path) -> None:
     workflow = parsed(path)
-    granted = [workflow["permissions"], *(job["permissions"] for job in workflow["jobs"].values() if "permissions" in job)]
-    written = {kind for permissions in granted for kind, level in permissions.items() if level != "read"}
+    jobs = {name: job.get("permissions", workflow["permissions"]) for name, job in workflow["jobs"].items()}
+    written = {name: {kind for kind, level in granted.items() if level != "read"} for name, granted in jobs.items()}
 
-    assert written == {"monthly": {"issues"}, "verdict-comment": {"pull-requests"}}.get(path.stem, set())
+    assert {name: kinds for name, kinds in written.items() if kinds} == WRITES.get(path.stem, {})
+    assert set(workflow["permissions"].values()) <= {"read"}
     assert all(step["with"]["persist-credentials"] is False for step in steps(workflow) if "checkout" in step.get("uses", ""))
+
+
+def tokens(part: Any) -> bool:
+    """Whether a part of a workflow names the token anywhere."""
+    return bool(re.search(r"github\.token|GITHUB_TOKEN|GH_TOKEN|github-token|toJSON\(\s*github\s*\)", json.dumps(part)))
+
+
+@every_workflow
+def test_the_token_is_given_to_steps_that_only_report_in_jobs_that_check_nothing_out_and_install_nothing(path: Path) -> None:
+    workflow = parsed(path)
+    outside = {key: value for key, value in workflow.items() if key != "jobs"}
+    assert not tokens({str(key): value for key, value in outside.items()})
+    for name, job in workflow["jobs"].items():
+        assert not tokens({key: value for key, value in job.items() if key != "steps"})
+        reports = name in WRITES.get(path.stem, {})
+        assert reports or not tokens(job["steps"])
+        for step in job["steps"] if reports else []:
+            python, code = step.get("shell") == "python", re.sub(r"'[^']*'|\"[^\"]*\"", "", step.get("run", ""))
+            used = re.findall(r"^ *import (.*)$" if python else r"(?:^|[|;&]) *([a-z][a-z-]*)", code, re.MULTILINE)
+            assert step.get("uses", "actions/download-artifact@").startswith("actions/download-artifact@")
+            assert {name for line in used for name in line.split(", ")} <= (MODULES if python else PROGRAMS)
+            assert not tokens(step) or "gh" in used
 
 
 @every_workflow
@@ -76,6 +116,25 @@ def test_what_may_write_a_comment_checks_nothing_out() -> None:
 
     assert triggers(workflow) == {"workflow_run": {"workflows": [named("submission")["name"]], "types": ["completed"]}}
     assert not [step for step in steps(workflow) if "uses" in step]
+
+
+def issue(folder: Path, report: str) -> str:
+    """The issue that the monthly workflow makes of a report."""
+    (folder / "artifact").mkdir()
+    (folder / "artifact" / "report.txt").write_text(report)
+    (script,) = (step["run"] for step in steps(named("monthly")) if step.get("shell") == "python")
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
+    return (folder / "issue.md").read_text()
+
+
+def test_a_hostile_report_stays_inside_its_fence(tmp_path: Path) -> None:
+    found = issue(tmp_path, "```\n````\n# Safe! @everyone\n\x1b[0m" + "x" * 10**6)
+    head, _, rest = found.partition("`````text\n")
+
+    assert "Safe" not in head
+    assert (rest.count("`````"), rest.endswith("\n`````")) == (1, True)
+    assert len(found) < 65_000  # GitHub's limit is 65536
+    assert "\x1b" not in found
 
 
 def comment(folder: Path, verdict: str, changed: list[str]) -> str:
