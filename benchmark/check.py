@@ -225,21 +225,11 @@ def _deterministic(estimator: Estimator, run: Trajectory, first: Tensor) -> Verd
 @contextmanager
 def other_random_states() -> Iterator[None]:
     """Inside the block the global random states of torch, NumPy and Python are others than before; then they are restored."""
-    modules = [(importlib.import_module(name), *verbs) for name, verbs in STATES.items()]
-    before = [getattr(module, get)() for module, get, _ in modules]
-    own = torch.get_rng_state()
-    try:
-        for module, _, _ in modules:
-            module.seed(20_260_101)
+    with machine.undisturbed():
+        for name in ("random", "numpy.random"):
+            importlib.import_module(name).seed(20_260_101)
         torch.default_generator.manual_seed(20_260_101)
         yield
-    finally:
-        torch.set_rng_state(own)
-        for (module, _, restore), state in zip(modules, before, strict=True):
-            getattr(module, restore)(state)
-
-
-STATES = {"random": ("getstate", "setstate"), "numpy.random": ("get_state", "set_state")}
 
 
 def _rows(estimator: Estimator, run: Trajectory, first: Tensor) -> Verdict:

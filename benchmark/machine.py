@@ -16,6 +16,7 @@ import benchmark
 from benchmark import git
 from benchmark.errors import LoobenchError, unknown
 from benchmark.files import digest, json_digest, unix
+from benchmark.surroundings import undisturbed as undisturbed
 from benchmark.text import line
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
@@ -45,21 +46,6 @@ def so_many_threads(threads: int) -> Iterator[None]:
 def one_thread() -> AbstractContextManager[None]:
     """Run a block on one CPU thread: the order of sums, and so the last bit, depends on their number."""
     return so_many_threads(1)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Undo what a stranger's code may do to torch's global settings inside the block."""
-    dtype, graded, threads = torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()
-    device = torch.get_default_device()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(graded)
-        torch.set_num_threads(threads)
-        if torch.get_default_device() != device:
-            torch.set_default_device(device)
 
 
 @lru_cache(maxsize=1)

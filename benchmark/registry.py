@@ -9,7 +9,8 @@ import pkgutil
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from benchmark.files import json_digest, read, source_digest
 from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
 from benchmark.records import decode
+from benchmark.surroundings import NUMBERS, undisturbed
 from benchmark.text import is_line
 
 FOLDERS = ("baselines", "estimators")
@@ -314,13 +316,26 @@ def _load(name: str) -> dict[str, Estimator] | None:
 def load(path: Path) -> dict[str, Estimator]:
     """The estimators that the file at `path` declares. Its code runs here: load only what you would run yourself.
 
+    What it changes in this process while it is imported is put back, and said.
+
     Raises LoobenchError where it cannot be read or imported, declares none, imports what estimators must not see, or takes
     the name of a registered one.
     """
-    variants = imported_file(path)
+    with guest(path):
+        variants = imported_file(path)
     if taken := variants.keys() & registered().keys():
         raise LoobenchError(f"{path} declares {', '.join(sorted(taken))}, taken by a registered estimator: rename it")
     return variants
+
+
+@contextmanager
+def guest(name: Path | str) -> Iterator[None]:
+    """Import a stranger's code in the block: what that changes in this process is put back, and said on stderr."""
+    with undisturbed() as changed:
+        yield
+    if lasting := [one for one in dict.fromkeys(changed) if one != NUMBERS]:
+        what = f"{name}, when it is imported, changes {', '.join(lasting)}"
+        print(f"note: {what}: that is put back; what it needs it must set inside its function", file=sys.stderr)
 
 
 def imported_file(path: Path, code: CodeType | None = None) -> dict[str, Estimator]:

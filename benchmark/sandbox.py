@@ -104,7 +104,10 @@ def _trusted(name: str) -> dict[str, Estimator] | None:
     """The estimators of a file or package, imported into this process."""
     if name.endswith(".py"):
         return registry.load(Path(name))
-    return registry.declared(importlib.import_module(packaged()[name].value)) if name in packaged() else None
+    if name not in packaged():
+        return None
+    with registry.guest(f"package {packaged()[name].module}"):
+        return registry.declared(importlib.import_module(packaged()[name].value))
 
 
 def _declared(name: str, allowance: Allowance) -> dict[str, Estimator] | None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HARNESS = sorted((ROOT / "benchmark").glob("*.py"))
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 LAYERS = (  # a module imports only from layers before its own
-    {"__init__", "errors", "text", "kernel", "streams", "optimizers", "models", "calculus", "published"},
+    {"__init__", "errors", "text", "kernel", "streams", "optimizers", "models", "calculus", "published", "surroundings"},
     {"files", "git", "records", "tangents", "modules"},
     {"problem", "machine"},
     {"updaters", "data", "sweep", "kronecker", "projections", "noise", "questions", "metrics", "statistics", "transport"},

@@ -113,9 +113,9 @@ def around() -> tuple[Any, ...]:
 @every_estimator
 def test_an_estimator_leaves_what_is_global_alone(name: str) -> None:
     run = train(supported_by(CALLED[name], query_kind="mean")).until(9)
-    answer(name, run)  # what importing a library does comes first
+    CALLED[name](run)  # what importing a library does comes first; and the harness, which puts back, is left out
     before = around()
-    answer(name, run)
+    CALLED[name](run)
 
     assert around() == before
 
