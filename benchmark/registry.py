@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import keyword
 import os
 import pkgutil
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, TypeVar
@@ -56,8 +58,14 @@ MODELS: dict[str, Callable[[Network], bool]] = {  # kinds that an estimator may 
 }
 EXACT = ("least-squares", "one-epoch")  # cases an estimator may claim to be exact in (benchmark/check.py)
 TUNED_ON = ("nothing", "paper", "library", "untuned", "tuning", "speed")  # docs/tuning.md
-LIBRARIES = {  # that not every machine has, as they are imported: what pip installs them by
+LIBRARIES = {  # as they are imported: what pip installs them by, where that is not the same name
     "ot": "POT",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "yaml": "PyYAML",
+    "faiss": "faiss-cpu",
     **dict.fromkeys(("captum", "dattri", "kronfluence", "pydvl", "trak"), "'loobench[peers]'"),
 }
 MOST_SOURCE = 1 << 20  # bytes of a file that declares
@@ -80,7 +88,7 @@ class Estimator:
     `tuned_on`: where its settings come from: "nothing" where it has none, "paper", "library" for a library's defaults,
     "untuned" for a choice made by no score, else the suite whose scores chose them, or "speed", the synthetic cases.
     Variants of one method that a setting only names, as a readout, count as the paper's.
-    `library`: one of LIBRARIES, without which it cannot run.
+    `library`: without which it cannot run, by the name that it is imported by.
     `interpretation`: the formula is known only second-hand.
     `version`: raised by the author where a published score changes; digits, with points between.
     `exact`: of EXACT, where the estimate is the truth itself; `loobench check` holds it to that.
@@ -134,9 +142,10 @@ class Estimator:
     @property
     def missing(self) -> str | None:
         """The library that it needs and this machine lacks, with what installs it, or None."""
-        if self.library is None or importlib.util.find_spec(self.library):
+        if self.library is None or importable(self.library):
             return None
-        return f"the library {self.library}, which is not installed: pip install {LIBRARIES[self.library]}"
+        first = self.library.partition(".")[0]
+        return f"the library {self.library}, which is not installed: pip install {LIBRARIES.get(first, first)}"
 
 
 def estimator(
@@ -215,7 +224,6 @@ def check_declaration(variant: Estimator) -> None:
 def _check_kinds(variant: Estimator) -> None:
     kinds: tuple[tuple[str, Iterable[str], Iterable[str]], ...] = (
         ("models", [variant.models], MODELS),
-        ("library", [variant.library] if variant.library is not None else [], LIBRARIES),
         ("tuned_on", [variant.tuned_on], TUNED_ON),
         ("optimizers", variant.optimizers, OPTIMIZERS),
         ("exact", variant.exact, EXACT),
@@ -224,12 +232,40 @@ def _check_kinds(variant: Estimator) -> None:
         for value in values:
             if value not in known:
                 raise unknown(f"{kind} of estimator {variant.name}", str(value), known)
+    if variant.library is not None:
+        _check_library(variant)
     for kind, number in (("max_parameters", variant.max_parameters), ("max_rank", variant.max_rank)):
         if number is not None and (type(number) is not int or number < 1):
             raise LoobenchError(f"{kind} of estimator {variant.name}: expected a whole number from 1 on, got {number!r:.80}")
     for kind, flag in (("loss_units", variant.loss_units), ("all_horizons", variant.all_horizons)):
         if type(flag) is not bool:
             raise LoobenchError(f"{kind} of estimator {variant.name}: expected True or False, got {flag!r:.80}")
+
+
+def _check_library(variant: Estimator) -> None:
+    library = variant.library
+    parts = library.split(".") if isinstance(library, str) else []
+    which = f"library of estimator {variant.name}"
+    sound = all(part.isascii() and part.isidentifier() and not keyword.iskeyword(part) for part in parts)
+    if not (parts and sound and len(str(library)) <= 100):
+        raise LoobenchError(f"{which}: expected the name that it is imported by, as sklearn, got {library!r:.80}")
+    if parts[0] in {*sys.stdlib_module_names, "__main__"}:
+        raise LoobenchError(f"{which}: {library} comes with Python, so that everyone has it: leave library out")
+    if parts[0] in {"benchmark", "loobench", *FOLDERS}:
+        raise LoobenchError(f"{which}: {library} is this program, so that everyone has it: leave library out")
+
+
+def importable(module: str) -> bool:
+    """Whether this machine has a module of that full name; nothing is imported to see it, and a bare folder is none."""
+    first, *others = module.split(".")
+    try:
+        found = importlib.util.find_spec(first)
+    except ValueError:  # it is there without a description of where it came from
+        return not others
+    for part in others:
+        places = found.submodule_search_locations if found else None
+        found = PathFinder.find_spec(part, list(places)) if places else None
+    return found is not None and found.origin is not None
 
 
 def rebuilt(content: Any, function: Callable[..., Tensor], source: str) -> Estimator:

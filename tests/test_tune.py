@@ -2,6 +2,7 @@
 
 import importlib.util
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from benchmark import registry, results
 from benchmark.cli import main
 from benchmark.errors import LoobenchError
 from benchmark.evaluate import Failure, estimate
-from benchmark.registry import load, registered, resolve
+from benchmark.registry import importable, load, registered, resolve
 from benchmark.suites import SUITES, TASKS
 from benchmark.train import train
 from benchmark.truth import answer
@@ -144,11 +145,70 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("field", "value"), [("library", "otter"), ("models", "linaer")])
-def test_an_unknown_library_or_kind_of_model_is_refused(tmp_path: Path, field: str, value: str) -> None:
-    (at := tmp_path / "mine.py").write_text(SUBMISSION.format(library="ot").replace('library="ot"', f'{field}="{value}"'))
-    with pytest.raises(LoobenchError, match=f"unknown {field} of estimator mine/way '{value}': did you mean"):
+def test_an_unknown_kind_of_model_is_refused(tmp_path: Path) -> None:
+    (at := tmp_path / "mine.py").write_text(SUBMISSION.format(library="ot").replace('library="ot"', 'models="linaer"'))
+    with pytest.raises(LoobenchError, match="unknown models of estimator mine/way 'linaer': did you mean"):
         load(at)
+
+
+def declaring(folder: Path, library: object) -> Path:
+    """A file that declares a library, and whose function imports nothing."""
+    (at := folder / "mine.py").write_text(SUBMISSION.replace('"{library}"', repr(library)).format(library="torch"))
+    return at
+
+
+@pytest.mark.parametrize("library", ["sklearn", "sklearn.linear_model", "torch", "safetensors", "scipy.stats", "_pytest"])
+def test_any_library_that_is_there_may_be_declared(tmp_path: Path, library: str) -> None:
+    (found,) = resolve([str(declaring(tmp_path, library))])
+
+    assert (found.library, found.missing) == (library, None)
+
+
+INSTALLS = {
+    "skimage": "scikit-image",
+    "otter": "otter",
+    "otter.parts": "otter",
+    "torch.nowhere": "torch",
+    "cv2": "opencv-python",
+}
+
+
+@pytest.mark.parametrize("library", INSTALLS)
+def test_one_that_is_not_there_may_be_declared_and_says_what_installs_it(tmp_path: Path, library: str) -> None:
+    at = declaring(tmp_path, library)
+
+    assert load(at)["mine/way"].library == library
+    with pytest.raises(LoobenchError, match=f"mine/way needs the library {library}, .*: pip install {INSTALLS[library]}$"):
+        resolve([str(at)])
+
+
+def test_a_declared_library_is_not_imported_to_see_whether_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bad_one" / "inner").mkdir(parents=True)
+    for at in ("bad_one/__init__.py", "bad_one/inner/__init__.py", "bad_one/inner/leaf.py"):
+        (tmp_path / at).write_text("raise SystemExit")
+    (tmp_path / "bare_folder").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert [importable(name) for name in ("bad_one", "bad_one.inner", "bad_one.inner.leaf")] == [True] * 3
+    assert [importable(name) for name in ("bad_one.leaf", "bad_one.inner.leaf.x", "bare_folder")] == [False] * 3
+    assert "bad_one" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("library", "message"),
+    [
+        *((name, "expected the name that it is imported by, as sklearn") for name in ("scikit-learn", "", "a..b", ".a", "a b")),
+        *(
+            (name, "expected the name that it is imported by")
+            for name in ("lambda", "1a", "a;b", "é", 5, True, "a" * 101, ["ot"])
+        ),
+        *((name, "comes with Python, so that everyone has it: leave library out") for name in ("json", "os.path", "__main__")),
+        *((name, "is this program") for name in ("benchmark", "benchmark.truth", "estimators.sgd_ie", "baselines", "loobench")),
+    ],
+)
+def test_what_is_no_library_is_refused_in_words(tmp_path: Path, library: object, message: str) -> None:
+    with pytest.raises(LoobenchError, match=f"library of estimator mine/way: .*{message}"):
+        load(declaring(tmp_path, library))
 
 
 def test_what_is_for_classifiers_says_so_of_a_regression() -> None:
