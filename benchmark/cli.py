@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -85,18 +86,22 @@ def _wandb_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--wandb-entity", metavar="NAME", help="user or team (default: the login's own)")
     command.add_argument("--wandb-group", metavar="NAME", help="default: the suite")
     command.add_argument("--wandb-tags", nargs="+", default=[], metavar="TAG", help="beside suite, model and optimiser")
-    command.add_argument("--wandb-mode", default="online", metavar="MODE", help="online or offline (default: %(default)s)")
+    command.add_argument(
+        "--wandb-mode", metavar="MODE", help="online, offline or disabled (default: WANDB_MODE, or W&B's settings, or online)"
+    )
 
 
 def _wandb(options: argparse.Namespace) -> Any:
     """How to track a run; None where that is not asked. Raises LoobenchError for bad options, also for some without --wandb."""
-    from benchmark.tracking import Options
+    from benchmark import tracking
 
-    tags = tuple(options.wandb_tags)
-    asked = Options(options.wandb_project, options.wandb_entity, options.wandb_group, tags, options.wandb_mode)
-    if not options.wandb and asked != Options():
+    tags, mode = tuple(options.wandb_tags), options.wandb_mode and tracking.meant(options.wandb_mode, "--wandb-mode")
+    asked = tracking.Options(options.wandb_project, options.wandb_entity, options.wandb_group, tags)
+    if options.wandb:
+        return replace(asked, mode=mode or tracking.usual_mode(os.environ, Path.cwd()))
+    if mode or asked != tracking.Options():
         raise LoobenchError("--wandb-project and its like are for runs that are tracked: add --wandb")
-    return asked if options.wandb else None
+    return None
 
 
 def _prepare_options(command: argparse.ArgumentParser) -> None:

@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,7 +31,14 @@ from benchmark.results import Cell, Limits, Result
 from benchmark.run import estimate_path
 from benchmark.truth import Bar, MakeBar
 
-MODES = ("online", "offline")
+MODES = {  # as W&B calls them, and what each is here; `shared` is for processes that write one run together, which ours do not
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "shared": "offline",
+    "disabled": "disabled",
+}
 NAME, TAG = 128, 64  # most characters
 ROOM = 1000  # lines that wait for the pipe; progress beyond them is dropped, results come later
 LONG, EVERY = 10.0, 5.0  # seconds after which a truth is long, and between two reports of it
@@ -61,7 +70,7 @@ Tell = Callable[[Message], None]
 
 @dataclass(frozen=True)
 class Options:
-    """Where runs go: project, entity (None: the login's own), group (None: the suite), further tags, online or offline.
+    """Where runs go: project, entity (None: the login's own), group (None: the suite), further tags; online, offline, disabled.
 
     Raises LoobenchError for what W&B would refuse: another mode, a tag or a name of a wrong length or with signs of paths.
     """
@@ -73,12 +82,41 @@ class Options:
     mode: str = "online"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
+        if self.mode not in MODES.values():
             raise unknown("mode of W&B", self.mode, MODES)
         if not 0 < len(self.project) <= NAME or re.search(r"[/\\#?%:]", self.project):
             raise LoobenchError(f"a W&B project has 1 to 128 characters, none of / \\ # ? % :, got {self.project!r}")
         if bad := [tag for tag in self.tags if not 0 < len(tag) <= TAG]:
             raise LoobenchError(f"a W&B tag has 1 to 64 characters, got {bad[0]!r}")
+
+
+def meant(mode: str, where: str) -> str:
+    """What a mode of W&B is here. Raises LoobenchError for an unknown one, which says `where` it stands."""
+    if mode not in MODES:
+        raise unknown(f"mode of W&B in {where}", mode, MODES)
+    return MODES[mode]
+
+
+def usual_mode(mine: Mapping[str, str], folder: Path) -> str:
+    """The mode where no option decides it: that of the environment, else of W&B's settings files, else online.
+
+    As W&B reads them: those of the working `folder` go before those of the user. Raises LoobenchError for an unknown mode.
+    """
+    if mine.get("WANDB_DISABLED", "").lower() not in ("", "0", "false", "no", "off"):
+        return "disabled"
+    files = [folder / (".wandb" if (folder / ".wandb").exists() else "wandb") / "settings"]
+    with suppress(RuntimeError):  # a user without a home
+        files.append(Path(mine.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings")
+    said = {"WANDB_MODE": mine.get("WANDB_MODE"), **{str(at): _mode_set_in(at) for at in files}}
+    return next((meant(mode, where) for where, mode in said.items() if mode), "online")
+
+
+def _mode_set_in(at: Path) -> str | None:
+    parser = ConfigParser()
+    with suppress(OSError, ConfigError, UnicodeDecodeError):  # W&B goes on without it, too
+        parser.read(at)
+        return parser.get("default", "mode", fallback=None)
+    return None
 
 
 class Track(Protocol):
@@ -102,12 +140,14 @@ class Untracked:
 
 @contextmanager
 def tracker(options: Options | None, folder: Path, cache: Path) -> Iterator[Track]:
-    """What to tell of the results in `folder` inside the block; without options it does nothing.
+    """What to tell of the results in `folder` inside the block; without options, or disabled, it does nothing.
 
     The child starts with the first word to it. At the end it is waited for, at most PATIENCE seconds, then left to go on alone
     for at most LINGER; after an error or Ctrl-C in the block at most HURRY seconds, then ended.
     """
-    if options is None:
+    if options is not None and options.mode == "disabled":
+        _say("W&B: its mode here is disabled: nothing is sent or written for it; --wandb-mode online or offline overrules that")
+    if options is None or options.mode == "disabled":
         yield Untracked()
         return
     track = Tracker(options, folder, cache)
@@ -124,7 +164,7 @@ class Tracker:
 
     def __init__(self, options: Options, folder: Path, cache: Path) -> None:
         self._first = {"options": asdict(options), "folder": str(folder.absolute()), "cache": str(cache.absolute())}
-        self._cache = cache.absolute()
+        self._cache, self._mode = cache.absolute(), options.mode
         self._lines: Queue[str | None] = Queue(ROOM)
         self._late: dict[str, None] = {}
         self._child: subprocess.Popen[str] | None = None
@@ -171,7 +211,7 @@ class Tracker:
     def _write(self) -> None:
         """Start the child and hand it the lines, until there is no more of either."""
         try:
-            self._child = child = _start(self._cache)
+            self._child = child = _start(self._cache, self._mode)
         except OSError as error:
             self._warn(f"its process cannot be started: {error}", REPEAT)
             self._over.set()
@@ -270,7 +310,7 @@ def _say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _start(cache: Path) -> subprocess.Popen[str]:
+def _start(cache: Path, mode: str) -> subprocess.Popen[str]:
     """The child, deaf to Ctrl-C in the terminal; it ends by itself once its input does."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "benchmark.tracking"],
@@ -278,19 +318,20 @@ def _start(cache: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment(os.environ, cache),
+        env=environment(os.environ, cache, mode),
         start_new_session=True,
     )
 
 
-def environment(mine: Mapping[str, str], cache: Path) -> dict[str, str]:
-    """The child's environment: this package, one core, W&B's own files beside the cache, and nothing private."""
+def environment(mine: Mapping[str, str], cache: Path, mode: str) -> dict[str, str]:
+    """The child's environment: this package, one core, the mode, W&B's own files beside the cache, and nothing private."""
     home, package = cache / "wandb", str(Path(__file__).resolve().parents[1])
     places = {"WANDB_DATA_DIR": str(home / "data"), "WANDB_CACHE_DIR": str(home / "cache")}
     usual = {f"WANDB_{name}": value for name, value in BOUNDED.items()} | places
     forced = {f"WANDB_{name}": value for name, value in PRIVATE.items()} | {"OMP_NUM_THREADS": "1", "GOMAXPROCS": "1"}
     path = os.pathsep.join(filter(None, (package, mine.get("PYTHONPATH"))))
-    return {**usual, **mine, **forced, "PYTHONPATH": path}
+    own = {name: value for name, value in mine.items() if name != "WANDB_DISABLED"}  # the mode has it
+    return {**usual, **own, **forced, "WANDB_MODE": mode, "PYTHONPATH": path}
 
 
 # ---- what a run holds --------------------------------------------------------------------------------------------
@@ -590,6 +631,13 @@ def said(error: Exception) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
 
 
+def lacking(error: Exception) -> str:
+    """Why there is no wandb: it is not installed, or it is there and its import ends in an error."""
+    absent = isinstance(error, ModuleNotFoundError) and error.name == "wandb"
+    why = f"it cannot be imported: {type(error).__name__}: {said(error)}"
+    return "it is not installed (`pip install wandb`)" if absent else why
+
+
 def main() -> int:
     """The child: read orders from the standard input until it ends, and tell of trouble on the standard output."""
     orders, words = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
@@ -605,8 +653,7 @@ def main() -> int:
 
         wandb.init  # noqa: B018 - a folder named wandb passes for the package
     except Exception as error:
-        what = "it is not installed (`pip install wandb`)" if isinstance(error, ImportError) else said(error)
-        tell({"warning": what, "advice": f"once it is, {REPEAT}"})
+        tell({"warning": lacking(error), "advice": f"once it can be imported, {REPEAT}"})
         tell({"complete": True, "note": ""})
         return 0
     options = Options(**{**first["options"], "tags": tuple(first["options"]["tags"])})

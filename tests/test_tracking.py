@@ -2,15 +2,18 @@
 
 import base64
 import hashlib
+import importlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import torch
 from test_results import CELL, result
 
 from benchmark import results, tracking
+from benchmark.cli import main
 from benchmark.errors import LoobenchError
 from benchmark.files import tensor_digest, write_tensors
 from benchmark.results import Bounds, Cell, Result
@@ -368,6 +372,42 @@ def test_no_wandb_gives_one_warning(tmp_path: Path, stub: Callable[[str], None],
     assert "the same command with --wandb sends what exists" in err
 
 
+BROKEN = {
+    "import a_dependency_of_wandb": "ModuleNotFoundError: No module named 'a_dependency_of_wandb'",
+    "import wandb.inner": "ModuleNotFoundError: No module named 'wandb.inner'",
+    "from os import nothing_like_it": "ImportError: cannot import name 'nothing_like_it'",
+    "raise RuntimeError('two  versions\\nof protobuf')": "RuntimeError: two versions of protobuf",
+    "1 +": "SyntaxError: invalid syntax",
+    "x = 1": "AttributeError: module 'wandb' has no attribute 'init'",
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_wandb_that_cannot_be_imported_is_said_to_be_there_and_why(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wandb.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises((ImportError, RuntimeError, SyntaxError, AttributeError)) as found:
+        importlib.import_module("wandb").init()
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+
+    assert tracking.lacking(found.value).startswith(f"it cannot be imported: {BROKEN[code]}")
+
+
+def test_what_is_wrong_with_an_installed_wandb_is_the_one_warning(
+    tmp_path: Path, stub: Callable[[str], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stub("import a_dependency_of_wandb")
+    tell(tmp_path / "results", tmp_path / "cache")
+    (warning,) = warnings(capfd.readouterr().err)
+
+    assert f"it cannot be imported: {BROKEN['import a_dependency_of_wandb']}" in warning
+    assert "not installed" not in warning
+
+
 def test_a_child_that_dies_in_the_middle_gives_one_warning_and_calls_go_on(
     tmp_path: Path, stub: Callable[[str], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -463,7 +503,7 @@ def test_a_stopped_parent_leaves_no_child_behind_and_has_not_imported_wandb(
 def test_without_options_nothing_is_started_printed_or_changed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_start", lambda cache: pytest.fail("started a process"))
+    monkeypatch.setattr(tracking, "_start", lambda *_: pytest.fail("started a process"))
     with tracker(None, tmp_path, tmp_path) as track:
         track.result("t", "e")
         assert track.bar(Quiet) is Quiet
@@ -504,3 +544,147 @@ def test_a_short_truth_and_bars_over_cells_are_not_reported(monkeypatch: pytest.
 def test_what_wandb_would_refuse_is_an_error_before_anything_starts(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(LoobenchError, match=message):
         Options(**wrong)
+
+
+# ---- who decides the mode --------------------------------------------------------------------------------------------
+def wrote(at: Path, mode: str) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.write_text(f"[default]\nmode = {mode}\n")
+
+
+MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_environment_decides_then_the_settings_of_the_folder_then_those_of_the_user(mode: str, tmp_path: Path) -> None:
+    user, other = {"WANDB_CONFIG_DIR": str(tmp_path / "user")}, "disabled" if mode != "disabled" else "online"
+
+    assert tracking.usual_mode(user, tmp_path) == "online"
+    wrote(tmp_path / "user" / "settings", mode)
+    assert tracking.usual_mode(user, tmp_path) == MODES[mode]
+    wrote(tmp_path / "user" / "settings", other)
+    wrote(tmp_path / "wandb" / "settings", mode)
+    assert tracking.usual_mode(user, tmp_path) == MODES[mode]
+    wrote(tmp_path / ".wandb" / "settings", other)
+    assert tracking.usual_mode(user, tmp_path) == other
+    assert tracking.usual_mode({**user, "WANDB_MODE": mode}, tmp_path) == MODES[mode]
+    assert tracking.usual_mode({**user, "WANDB_MODE": mode, "WANDB_DISABLED": "true"}, tmp_path) == "disabled"
+    assert tracking.usual_mode({**user, "WANDB_MODE": mode, "WANDB_DISABLED": "false"}, tmp_path) == MODES[mode]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_wandb_itself_reads_the_same_mode_from_the_same_places(mode: str, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    wrote(tmp_path / "wandb" / "settings", mode)
+    code = "import wandb; print(wandb.setup().settings.mode)"
+    for extra in ({}, {"WANDB_MODE": "offline"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **extra}, check=True
+        )
+        assert MODES[done.stdout.split()[-1]] == tracking.usual_mode({**os.environ, **extra}, tmp_path)
+
+
+@pytest.mark.parametrize("settings", ["", "mode = online", "[default\n", "[default]\nbase_url = x\n", "\0"])
+def test_settings_that_say_nothing_of_a_mode_or_cannot_be_read_decide_nothing(settings: str, tmp_path: Path) -> None:
+    wrote(tmp_path / "wandb" / "settings", "x")
+    (tmp_path / "wandb" / "settings").write_text(settings)
+
+    assert tracking.usual_mode({"WANDB_CONFIG_DIR": str(tmp_path)}, tmp_path) == "online"
+
+
+def test_an_unknown_mode_is_an_error_that_says_where_it_stands_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*RUN, "--wandb-mode", "onlin"]) == 2
+    assert "unknown mode of W&B in --wandb-mode 'onlin': did you mean online" in capsys.readouterr().err
+    wrote(tmp_path / "wandb" / "settings", "offlin")
+    assert main(RUN) == 2
+    assert f"unknown mode of W&B in {tmp_path}/wandb/settings 'offlin'" in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_MODE", "offlien")
+    assert main(RUN) == 2
+    assert "unknown mode of W&B in WANDB_MODE 'offlien': did you mean offline" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+    assert main(RUN[:-1]) == 0  # it is nothing to a run that is not tracked
+
+
+RUN = [
+    "run",
+    "--task",
+    "quick-breast-cancer-logistic-sgd",
+    "--threads",
+    "1",
+    "--seeds",
+    "1",
+    "--estimator",
+    "grad-dot",
+    "--wandb",
+]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The requests that come to the address that W&B is told to be at."""
+    found: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            found.append(self.path)
+            self.send_error(500)
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in {
+            "API_KEY": "a" * 40,
+            "BASE_URL": f"http://127.0.0.1:{server.server_port}",
+            "INIT_TIMEOUT": "3",
+        }.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        yield found
+        server.shutdown()
+
+
+QUIET = {  # environment -> whether runs are kept on disk
+    ("WANDB_MODE", "offline"): True,
+    ("WANDB_MODE", "dryrun"): True,
+    ("WANDB_MODE", "shared"): True,
+    ("WANDB_MODE", "disabled"): False,
+    ("WANDB_DISABLED", "true"): False,
+}
+LONG = ("dryrun", "shared")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, id=n[1], marks=[pytest.mark.slow] * (n[1] in LONG)) for n in QUIET])
+def test_a_mode_that_forbids_it_sends_nothing_and_disabled_writes_nothing_and_says_so(
+    name: tuple[str, str], asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv(*name)
+    assert main(RUN) == 0
+    said = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line and "waiting" not in line]
+
+    assert not asked
+    assert len(said) == 1
+    assert bool([*tmp_path.glob("cache/wandb/offline-run-*")]) == QUIET[name]
+    if not QUIET[name]:
+        assert "its mode here is disabled: nothing is sent or written for it" in said[0]
+        assert not [*tmp_path.rglob("*wandb*")]
+
+
+@pytest.mark.slow
+def test_the_option_overrules_the_environment_either_way(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert main([*RUN, "--wandb-mode", "disabled"]) == 0
+    assert not asked
+    assert "its mode here is disabled" in capfd.readouterr().err
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert main([*RUN, "--wandb-mode", "online"]) == 0
+    assert asked
