@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark import machine, prices, sandbox
+from benchmark import machine, prices, sandbox, scaffold
 from benchmark.errors import LoobenchError
 from benchmark.evaluate import Failure, estimate
 from benchmark.models import Network, mlp
@@ -83,7 +83,13 @@ def check(name: str, rules: Rules | None = None) -> dict[str, list[Finding]]:
 def findings(estimator: Estimator) -> list[Finding]:
     """All rules in order, each with what was found; those that an earlier failure leaves open have None."""
     with machine.one_thread():
-        return [Finding("declaration", True, f"version {estimator.version}, {estimator.paper}"), *_examined(estimator)]
+        return [_declaration(estimator), *_examined(estimator)]
+
+
+def _declaration(estimator: Estimator) -> Finding:
+    """What it says of itself, which is the author's and not the scaffold's."""
+    left = scaffold.unfilled(estimator.paper, sandbox.source(estimator))
+    return Finding("declaration", not left, "; ".join(left) or f"version {estimator.version}, {estimator.paper}")
 
 
 def broken(found: Sequence[Finding]) -> bool:

@@ -158,6 +158,12 @@ def confined(estimator: Estimator, allowance: Allowance) -> Estimator:
     return replace(estimator, function=Confined(at.name, read(at), None, allowance, estimator.library))
 
 
+def source(estimator: Estimator) -> bytes:
+    """The text of the file that declares an estimator."""
+    function: Any = confined(estimator, Allowance()).function
+    return bytes(function.source)
+
+
 # ---- asking ------------------------------------------------------------------------------------------------------
 def answers(estimator: Estimator, cuts: Iterable[Trajectory]) -> list[Answer]:
     """What a confined estimator answers to each of some runs, in a process for each that has seen nothing. Raises Failure."""

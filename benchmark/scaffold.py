@@ -1,8 +1,9 @@
-"""What `loobench new` writes: an estimator that runs as it stands, and its test."""
+"""What `loobench new` writes: an estimator that runs as it stands, and its test; and what its author has still to write."""
 
 import keyword
 import re
 import sys
+import unicodedata
 from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,12 @@ from benchmark.files import write as put
 from benchmark.registry import FOLDERS, NAME, sources
 
 MODULE = re.compile(r"[a-z][a-z0-9_]*")
+PLACEHOLDERS = {  # of the templates
+    "summary": "say here in one line what the method does",
+    "paper": "say where the method is from, with its arXiv number",
+}
+EXAMPLE = '"Pruthi et al. 2020, arXiv:2002.08484"'
+NOTHING = ("", "todo", "tbd", "fixme", "xxx", "placeholder", "yoursarxivnumber")  # other papers that are none, `plain`
 
 
 def write(name: str, folder: Path) -> tuple[Path, Path]:
@@ -24,7 +31,7 @@ def write(name: str, folder: Path) -> tuple[Path, Path]:
     for at in (source, test):
         if at.exists() or at.is_symlink():
             raise LoobenchError(f"{at} is there already, and is left as it is: choose another name or --folder")
-    words = {"name": name, "title": name.replace("-", " "), "function": module, "file": source.name}
+    words = {"name": name, "title": name.replace("-", " "), "function": module, "file": source.name, **PLACEHOLDERS}
     for at, template in ((source, "estimator.py.txt"), (test, "test.py.txt")):
         put(at, filled(template, words).encode())
     return source, test
@@ -47,3 +54,18 @@ def filled(template: str, words: dict[str, str]) -> str:
     """A template with each ``@word@`` replaced."""
     text = (files("benchmark") / "templates" / template).read_text()
     return re.sub(r"@([a-z]+)@", lambda match: words[match[1]], text)
+
+
+def unfilled(paper: str, source: bytes) -> list[str]:
+    """What an author has still to write before a file is submitted, by its `paper` and its text, in sentences."""
+    left = []
+    if plain(paper) in NOTHING or plain(PLACEHOLDERS["paper"]) in plain(paper):
+        left.append(f"`paper` says {paper!a:.80}: write who described the method, when and where, as in {EXAMPLE}")
+    if plain(PLACEHOLDERS["summary"]) in plain(source.decode(errors="replace")):
+        left.append(f"its text says {PLACEHOLDERS['summary']!r}: write there, in its first line, what the method does")
+    return left
+
+
+def plain(text: str) -> str:
+    """The letters and digits of a text alone: case, space, signs and width do not tell two placeholders apart."""
+    return "".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))

@@ -19,7 +19,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from benchmark import PROTOCOL, machine, results, suites
+from benchmark import PROTOCOL, machine, results, scaffold, suites
 from benchmark.errors import LoobenchError
 from benchmark.files import json_digest, sha256, source_digest, unix
 from benchmark.files import read as contents
@@ -185,8 +185,10 @@ def read(folder: Path) -> Bundle:
     for name in sorted(listed):
         _expect_hash(folder / name, name, listed[name])
     source = _source(manifest["estimator file"], set(listed))
-    stated = source_digest(contents(folder / source))
-    read_results = tuple(_result(folder, name, stated) for name in sorted(listed) if name != source)
+    text = contents(folder / source)
+    read_results = tuple(_result(folder, name, source_digest(text)) for name in sorted(listed) if name != source)
+    if left := [one for result in read_results for one in scaffold.unfilled(result.estimator.paper, text)]:
+        raise LoobenchError(f"{source}: {left[0]}; then run it, and submit it again")
     if not read_results:
         raise LoobenchError(f"{folder} has no results: run `loobench run --suite core`, then `loobench submit`")
     return Bundle(folder, folder / source, read_results)

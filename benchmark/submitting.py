@@ -51,8 +51,9 @@ def new_command(options: argparse.Namespace) -> int:
     from benchmark import scaffold
 
     source, test = scaffold.write(options.name, options.folder)
-    print(f"wrote {source}, which runs as it stands, and {test}\n\nNext:\n")
-    for command in (["check", str(source)], ["run", "--suite", "quick", "--estimator", str(source)]):
+    print(f"wrote {source}, which runs as it stands, and {test}\n")
+    print("Before it can be submitted, say in its first line what the method does, and in `paper` where it is from.\n\nNext:\n")
+    for command in (["run", "--suite", "quick", "--estimator", str(source)], ["check", str(source)]):
         print(f"    {shlex.join(['loobench', *command])}")
     print(f"    {shlex.join(['python', '-m', 'pytest', str(test)])}")
     return 0

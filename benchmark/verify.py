@@ -8,7 +8,20 @@ from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
-from benchmark import PROTOCOL, git, machine, registry, results, sandbox, submission, suites, suspicions, tasks, verdicts
+from benchmark import (
+    PROTOCOL,
+    git,
+    machine,
+    registry,
+    results,
+    sandbox,
+    scaffold,
+    submission,
+    suites,
+    suspicions,
+    tasks,
+    verdicts,
+)
 from benchmark.chunks import Means
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.files import read, source_digest
@@ -146,6 +159,8 @@ def _subject(result: Result, declared: Mapping[str, Known], folder: Path | None)
         raise LoobenchError(f"{_called(result)}: the result has no seed: there is nothing to verify")
     if estimator.missing:
         raise LoobenchError(f"{_called(result)} needs {estimator.missing}")
+    if left := scaffold.unfilled(estimator.paper, sandbox.source(estimator)):
+        raise LoobenchError(f"{_called(result)}: {left[0]}; then run it again")
     task = _task(result)
     _expect_declared(result, results.blank(task, machine.device(result.device), estimator))
     return Subject(result, task, estimator, folder)

@@ -25,13 +25,13 @@ LAYERS = (  # a module imports only from layers before its own
     {"train"},
     {"features", "registry", "shifts"},
     {"warmup"},
-    {"tasks"},
+    {"tasks", "scaffold"},
     {"protocols", "counterfactuals"},
     {"limits", "uses"},
     {"suites", "truth", "export", "results", "jail"},
     {"sandbox"},
     {"evaluate"},
-    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission", "scaffold"},
+    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission"},
     {"suspicions"},
     {"verdicts"},
     {"prices", "proposal", "reproduce", "report", "figures", "cite", "tracking", "manifest", "schema"},
@@ -42,7 +42,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"__main__"},
 )
 HIDDEN = {  # all that stands on tasks, and what of the layers below would tell of them
-    *set.union(*LAYERS[LAYERS.index({"tasks"}) :]),
+    *set.union(*LAYERS[LAYERS.index({"tasks", "scaffold"}) :]),
     *("data", "features", "metrics", "noise", "published", "statistics"),
 }
 

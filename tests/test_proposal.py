@@ -68,7 +68,7 @@ def told(tmp_path: Path) -> list[dict[str, object]]:
 
 def propose(root: Path, name: str = "my-estimator") -> Path:
     """Commit a submission as the printed commands would; returns its bundle."""
-    source, _ = scaffold.write(name, root.parent)
+    source = synthetic.authored(scaffold.write(name, root.parent)[0])
     (estimator,) = registry.resolve([str(source)])
     for task in suites.CORE.tasks:
         found = results.blank(task, "cpu", estimator)

@@ -1,30 +1,31 @@
 """`loobench new`: what it writes runs as it stands, and it overwrites nothing."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import synthetic
+from test_submitting import finish
 
-from benchmark import results, scaffold
+from benchmark import results, scaffold, submission
 from benchmark.check import broken, check
 from benchmark.cli import main
 from benchmark.errors import LoobenchError
-from benchmark.registry import resolve
+from benchmark.registry import registered, resolve, sources
 
 TASK = "quick-breast-cancer-logistic-sgd"
 
 
-def test_a_new_estimator_passes_its_check_and_runs_on_a_task_as_it_stands(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_estimator_runs_on_a_task_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "my-estimator"]) == 0
     told = capsys.readouterr().out
+    assert "Before it can be submitted, say in its first line what the method does" in told
     for command in ("check my_estimator.py", "run --suite quick --estimator my_estimator.py"):
         assert f"    loobench {command}\n" in told
-    assert main(["check", "my_estimator.py"]) == 0
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "my_estimator.py"]) == 0
 
     (cell,) = results.load(Path("results") / TASK / "my-estimator.json").cells.values()
@@ -36,6 +37,7 @@ def test_a_new_estimator_passes_its_check_and_runs_on_a_task_as_it_stands(
 
 def test_the_test_it_writes_passes_and_fails_where_a_rule_is_broken(tmp_path: Path) -> None:
     source, test = scaffold.write("my-estimator", tmp_path)
+    synthetic.authored(source)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)]
     good = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     source.write_text(source.read_text().replace("return effect", "return -effect"))
@@ -54,9 +56,99 @@ def test_what_it_declares_is_what_was_asked_for(tmp_path: Path) -> None:
 
     assert (source.name, found.name, found.version, found.settings) == ("a2_b_3.py", "a2-b-3", "1", {"checkpoints": 5})
     assert "@" not in source.read_text().replace("@estimator", "").replace(" @ ", "")
-    assert not any(map(broken, check(str(source)).values()))
+    assert not any(map(broken, check(str(synthetic.authored(source))).values()))
 
 
+# ---- what is left to its author --------------------------------------------------------------------------------------
+SUMMARY, PAPER = "say here in one line what the method does", "say where the method is from, with its arXiv number"
+
+
+def left(text: str, folder: Path) -> str:
+    """What `check` finds of the declaration of a file with that text, the empty string where nothing."""
+    (at := folder / "my_estimator.py").write_text(text)
+    ((first, *others),) = check(str(at)).values()
+    assert not broken(others)
+    return "" if first.passed else first.detail
+
+
+def test_the_templates_ask_for_no_more_than_is_refused(tmp_path: Path) -> None:
+    source, test = scaffold.write("my-estimator", tmp_path)
+    asked = re.findall(r"\bsay \w+[^\n\".;]*", source.read_text() + test.read_text())
+
+    assert [one for one in asked if not one.startswith("say (")] == [SUMMARY, PAPER]
+    assert [*scaffold.PLACEHOLDERS.values()] == [SUMMARY, PAPER]
+
+
+def test_check_names_each_placeholder_and_what_to_write_there_and_nothing_once_it_is_written(tmp_path: Path) -> None:
+    source, _ = scaffold.write("my-estimator", tmp_path)
+    fresh = source.read_text()
+    both, only_paper = left(fresh, tmp_path), left(fresh.replace(SUMMARY, "gradients"), tmp_path)
+
+    assert SUMMARY in both
+    assert f"`paper` says '{PAPER}': write who described the method, when and where" in both
+    assert (SUMMARY in only_paper, PAPER in only_paper) == (False, True)
+    assert "what the method does" in left(fresh.replace(PAPER, "Ada 2026"), tmp_path)
+    assert left(fresh.replace(PAPER, "Ada 2026").replace(SUMMARY, "gradients"), tmp_path) == ""
+
+
+VARIANTS = [
+    PAPER.upper(),
+    PAPER.replace(" ", "  "),
+    f"  {PAPER}.  ",
+    PAPER.replace(" ", "-").title(),
+    f"{PAPER}: 1234.5678",
+    PAPER.replace(",", ""),
+    "".join(chr(ord(letter) + 0xFEE0) if letter.isalpha() else letter for letter in PAPER),  # of full width
+    "yours, arXiv number",
+    "TODO",
+    "tbd.",
+    "...",
+    " ",
+]
+
+
+@pytest.mark.parametrize("paper", VARIANTS)
+def test_a_paper_that_is_a_placeholder_in_another_dress_is_refused(paper: str) -> None:
+    assert [said for said in scaffold.unfilled(paper, b"") if said.startswith("`paper` says")]
+
+
+@pytest.mark.parametrize(
+    "line", [SUMMARY.upper(), SUMMARY.replace(" what", "\n\n   what"), f"# {SUMMARY}", SUMMARY.replace(" ", "")]
+)
+def test_a_summary_that_is_a_placeholder_in_another_dress_is_refused(line: str) -> None:
+    assert scaffold.unfilled("Ada 2026", f'"""Mine: {line}."""\n'.encode())
+
+
+def test_no_registered_estimator_is_refused() -> None:
+    root = Path(scaffold.__file__).parents[1]
+    assert not [
+        name for name, one in registered().items() if scaffold.unfilled(one.paper, (root / sources()[name]).read_bytes())
+    ]
+
+
+def test_an_unedited_scaffold_runs_but_is_neither_submitted_nor_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, _ = scaffold.write("my-estimator", tmp_path)
+    assert main(["check", "my_estimator.py"]) == 1
+    assert "✗ broken" in capsys.readouterr().out
+    assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "my_estimator.py"]) == 0
+    assert main(["submit", "my_estimator.py", "--by", "A"]) == 1
+    assert "nothing is submitted" in capsys.readouterr().err
+    assert not (tmp_path / "submission").exists()
+    assert main(["verify", f"results/{TASK}/my-estimator.json", "--estimator", "my_estimator.py"]) == 2
+    assert f"`paper` says '{PAPER}'" in capsys.readouterr().err
+    finish(source, tmp_path / "results")
+    monkeypatch.setattr(scaffold, "unfilled", lambda *_: [])  # as an older loobench, or one's own, would have packed it
+    submission.write(["my-estimator"], tmp_path / "results", source, tmp_path / "out", "A")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main(["verify", "out/my-estimator"]) == 2
+    told = capsys.readouterr().err
+    assert f"estimators/my_estimator.py: `paper` says '{PAPER}'" in told
+
+
+# ---- names -----------------------------------------------------------------------------------------------------------
 BAD = [
     "",
     "My-estimator",

@@ -20,7 +20,7 @@ Told = pytest.CaptureFixture[str]
 @pytest.fixture
 def ready(tmp_path: Path) -> Path:
     """A folder with my_estimator.py and its results on all of suite core, which is the current one."""
-    source, _ = scaffold.write("my-estimator", tmp_path)
+    source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
     finish(source, tmp_path / "results")
     return tmp_path
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import synthetic
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "walked-through"
@@ -43,6 +44,7 @@ def test_a_newcomer_gets_a_verified_row_with_the_documented_commands(tmp_path: P
     here = tmp_path / "work"
     here.mkdir()
     do(new, here)
+    synthetic.authored(here / f"{NAME.replace('-', '_')}.py")
     assert "all rules are kept" in do(check, here)
     assert "28 cells computed" in do(run, here)
     printed = do(f"{submit} --by 'A Newcomer'", here)
