@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -548,12 +548,34 @@ def score_command(options: argparse.Namespace) -> int:
         raise LoobenchError(f"no result in {options.results} has that suite, task and estimator; see what lies there")
     incomplete = False
     for result in chosen:
-        updated, missing = rescore(results.path(result, options.results), options.cache)
-        print(f"{result.name} {result.estimator.name}: scores {'as before' if updated == result else 'changed'}")
-        if missing:
-            incomplete = True
-            print(f"  seeds {', '.join(missing)}: no estimate or truth in the cache; left as they are", file=sys.stderr)
+        updated, lacking = rescore(results.path(result, options.results), options.cache)
+        incomplete |= bool(lacking)
+        print(f"{result.name} {result.estimator.name}: {_rescored(result, updated, lacking)}")
+        for why, seeds in _by_value(lacking).items():
+            print(f"  seed {', '.join(seeds)}: not computed anew, left as before: {why}", file=sys.stderr)
     return FAILED if incomplete else 0
+
+
+def _rescored(before: Any, now: Any, lacking: Collection[str]) -> str:
+    """What `loobench score` did with a result, in words."""
+    from benchmark.metrics import METRICS
+
+    anew = [seed for seed, cell in now.cells.items() if cell.status == "ok" and seed not in lacking]
+    changed = [seed for seed in anew if now.cells[seed] != before.cells[seed]]
+    kept = {name for seed in anew for name in now.cells[seed].scores} - METRICS.keys()
+    without = _by_value({seed: cell.status for seed, cell in now.cells.items() if cell.status != "ok"})
+    done = f"seed {', '.join(anew)} computed anew, " + (f"seed {', '.join(changed)} changed" if changed else "scores as before")
+    return "; ".join(
+        [
+            done if anew else "nothing computed anew",
+            *(f"seed {', '.join(seeds)} {status}, without scores" for status, seeds in without.items()),
+            *(["scores of uses stay, which take training"] if kept else []),
+        ]
+    )
+
+
+def _by_value(said: Mapping[str, str]) -> dict[str, list[str]]:
+    return {value: [key for key in said if said[key] == value] for value in dict.fromkeys(said.values())}
 
 
 def migrate_command(options: argparse.Namespace) -> int:

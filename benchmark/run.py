@@ -430,17 +430,17 @@ def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
         estimate(estimator, like(run), device)
 
 
-def rescore(at: Path, cache: Path, seeds: Iterable[str] | None = None) -> tuple[Result, list[str]]:
+def rescore(at: Path, cache: Path, seeds: Iterable[str] | None = None) -> tuple[Result, dict[str, str]]:
     """Compute the metrics of a result file, or of some of its seeds, anew from kept estimates and truths.
 
-    Returns the result as its file now has it, and the seeds for which an estimate or truth is missing, left as they are.
+    Returns the result as its file now has it, and the seeds that are left as they are, each with what the cache lacks for it.
     """
     result = results.load(at)
     chosen = result.cells if seeds is None else {seed: result.cells[seed] for seed in seeds}
     fresh = {seed: _rescored(result, seed, cell, cache) for seed, cell in chosen.items() if cell.status == "ok"}
-    changed = {seed: cell for seed, cell in fresh.items() if cell and cell != result.cells[seed]}
+    changed = {seed: cell for seed, cell in fresh.items() if isinstance(cell, Cell) and cell != result.cells[seed]}
     updated = _exchanged(at, result, changed) if changed else result
-    return updated, [seed for seed, cell in fresh.items() if not cell]
+    return updated, {seed: lacking for seed, lacking in fresh.items() if isinstance(lacking, str)}
 
 
 def _exchanged(at: Path, before: Result, changed: Mapping[str, Cell]) -> Result:
@@ -452,11 +452,14 @@ def _exchanged(at: Path, before: Result, changed: Mapping[str, Cell]) -> Result:
     return updated
 
 
-def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | None:
+def _rescored(result: Result, seed: str, cell: Cell, cache: Path) -> Cell | str:
+    """The cell with its scores computed anew, or what the cache lacks for that."""
     found = kept(cell.estimate, cache)
     exact = truth.kept(result.task_digest, int(seed), cache, result.device)
-    if found is None or exact is None or exact[0].digest() != cell.truth:
-        return None
+    if found is None or exact is None:
+        return " and ".join(["no estimate"] * (found is None) + ["no truth"] * (exact is None)) + " in the cache"
+    if exact[0].digest() != cell.truth:
+        return "another truth in the cache than the one it was scored against"
     asked = asked_of(result.task)
     return replace(
         cell,

@@ -232,13 +232,65 @@ def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Pa
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
     results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
     assert main(["score"]) == 0
-    assert f"{TASK} sgd-ie: scores changed" in capsys.readouterr().out
+    assert scored(capsys)[0] == [
+        f"{TASK} grad-dot: seed 0, 1 computed anew, scores as before",
+        f"{TASK} sgd-ie: seed 0, 1 computed anew, seed 0 changed",
+    ]
     assert load("sgd-ie") == right
 
     run.estimate_path(right.cells["1"].estimate, tmp_path / "cache").unlink()
     assert main(["score", "--estimator", "sgd-ie"]) == 1
-    assert "seeds 1: no estimate or truth in the cache" in capsys.readouterr().err
+    assert scored(capsys) == (
+        [f"{TASK} sgd-ie: seed 0 computed anew, scores as before"],
+        ["  seed 1: not computed anew, left as before: no estimate in the cache"],
+    )
     assert load("sgd-ie") == right
+
+
+def scored(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
+    """The lines of a `score`: what was done, and what was not."""
+    told = capsys.readouterr()
+    return [line for line in told.out.splitlines() if line.startswith(TASK)], told.err.splitlines()
+
+
+def test_score_that_recomputes_nothing_says_so_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 0
+    right = load("sgd-ie")
+    crashed = replace(right.cells["0"], status="crashed", scores={}, by_query=[], points=[], message="boom")
+    others = {"other": replace(right.cells["1"], truth="1" * 64), "crashed": crashed}
+    for at in (tmp_path / "cache" / "truth").glob("*.safetensors"):
+        at.rename(at.with_suffix(".away"))
+    capsys.readouterr()
+    assert main(["score", "--estimator", "sgd-ie", "--cache", str(tmp_path / "elsewhere")]) == 1
+    assert scored(capsys) == (
+        [f"{TASK} sgd-ie: nothing computed anew"],
+        ["  seed 0, 1: not computed anew, left as before: no estimate and no truth in the cache"],
+    )
+    assert main(["score", "--estimator", "sgd-ie"]) == 1
+    assert scored(capsys)[1] == ["  seed 0, 1: not computed anew, left as before: no truth in the cache"]
+    for at in (tmp_path / "cache" / "truth").glob("*.away"):
+        at.rename(at.with_suffix(".safetensors"))
+    results.save(replace(right, cells={"0": others["crashed"], "1": others["other"]}), Path("results"))
+    assert main(["score", "--estimator", "sgd-ie"]) == 1
+    assert scored(capsys) == (
+        [f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"],
+        ["  seed 1: not computed anew, left as before: another truth in the cache than the one it was scored against"],
+    )
+    results.save(replace(right, cells={"0": others["crashed"]}), Path("results"))
+    assert main(["score", "--estimator", "sgd-ie"]) == 0
+    assert scored(capsys) == ([f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"], [])
+
+
+def test_score_says_that_scores_of_uses_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(SMALL) == 0
+    right = load("sgd-ie")
+    used = {seed: replace(cell, scores={**cell.scores, "lowest_auc": [0.5] * 3}) for seed, cell in right.cells.items()}
+    results.save(replace(right, cells=used), Path("results"))
+    capsys.readouterr()
+    assert main(["score", "--estimator", "sgd-ie"]) == 0
+    line = f"{TASK} sgd-ie: seed 0, 1 computed anew, scores as before; scores of uses stay, which take training"
+    assert scored(capsys) == ([line], [])
+    assert load("sgd-ie").cells == used
 
 
 def test_a_broken_estimator_is_shown_as_such_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
