@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -14,6 +14,7 @@ from benchmark.errors import DamagedFile
 from benchmark.files import LOCKS, json_digest, locked, read, sweep, write
 from benchmark.machine import Provenance
 from benchmark.metrics import METRICS
+from benchmark.placement import Held, expect_one_each, expect_places, json_files
 from benchmark.questions import QUESTIONS, LeaveOneOut, asked_of
 from benchmark.records import Mismatch, decode, encode
 from benchmark.registry import Estimator
@@ -241,21 +242,22 @@ def load_limits(at: Path) -> Limits:
 
 def all_limits(folder: Path) -> dict[str, Limits]:
     """All limits under a folder, by name of task and device; each must lie where its content says."""
-    found = [(at, load_limits(at)) for at in limit_files(folder)]
-    for at, one in found:
-        if at != limits_path(one, folder):
-            raise DamagedFile(f"{at} holds the limits of {one.name}: move it to {limits_path(one, folder)}")
+    files = limit_files(folder)
+    if copies := [at for at in files if at.name.startswith(Path(MANIFEST).stem)]:
+        raise DamagedFile(f"{copies[0]} is a copy of {MANIFEST}, which `loobench report` writes: move it out of {folder}")
+    found = [(at, load_limits(at)) for at in files]
+    expect_places([_held(at, one, folder) for at, one in found])
     return {one.name: one for _, one in found}
 
 
 def limit_files(folder: Path) -> list[Path]:
     """The files of limits in a folder, in order."""
-    return sorted(at for at in folder.glob("*.json") if at.name != MANIFEST)
+    return [at for at in json_files(folder, "*.json") if at.name != MANIFEST]
 
 
 def result_files(folder: Path) -> list[Path]:
     """The files of results under a folder, in order."""
-    return sorted(folder.glob("*/*.json"))
+    return json_files(folder, "*/*.json")
 
 
 def path(result: Result, folder: Path) -> Path:
@@ -323,12 +325,23 @@ def _parse(whole: bytes, name: str, check: Callable[[Any], Any]) -> Any:
 def load_all(folder: Path) -> list[Result]:
     """All results under a folder, in order of path; each must lie where its content says."""
     found = [(at, load(at)) for at in result_files(folder)]
-    for at, result in found:
-        if at != path(result, folder):
-            raise DamagedFile(
-                f"{at} holds the result of {result.name}/{result.estimator.name}: move it to {path(result, folder)}"
-            )
+    expect_places([_held(at, one, folder) for at, one in found])
     return [result for _, result in found]
+
+
+def refuse_copies(at: Path, result: Result, folder: Path) -> None:
+    """Raise DamagedFile where other files of the folder's task hold the result, too, as a synchronising program leaves them."""
+    meant, found = path(result, folder), [(at, result)]
+    for other in json_files(folder / result.name, "*.json"):
+        with suppress(DamagedFile):  # who reads that one will be told
+            found += [(other, load(other))] * (other != at)
+    expect_one_each(_held(at, one, folder) for at, one in found if path(one, folder) == meant)
+
+
+def _held(at: Path, one: Result | Limits, folder: Path) -> Held:
+    meant, seeds = (path(one, folder), "cells") if isinstance(one, Result) else (limits_path(one, folder), "seeds")
+    rest = {name: value for name, value in vars(one).items() if name != seeds}
+    return Held(at, meant, getattr(one, seeds), rest)
 
 
 def check(content: Any) -> Result:

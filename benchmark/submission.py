@@ -137,6 +137,7 @@ def _own(name: str, task: Any, folder: Path, source: str) -> Result:
     if not at.exists():
         raise LoobenchError(f"a submission needs all tasks of suite core; {at} is not there: {again}")
     found = results.load(at)
+    results.refuse_copies(at, found, folder)
     if found.estimator.source != source:
         raise LoobenchError(f"{at} was computed by another version of the file: {again}")
     if (found.task_digest, found.protocol) != (task.digest(), PROTOCOL):
@@ -154,6 +155,7 @@ def _others(name: str, folder: Path, source: str) -> Iterator[Result]:
     places = [(task, at) for task in others if (at := folder / task.name / results.file_name(name)).exists()]
     for task, found in ((task, results.load(at)) for task, at in places):
         if (found.estimator.source, found.task_digest, found.protocol) == (source, task.digest(), PROTOCOL):
+            results.refuse_copies(at, found, folder)
             yield found
 
 

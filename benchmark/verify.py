@@ -133,6 +133,7 @@ def _of_bundle(folder: Path, rules: Rules) -> list[Subject]:
 
 def _of_file(at: Path, given: Mapping[str, Known]) -> Subject:
     result, folder = results.load(at), at.absolute().parent.parent
+    results.refuse_copies(at.absolute(), result, folder)
     if at.absolute() != results.path(result, folder):
         raise LoobenchError(f"{at} holds the result of {_called(result)}: verify it in a folder of results, under that name")
     name = result.estimator.name
