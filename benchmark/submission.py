@@ -152,8 +152,8 @@ def _own(name: str, task: Any, folder: Path, source: str) -> Result:
 def _others(name: str, folder: Path, source: str) -> Iterator[Result]:
     """One's own results on tasks of other suites, of this source and loobench."""
     others = [task for task in suites.TASKS.values() if task not in suites.CORE.tasks]
-    places = [(task, at) for task in others if (at := folder / task.name / results.file_name(name)).exists()]
-    for task, found in ((task, results.load(at)) for task, at in places):
+    places = [(task, folder / task.name / results.file_name(name)) for task in others]
+    for task, at, found in ((task, at, results.load(at)) for task, at in places if at.exists()):
         if (found.estimator.source, found.task_digest, found.protocol) == (source, task.digest(), PROTOCOL):
             results.refuse_copies(at, found, folder)
             yield found

@@ -126,7 +126,7 @@ def test_what_a_call_changes_is_as_before_when_it_is_over(what: str, tmp_path: P
 def test_what_a_call_that_fails_changes_is_as_before(what: str, tmp_path: Path) -> None:
     change, seen = BY_HAND[what]
     before = seen()
-    with pytest.raises(BaseException, match="mine raised SystemExit"):
+    with pytest.raises(BaseException, match=r"mine \(submission.py:\d+ in mine\) raised SystemExit"):
         estimate(one(tmp_path, f"{change}; raise SystemExit"), train(problem()))
 
     assert seen() == before
