@@ -1,14 +1,15 @@
 """Data sets in one canonical form: rows decoded, sorted by the hash of each, and checked against a pinned digest."""
 
 import hashlib
+import json
 import os
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ import torch
 from benchmark.errors import DamagedFile, LoobenchError, unknown
 from benchmark.files import claimed, digest, probe, read_tensors, write_tensors
 
+ROWS, SAID = "rows.safetensors", "said.json"  # what a process that downloads leaves
+SLOWEST, LONGEST = 10_000, 30  # bytes a second that must come from the Hub, and times the patience that all may take
 Column = np.ndarray | list[str]
 Table = dict[str, Column]  # columns of one split
 Splits = dict[str, Table]
@@ -140,13 +143,13 @@ def load(name: str, cache: Path) -> Splits:
     """
     path, wanted = cached(name, cache), source(name)
     if path.exists():
-        return checked(_read(path), wanted, f"{path} was changed; delete it and run `loobench prepare {name}`")
+        return checked(read_rows(path), wanted, f"{path} was changed; delete it and run `loobench prepare {name}`")
     with claimed(cache / "locks" / f"data-{name}.lock", f"the data set {name}"):
         if path.exists():  # another process had claimed it
             return load(name, cache)
         _settle_hub(cache / "hub")
         splits = embedded(wanted) if wanted.embedded else download(wanted)
-        _write(path, splits)
+        write_rows(path, splits)
     return splits
 
 
@@ -196,7 +199,8 @@ def checked(splits: Splits, wanted: Source, advice: str) -> Splits:
 
 
 # ---- the cache: text as bytes and lengths ------------------------------------------------------------------------
-def _write(path: Path, splits: Splits) -> None:
+def write_rows(path: Path, splits: Splits) -> None:
+    """Write splits as one safetensors file."""
     tensors = {}
     for split, table in splits.items():
         for name, column in table.items():
@@ -209,7 +213,8 @@ def _write(path: Path, splits: Splits) -> None:
     write_tensors(path, tensors, {"columns": {split: list(table) for split, table in splits.items()}})
 
 
-def _read(path: Path) -> Splits:
+def read_rows(path: Path) -> Splits:
+    """The splits of such a file. Raises DamagedFile where it is none."""
     tensors, facts = read_tensors(path)
     try:
         return {
@@ -254,46 +259,43 @@ def download(wanted: Source) -> Splits:
 
 
 def _from_hub(wanted: Source, *, fresh: bool) -> Splits:
+    """What a process of its own fetches (benchmark/hub.py), which says what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
-        served = _served(wanted, folder, fresh)
+        code = _ended([wanted.name, folder, str(patience()), str(os.getpid()), *(["fresh"] if fresh else [])])
+        if (told := Path(folder, SAID)).exists():
+            said = json.loads(told.read_text())
+            raise (DamagedFile if said["damaged"] else LoobenchError)(said["message"])
+        if code:
+            raise LoobenchError(
+                f"cannot download data set {wanted.name}: the process that does it ended with {code}; see above, "
+                f"then run `loobench prepare {wanted.name}` again"
+            )
+        return read_rows(Path(folder, ROWS))
+
+
+def _ended(arguments: list[str]) -> int:
+    """The exit code of that process, which Ctrl-C reaches through this one alone."""
+    path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "benchmark.hub", *arguments]
+    mine = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, env=mine, start_new_session=True) as child:
         try:
-            return {split: _decode(served[split], wanted.columns) for split in wanted.rows}
-        except Exception as error:  # images and text are decoded here, by whatever libraries those formats need
-            raise _undecodable(wanted, error) from error
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            raise
 
 
-def _served(wanted: Source, folder: str, fresh: bool) -> Any:
-    import datasets
-
-    mode = datasets.DownloadMode.FORCE_REDOWNLOAD if fresh else datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
+def patience() -> float:
+    """Seconds that too little may come from the Hub for. Raises LoobenchError where LOOBENCH_HUB_PATIENCE is no such number."""
+    said = os.environ.get("LOOBENCH_HUB_PATIENCE") or "60"
     try:
-        return _patiently(lambda: datasets.load_dataset(wanted.origin, cache_dir=folder, download_mode=mode))
-    except datasets.exceptions.DatasetGenerationError as error:
-        raise _undecodable(wanted, error.__cause__ or error) from error
-    except Exception as error:  # the client raises whatever its transport raises
-        raise LoobenchError(
-            f"cannot download data set {wanted.name} ({wanted.origin}) from {_hub()}: {_brief(error)}; "
-            f"nothing was kept: check the connection, then run `loobench prepare {wanted.name}`"
-        ) from error
-
-
-def _undecodable(wanted: Source, error: BaseException) -> DamagedFile:
-    return DamagedFile(
-        f"the rows of data set {wanted.name} ({wanted.origin}) from {_hub()} cannot be decoded: {_brief(error)}; "
-        f"nothing was kept: if it happens again, the Hub's copy is damaged"
-    )
-
-
-def _patiently(get: Callable[[], Any], tries: int = 3) -> Any:
-    """`get()`, again after a server's fault: the client itself repeats only lost connections."""
-    for attempt in range(1, tries):
-        try:
-            return get()
-        except OSError as error:
-            if getattr(getattr(error, "response", None), "status_code", 0) < 500:
-                raise
-            time.sleep(attempt)
-    return get()
+        found = float(said)
+    except ValueError:
+        found = 0.0
+    if not 1 <= found <= 1e6:
+        raise LoobenchError(f"LOOBENCH_HUB_PATIENCE takes seconds, from 1 on, got {said!a:.40}")
+    return found
 
 
 def _settle_hub(instead: Path) -> None:
@@ -304,26 +306,3 @@ def _settle_hub(instead: Path) -> None:
         probe(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
     except (RuntimeError, LoobenchError):
         os.environ["HF_HOME"] = str(instead)
-
-
-def _hub() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or ["no reason given"]
-    return f"{type(error).__name__}: {lines[0][:200]}"
-
-
-def _decode(rows: Any, columns: tuple[str, ...]) -> Table:
-    return {name: _plain(rows, name) for name in columns}
-
-
-def _plain(rows: Any, name: str) -> Column:
-    kind = type(rows.features[name]).__name__
-    if kind == "Image":
-        return np.stack([np.asarray(image, dtype=np.uint8) for image in rows[name]])
-    values = rows[name][:]
-    if isinstance(values[0], str):
-        return [text.strip() for text in values]
-    return np.asarray(values, dtype="<i8")

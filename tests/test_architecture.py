@@ -23,7 +23,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"engine"},
     {"chunks", "readout"},
     {"train"},
-    {"features", "registry", "shifts"},
+    {"features", "hub", "registry", "shifts"},
     {"warmup"},
     {"tasks", "scaffold"},
     {"protocols", "counterfactuals"},
@@ -43,7 +43,7 @@ LAYERS = (  # a module imports only from layers before its own
 )
 HIDDEN = {  # all that stands on tasks, and what of the layers below would tell of them
     *set.union(*LAYERS[LAYERS.index({"tasks", "scaffold"}) :]),
-    *("data", "features", "metrics", "noise", "published", "statistics"),
+    *("data", "features", "hub", "metrics", "noise", "published", "statistics"),
 }
 
 
