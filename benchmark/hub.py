@@ -87,23 +87,25 @@ def _watch(asked: Asked, done: threading.Event) -> None:
         if has - had >= SLOWEST * patience:
             then, had = now, has
         elif now - then >= patience:
-            came = (
-                f"{max(0, has - had) / 1000:.0f} kB came in {now - then:.0f} s, {SLOWEST * patience / 1000:.0f} kB are expected"
-            )
-            _give_up(asked, f"{came} (a server may ask to wait for longer)")
+            came = f"{max(0, has - had) / 1000:.0f} kB came in {now - then:.0f} s"
+            expected = f"{SLOWEST * patience / 1000:.0f} kB are expected (a server may ask to wait for longer)"
+            _give_up(asked, f"{came}, {expected}")
 
 
 def _arrived(asked: Asked) -> int:
     """Bytes on disk of what the client fetches and makes of it."""
-    constants = getattr(sys.modules.get("huggingface_hub"), "constants", None)
-    name = f"datasets--{asked.wanted.origin.replace('/', '--')}"
-    places = [asked.room, *([Path(constants.HF_HUB_CACHE) / name] if constants else [])]
-    return sum(_size(at) for place in places for at in place.rglob("*"))
+    from huggingface_hub import constants
+
+    repository = Path(constants.HF_HUB_CACHE, f"datasets--{asked.wanted.origin.replace('/', '--')}")
+    found = (
+        os.path.join(top, name) for place in (asked.room, repository) for top, _, names in os.walk(place) for name in names
+    )
+    return sum(map(_size, found))
 
 
-def _size(at: Path) -> int:
+def _size(at: str) -> int:
     with suppress(OSError):  # a file that was renamed meanwhile
-        return at.lstat().st_size
+        return os.lstat(at).st_size
     return 0
 
 
