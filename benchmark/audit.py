@@ -13,7 +13,8 @@ from tabulate import tabulate
 from benchmark import git, manifest, results
 from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.files import LOCKS, read, unix
-from benchmark.results import MANIFEST, Result
+from benchmark.places import MANIFEST
+from benchmark.results import Result
 from benchmark.text import markdown
 
 REVISION = r"[A-Za-z0-9_.@/][A-Za-z0-9_.@/~^{}-]*"

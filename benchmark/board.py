@@ -25,6 +25,8 @@ REFERENCES = ("oracle", "random")  # above and below the estimators
 NOTED = {"unconverged": "not converged", "uncounted": "not counted"}  # marks of rows, by the note that cells have
 EXACT = 1 - 1e-6  # a score above it is that of the truth itself
 TWIN = "smooth-"  # before the name of the task with kinks
+MAINTAINERS = "maintainers"  # who computed what is published and was sent by nobody
+YOURS = " (yours)"  # behind the name of a row that is not published; no name of an estimator ends so
 
 
 # ---- what columns there are ------------------------------------------------------------------------------------------
@@ -140,6 +142,11 @@ LIMITS = (
 
 
 # ---- the records -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Own(Result):
+    """A result that is not published, of whoever makes the board: it is shown beside what is, and moves nothing of it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """What a table says of one estimator over its complete tasks, or of a reference such as "(oracle)"."""
@@ -164,9 +171,24 @@ class Row:
         return all(result.trusted for result in self.results)
 
     @property
-    def ranks(self) -> bool:
-        """Whether the row is held against others: only what is complete and trusted is."""
+    def own(self) -> bool:
+        """Whether some result of it is not published."""
+        return any(isinstance(result, Own) for result in self.results)
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is complete and trusted."""
         return self.complete and self.trusted
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the row is held against others: only what is sound and published is."""
+        return self.sound and not self.own
+
+    @property
+    def by(self) -> str:
+        """Who computed it; nothing of a reference."""
+        return ", ".join(sorted({name for result in self.results for name in computed_by(result)}))
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -251,6 +273,42 @@ class Board:
         return f"{first.name}/{first.rows[0].name}"
 
 
+# ---- what is one's own -----------------------------------------------------------------------------------------------
+def own(results: Iterable[Result], limits: Known) -> tuple[list[Result], dict[str, Limits]]:
+    """Results that are not published and what limits their truths, as `board` takes them beside those that are."""
+    return [Own(**vars(result)) for result in results], {name + YOURS: found for name, found in limits.items()}
+
+
+def published(results: Sequence[Result]) -> Sequence[Result]:
+    """Those of some results that facts of their table come from: those that are published, or all where none is."""
+    return [result for result in results if not isinstance(result, Own)] or results
+
+
+def unpublished(row: Row) -> Row:
+    """The row, of results that are all said not to be published."""
+    return replace(row, results=tuple(own(row.results, {})[0]))
+
+
+def called(result: Result) -> str:
+    """What the rows of a result are called: as its estimator, marked where it is not published."""
+    return result.estimator.name + mark(result)
+
+
+def mark(result: Result) -> str:
+    """What is behind a name where a result is not published."""
+    return YOURS if isinstance(result, Own) else ""
+
+
+def computed_by(result: Result) -> list[str]:
+    """Who computed a result: its submitter, and who verified it; of what is published and nobody sent, the maintainers."""
+    if result.claimed:
+        verified = f", verified by {result.verified.by}" if result.verified and result.trusted else ""
+        return [result.claimed.by + verified]
+    if not isinstance(result, Own):
+        return [MAINTAINERS]
+    return sorted({str(facts.get("by", "unknown")) for facts in result.provenance.values()})
+
+
 # ---- from results to records -----------------------------------------------------------------------------------------
 def board(results: Sequence[Result], limits: Known, choices: Sequence[Choice] = ()) -> Board:
     """The whole board: first the `choices` of other suites' tasks that have results, then the suites.
@@ -269,7 +327,9 @@ def suite(name: str, results: Sequence[Result], limits: Known) -> Suite:
     """A suite's tables. Raises DamagedFile where rows of one table answer different tasks."""
     refuse_mixed(results)
     tasks = tuple(table(task, members, limits) for task, members in by_task(results))
-    return Suite(name, results[0].protocol, kind(results[0]), table(name, results, limits), tasks)
+    shared = {result.name for result in published(results)}  # a row of one's own is over the tasks that the others are over
+    overall = table(name, [result for result in results if result.name in shared], limits)
+    return Suite(name, published(results)[0].protocol, kind(results[0]), overall, tasks)
 
 
 def choice(of: Choice, results: Sequence[Result], limits: Known) -> Suite | None:
@@ -284,7 +344,8 @@ def choice(of: Choice, results: Sequence[Result], limits: Known) -> Suite | None
         return None
     refuse_mixed(found)
     tasks = tuple(table(task, some, limits) for task, some in by_task(found))
-    return Suite(of.name, found[0].protocol, kind(found[0]), table(of.name, found, limits, len(names)), tasks, of.version)
+    overall = table(of.name, found, limits, len(names))
+    return Suite(of.name, published(found)[0].protocol, kind(found[0]), overall, tasks, of.version)
 
 
 def first_seeds(result: Result, seeds: int) -> Result | None:
@@ -315,7 +376,7 @@ def kind(result: Result) -> str:
 
 def groups(results: Iterable[Result], key: Callable[[Result], str]) -> list[tuple[str, list[Result]]]:
     """Results by `key`, in order of it."""
-    ordered = sorted(results, key=lambda result: (key(result), result.name, result.estimator.name))
+    ordered = sorted(results, key=lambda result: (key(result), result.name, called(result)))
     return [(name, list(members)) for name, members in groupby(ordered, key)]
 
 
@@ -327,11 +388,11 @@ def by_task(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
 def refuse_mixed(results: Iterable[Result]) -> None:
     """Raise DamagedFile where results of one task were made for different definitions of it, or two are of one estimator."""
     for task, members in by_task(results):
-        digests = {result.task_digest: result.estimator.name for result in members}
+        digests = {result.task_digest: called(result) for result in members}
         if len(digests) > 1:
             made = ", ".join(f"{name} for {digest[:12]}" for digest, name in sorted(digests.items()))
             raise DamagedFile(f"results of {task} answer different definitions of it ({made}): repeat `loobench run` for it")
-        names = [result.estimator.name for result in members]
+        names = [called(result) for result in members]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise DamagedFile(f"{task} has two results of {', '.join(twice)}: move all but one away")
 
@@ -345,19 +406,21 @@ def table(name: str, results: Sequence[Result], limits: Known, tasks: int | None
     columns = COLUMNS[kind(results[0])]
     above, below = ([*references(who, results, limits)] for who in REFERENCES)
     rows = (*above, *ranked(results, limits, tasks or len(by_task(results))), *below)
-    filled = [column for column in columns if any(not np.isnan(row.means[column.title]) for row in rows)]
+    judged = {called(result) for result in published(results)}
+    standing = [row for row in rows if row.name in judged or not row.results]
+    filled = [column for column in columns if any(not np.isnan(row.means[column.title]) for row in standing)]
     return Table(name, tuple(filled) if columns[0] in filled else (columns[0], *filled), rows, tuple(results))
 
 
 def ranked(results: Sequence[Result], limits: Known, tasks: int) -> list[Row]:
     """Estimators: those with all tasks by falling score, then the others, then those not verified; then by name.
 
-    What is not verified is compared with nothing, so that a claim moves nobody else's row. Who was run on less than a quarter
-    of the tasks that another was run on has no row.
+    What is not verified, or not published, is compared with nothing, so that it moves nobody else's row. Who was run on less
+    than a quarter of the tasks that another was run on has no row, unless it is one's own.
     """
-    known = groups(results, lambda result: result.estimator.name)
-    most = max(len(some) for _, some in known)
-    members = [(name, some) for name, some in known if 4 * len(some) >= most]
+    known = groups(results, called)
+    most = max(len(some) for _, some in groups(published(results), called))
+    members = [(name, some) for name, some in known if 4 * len(some) >= most or isinstance(some[0], Own)]
     complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(may_rank, some))}
     defined = {name: found for name, found in complete.items() if not has_gaps(found)}
     estimated = {name: found for name, found in defined.items() if statistics.interval(found).mean <= EXACT}
@@ -368,8 +431,8 @@ def ranked(results: Sequence[Result], limits: Known, tasks: int) -> list[Row]:
 
 
 def may_rank(result: Result) -> bool:
-    """Whether a result may be held against others: every seed is scored, and it is trusted."""
-    return finished(result) and result.trusted
+    """Whether a result may be held against others: every seed is scored, and it is trusted and published."""
+    return finished(result) and result.trusted and not isinstance(result, Own)
 
 
 def row(name: str, results: Sequence[Result], tasks: int, limits: Known, compared: Compared | None) -> Row:
@@ -483,13 +546,14 @@ def scored(result: Result, seed: str, limits: Known) -> Scored:
 # ---- limits ----------------------------------------------------------------------------------------------------------
 def bound(result: Result, seed: str, limits: Known) -> Bounds | None:
     """The limits of the truth that a cell was scored against; None where those are unknown, or of another truth."""
-    found = limits[result.name].seeds.get(seed) if result.name in limits else None
+    known = limits.get(result.name + mark(result))
+    found = known.seeds.get(seed) if known else None
     return found if found and found.truth == result.cells[seed].truth else None
 
 
 def bounds(results: Sequence[Result], limits: Known) -> dict[str, Bounds]:
-    """The limits of the truths that results of one task were scored against, by seed."""
-    found = [(seed, bound(result, seed, limits)) for result in results for seed in result.cells]
+    """The limits of the truths that the published results of one task, or all, were scored against, by seed."""
+    found = [(seed, bound(result, seed, limits)) for result in published(results) for seed in result.cells]
     return {seed: one for seed, one in found if one}
 
 

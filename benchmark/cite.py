@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from urllib.parse import quote
@@ -34,13 +34,15 @@ class Software:
 class Cited:
     """A row as a citation has it."""
 
+    key: str
+    about: Software  # with the authors of the row: of what is published the benchmark's, else who computed it
     title: str
-    made: str  # by which versions, for which protocol
+    made: str  # by which versions, for which protocol, and where it is shown if it is published
     score: str
     digest: str
     commits: str
-    address: str
     paper: str
+    status: str  # what it is, if it is not published
 
 
 # ---- the two forms ---------------------------------------------------------------------------------------------------
@@ -53,18 +55,21 @@ def bibtex(table: Table | None = None, row: Row | None = None) -> str:
     if table is None or row is None:
         return entry(f"{NAME}-{about.version}", about, about.title, {"version": about.version})
     found = cited(table, row)
-    fields = {"howpublished": f"{found.made}, {found.address}", "note": " ".join(sentences(found))}
-    return entry(f"{NAME}-{table.name}-{row.name}", about, found.title, fields)
+    return entry(found.key, found.about, found.title, {"howpublished": found.made, "note": " ".join(sentences(found))})
 
 
 def text(table: Table | None = None, row: Row | None = None) -> str:
     """The same in plain text, in one paragraph. Raises LoobenchError as `bibtex`."""
-    about = software()
-    who = ", ".join(about.authors) + (f" ({about.year})" if about.year else "")
     if table is None or row is None:
-        return f"{who}. {about.title}. Version {about.version}."
+        about = software()
+        return f"{who(about)}. {about.title}. Version {about.version}."
     found = cited(table, row)
-    return " ".join([f"{who}. {found.title}. {found.made}, {found.address}.", *sentences(found)])
+    return " ".join([f"{who(found.about)}. {found.title}. {found.made}.", *sentences(found)])
+
+
+def who(about: Software) -> str:
+    """Authors and year."""
+    return ", ".join(about.authors) + (f" ({about.year})" if about.year else "")
 
 
 def entry(name: str, about: Software, title: str, fields: dict[str, str]) -> str:
@@ -86,24 +91,34 @@ def cited(table: Table, row: Row) -> Cited:
     """What a citation says of a row. Raises LoobenchError where it is a reference."""
     if not row.results:
         raise LoobenchError(f"{row.name} of {table.name} is a reference, not an estimator's row: cite the benchmark instead")
-    versions, commits = (provenance(row, name) for name in ("loobench", "commit"))
+    name, versions, commits = row.results[0].estimator.name, *(provenance(row, name) for name in ("loobench", "commit"))
     protocols = sorted({line(result.protocol) for result in row.results})
+    made, place = f"{NAME} {', '.join(versions)}, protocol {', '.join(protocols)}", f"{table.name}/{name}"
     return Cited(
-        line(f"{row.name} on {table.name}, a row of {NAME}"),
-        f"{NAME} {', '.join(versions)}, protocol {', '.join(protocols)}",
+        f"{NAME}-{'local-' * row.own}{table.name}-{name}",
+        replace(software(), authors=people(row), year="") if row.own else software(),
+        line(f"{name} on {table.name}, " + (f"computed with {NAME}" if row.own else f"a row of {NAME}")),
+        made if row.own else f"{made}, {PAGE}#{quote(place)}",
         score(table, row),
         row.digest,
         ", ".join(commits),
-        f"{PAGE}#{quote(f'{table.name}/{row.name}')}",
         line(row.results[0].estimator.paper),
+        f"This is an unpublished local result, computed by {', '.join(people(row))}." if row.own else "",
     )
 
 
 def sentences(found: Cited) -> list[str]:
-    """Score, digest, commits and the estimator's own paper."""
+    """What it is if it is not published, score, digest, commits and the estimator's own paper."""
     digest = f"Row digest {found.digest[:12]} ({found.digest})."
     commits = f"Computed at commit {found.commits}."
-    return [found.score, digest, commits, *([f"The estimator is that of: {found.paper}."] if found.paper else [])]
+    paper = f"The estimator is that of: {found.paper}." if found.paper else ""
+    return [words for words in (found.status, found.score, digest, commits, paper) if words]
+
+
+def people(row: Row) -> tuple[str, ...]:
+    """Who computed what is not published, as its submitter or its provenance says."""
+    claimed = {result.claimed.by for result in row.results if result.claimed}
+    return tuple(sorted(claimed)) or tuple(provenance(row, "by"))
 
 
 def provenance(row: Row, name: str) -> list[str]:

@@ -4,19 +4,21 @@ import argparse
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from benchmark import __version__, submitting
+from benchmark import __version__, places, submitting
 from benchmark.errors import LoobenchError, telling
+from benchmark.places import MINE, PUBLISHED
 from benchmark.text import line
 
 MOST_SEEDS = 100
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
+BOARD, REPRODUCTION = Path("leaderboard.md"), Path("docs/reproduction.md")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +77,9 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--full", action="store_true", help="the papers' full sizes, of suites that have them; for a GPU")
     _add_device(command)
     _add_cache(command)
-    _add_results(command)
+    _add_written(command)
+    _add_replace(command)
+    command.add_argument("--by", metavar="NAME", help="who computes, as results say (default: `git config user.name`)")
     submitting.sandbox_options(command)
     _wandb_options(command)
 
@@ -128,7 +132,7 @@ def _truth_options(command: argparse.ArgumentParser) -> None:
 def _score_options(command: argparse.ArgumentParser) -> None:
     _add_choice(command)
     _add_cache(command)
-    _add_results(command)
+    _add_written(command)
 
 
 def _speed_options(command: argparse.ArgumentParser) -> None:
@@ -153,12 +157,15 @@ def _tune_options(command: argparse.ArgumentParser) -> None:
 
 def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--check", action="store_true", help="write nothing; fail where board, page or manifest are not what the results give"
+        "--check", action="store_true", help="write nothing; fail where what is published is not what its results give"
     )
     command.add_argument(
-        "--board", type=Path, default=Path("leaderboard.md"), help="the page goes to docs/ beside it (default: %(default)s)"
+        "--board",
+        type=Path,
+        metavar="FILE",
+        help=f"the page goes to docs/ beside it (default: {MINE / BOARD}; with --publish: {BOARD})",
     )
-    _add_results(command)
+    _add_written(command, "write the published board, page and manifest, and the README's table")
 
 
 def _audit_options(command: argparse.ArgumentParser) -> None:
@@ -166,7 +173,7 @@ def _audit_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--submission", action="store_true", help="judge it as a stranger's: claimed, not verified, nothing of others changed"
     )
-    _add_results(command)
+    command.add_argument("--results", type=Path, default=PUBLISHED, metavar="DIR", help="default: %(default)s")
 
 
 def _plot_options(command: argparse.ArgumentParser) -> None:
@@ -176,23 +183,26 @@ def _plot_options(command: argparse.ArgumentParser) -> None:
         "--kind", action="append", help="cost, horizons, pairs, heatmap or ranks; may be repeated (default: all there are)"
     )
     command.add_argument("--format", action="append", help="svg, pdf or png; may be repeated (default: svg)")
-    command.add_argument("--out", type=Path, default=Path("docs/figures"), help="folder (default: %(default)s)")
-    _add_results(command)
+    command.add_argument("--out", type=Path, default=MINE / "figures", help="folder (default: %(default)s)")
+    _add_read(command)
 
 
 def _cite_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("row", nargs="?", metavar="ROW", help="SUITE/ESTIMATOR or TASK/ESTIMATOR (default: the benchmark)")
-    _add_results(command)
+    _add_read(command)
 
 
 def _reproduce_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("paper", nargs="?", metavar="PAPER", help="hara2019, acc2025 or wei2025 (default: all)")
     command.add_argument("--seeds", metavar="N|A-B", help="the first N seeds, or A to B (default: the suites', 2 for defects)")
     command.add_argument("--no-run", action="store_true", help="train nothing; only read what is there")
-    command.add_argument("--out", type=Path, default=Path("docs/reproduction.md"), help="default: %(default)s")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"the page (default: {MINE / REPRODUCTION}; with --publish: {REPRODUCTION})"
+    )
     _add_means(command)
     _add_cache(command)
-    _add_results(command)
+    _add_written(command)
+    _add_replace(command)
 
 
 def _verify_options(command: argparse.ArgumentParser) -> None:
@@ -251,30 +261,46 @@ def _usual_cache() -> Path:
     return usual
 
 
-def _add_results(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--results", type=Path, default=Path("results"), help="folder of result files (default: %(default)s)")
+def _add_read(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--results", type=Path, metavar="DIR", help=f"of these results, as {MINE} (default: {PUBLISHED})")
+
+
+def _add_written(command: argparse.ArgumentParser, what: str = "change published results, which stay as they are else") -> None:
+    command.add_argument("--results", type=Path, metavar="DIR", help=f"folder (default: {MINE}; with --publish: {PUBLISHED})")
+    command.add_argument("--publish", action="store_true", help=what)
+
+
+def _add_replace(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--replace", action="store_true", help="with --publish: start published files afresh that are of another version"
+    )
+
+
+def _written(options: argparse.Namespace) -> Path:
+    """The folder that results are written into. Raises LoobenchError where it is published, and that was not asked for."""
+    if getattr(options, "replace", False) and not options.publish:
+        raise LoobenchError("--replace is for what is published: add --publish; your own files start afresh where they must")
+    return places.written(options.results, publish=options.publish)
 
 
 # ---- commands ----------------------------------------------------------------------------------------------------
 def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
     from benchmark import machine, tracking
-    from benchmark.run import Outcome, Trouble, execute, set_aside
+    from benchmark.run import Outcome, Trouble, execute, superseded
 
     plan, asked = _plan(options), _wandb(options)
     if why := machine.no_commit():
         print(f"warning: these results will name no commit: {why}", file=sys.stderr)
     if not options.estimator:
         _tell_missing()
-    if aside := set_aside(plan):
-        folder = plan.cache / "superseded"
-        print(f"note: {len(aside)} results of other versions start afresh; the old ones are now in {folder}", file=sys.stderr)
-    found = []
+    old, found = superseded(plan), []
     with tracking.tracker(asked, plan.results, plan.cache) as track:
         for one in execute(plan, track.bar(_bar)):
             found.append(one)
             if isinstance(one, Outcome):
                 track.result(one.result, one.estimator)
+                old = _told_afresh(old, plan.cache) if one.fresh else old
     outcomes = [outcome for outcome in found if isinstance(outcome, Outcome)]
     failures = [f"{o.result} seed {o.seed}: {o.cell.status}: {o.cell.message}" for o in outcomes if o.cell.failed]
     failures += [f"{t.result} seed {t.seed}: {t.message}" for t in found if isinstance(t, Trouble)]
@@ -283,8 +309,16 @@ def run_command(options: argparse.Namespace) -> int:
     with _patient_reader():
         _print_summary(plan.results, {(outcome.result, outcome.estimator) for outcome in outcomes})
         fresh = sum(outcome.fresh for outcome in outcomes)
-        print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {options.results}")
+        print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {plan.results}")
     return FAILED if failures else 0
+
+
+def _told_afresh(old: Sequence[Path], cache: Path) -> list[Path]:
+    """Say of files of other versions that they start afresh, now that something has; none is left to be told."""
+    if old:
+        folder = cache / "superseded"
+        print(f"note: {len(old)} results of other versions start afresh; the old ones go to {folder}", file=sys.stderr)
+    return []
 
 
 def _tell_missing() -> None:
@@ -312,6 +346,7 @@ def _plan(options: argparse.Namespace) -> Any:
     from benchmark import machine, sandbox, suites, tasks
     from benchmark.run import Plan
 
+    folder = _written(options)
     chosen = _tasks(options) or dict.fromkeys(suites.suite("quick").tasks, suites.suite("quick").seeds)
     seeds = tuple(_seeds(options.seeds, usual) for usual in chosen.values())
     estimators = tuple(sandbox.resolve(options.estimator, submitting.rules(options, _asked_memory(options))))
@@ -323,9 +358,11 @@ def _plan(options: argparse.Namespace) -> Any:
         seeds=seeds,
         device=machine.device(options.device),
         cache=options.cache,
-        results=options.results,
+        results=folder,
         command=_told(options),
         means=_means(options, options.device),
+        by=submitting.computed_by(options),
+        afresh=options.replace or not options.publish,
     )
 
 
@@ -407,7 +444,7 @@ def _file_name(estimator: str) -> str:
 
 
 def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
-    from benchmark import board, report, results
+    from benchmark import board, manifest, report, results
 
     found = [results.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
     files = [at for task in sorted({task for task, _ in rows}) if (at := folder / f"{task}.json").exists()]
@@ -415,6 +452,9 @@ def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
     for suite in board.board(found, limits).suites if found else ():
         print(f"\nSuite {suite.name}: the score that ranks, with its 95 % interval\n")
         print(report.brief(suite.overall))
+        with suppress(LoobenchError):  # a publication that cannot be read is no failure of this run
+            if best := manifest.best(PUBLISHED, {result.name: result.task_digest for result in suite.overall.results}):
+                print(f"\nbest published on these tasks: {best[0]}, {best[1]:.3f}")
 
 
 def prepare_command(options: argparse.Namespace) -> int:
@@ -543,12 +583,13 @@ def score_command(options: argparse.Namespace) -> int:
     from benchmark import results
     from benchmark.run import rescore
 
-    chosen = [result for result in results.load_all(options.results) if _chosen(result, options)]
+    folder = _written(options)
+    chosen = [result for result in results.load_all(folder) if _chosen(result, options)]
     if not chosen:
-        raise LoobenchError(f"no result in {options.results} has that suite, task and estimator; see what lies there")
+        raise LoobenchError(f"no result in {folder} has that suite, task and estimator; see what lies there")
     incomplete = False
     for result in chosen:
-        updated, lacking = rescore(results.path(result, options.results), options.cache)
+        updated, lacking = rescore(results.path(result, folder), options.cache)
         incomplete |= bool(lacking)
         print(f"{result.name} {result.estimator.name}: {_rescored(result, updated, lacking)}")
         for why, seeds in _by_value(lacking).items():
@@ -582,8 +623,8 @@ def migrate_command(options: argparse.Namespace) -> int:
     """`loobench migrate`."""
     from benchmark.migrate import migrate
 
-    changed = migrate(options.results)
-    print(f"{len(changed)} files in {options.results} were of an older schema and are rewritten")
+    folder = _written(options)
+    print(f"{len(migrate(folder))} files in {folder} were of an older schema and are rewritten")
     return 0
 
 
@@ -699,47 +740,55 @@ def doctor_command(_options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """`loobench report`."""
-    from benchmark import results
+    """`loobench report`: the board of one's own results, unless it is about what is published."""
+    from benchmark import own, results
 
-    if options.check or not options.results.is_dir():
-        return _report(options)
-    with results.changing(options.results / results.MANIFEST, options.results):
-        return _report(options)
+    if options.check:
+        return _publication(options)
+    if options.publish:
+        with results.changing((options.results or PUBLISHED) / places.MANIFEST, options.results or PUBLISHED):
+            return _publication(options)
+    folder = _written(options)
+    board = options.board or folder / BOARD
+    own.save(own.made(folder), folder, board)
+    print(f"wrote {board} and {board.parent / own.PAGE / 'index.html'}")
+    return 0
 
 
-def _report(options: argparse.Namespace) -> int:
+def _publication(options: argparse.Namespace) -> int:
+    """`loobench report --publish` and `--check`."""
     from benchmark import cite, files, manifest, page, registry, report, results, schema
 
-    found = results.load_all(options.results)
-    made, sources, folder = _board(options, found), registry.sources(), options.board.parent / "docs"
-    before, now = manifest.load(options.results), manifest.manifest(options.results, found)
+    at, board = options.results or PUBLISHED, options.board or BOARD
+    found = results.load_all(at)
+    made, sources, folder = _board(at, found), registry.sources(), board.parent / "docs"
+    before, now = manifest.load(at), manifest.manifest(at, found)
     pages = {**page.render(made, cite=cite.bibtex, sources=sources), **schema.render()}
     expected = {folder / name: content for name, content in pages.items()}
     library = folder / page.LIBRARY  # of whichever version is installed
-    expected[options.board] = report.leaderboard(made, sources).encode()
-    if (readme := options.board.parent / "README.md").exists():
+    expected[board] = report.leaderboard(made, sources).encode()
+    if (readme := board.parent / "README.md").exists():
         expected[readme] = report.quoted(files.unix(files.read(readme)).decode(), made, sources).encode()
-    stale = [at for at in (folder / "data").rglob("*.js") if at not in (*expected, library)]
+    stale = [old for old in (folder / "data").rglob("*.js") if old not in (*expected, library)]
     silent = manifest.silent(before, now)
     _tell(silent)
     if options.check:
         unsaid = manifest.differences(before, now)
         _tell(unsaid)
-        wrong = [at for at, content in expected.items() if not at.exists() or not page.same(files.read(at), content)]
+        wrong = [one for one, content in expected.items() if not one.exists() or not page.same(files.read(one), content)]
         wrong += [library] * (not library.exists())
-        for at in [*wrong, *stale]:
-            print(f"error: {line(at)} is not what {options.results} gives: run `loobench report`", file=sys.stderr)
-        print(f"{len(expected) - len(wrong)} of {len(expected)} files are what {options.results} gives")
+        for one in [*wrong, *stale]:
+            print(f"error: {line(one)} is not what {at} gives: run `loobench report --publish`", file=sys.stderr)
+        print(f"{len(expected) - len(wrong)} of {len(expected)} files are what {at} gives")
         return FAILED if wrong or stale or unsaid or silent else 0
     if silent:
         return FAILED
-    for at, content in [*expected.items(), (library, page.library())]:
-        files.write(at, content)
-    for at in stale:
-        at.unlink()
-    manifest.save(now, options.results)
-    print(f"wrote {options.board} and {folder / 'index.html'}")
+    for one, content in [*expected.items(), (library, page.library())]:
+        files.write(one, content)
+    for one in stale:
+        one.unlink()
+    manifest.save(now, at)
+    print(f"wrote {board} and {folder / 'index.html'}")
     return 0
 
 
@@ -769,7 +818,7 @@ def plot_command(options: argparse.Namespace) -> int:
     """`loobench plot`."""
     from benchmark import figures
 
-    found = figures.figures(_board(options), options.suite, options.task, options.kind)
+    found = figures.figures(_board(places.read(options.results)), options.suite, options.task, options.kind)
     for name, figure in found:
         for at in figures.save(figure, options.out, name, options.format or ["svg"]):
             print(at)
@@ -780,9 +829,28 @@ def cite_command(options: argparse.Namespace) -> int:
     """`loobench cite`."""
     from benchmark import cite
 
-    found = _board(options).find(options.row) if options.row else ()
+    found = _cited(options.row, options.results) if options.row else ()
     print(f"{cite.bibtex(*found)}\n{cite.text(*found)}")
     return 0
+
+
+def _cited(name: str, named: Path | None) -> tuple[Any, Any]:
+    """The table and row of a name: of the folder that is named; else published, or where that has none, one's own."""
+    from benchmark import board, manifest, results
+
+    folder, place = named or (MINE if name.endswith(board.YOURS) else places.read(None)), name.partition("/")[0]
+    known = results.load_all(folder)
+    members = [one for one in known if place in (board.suite_name(one), one.name)]  # quicker than the whole board
+    try:
+        table, row = _board(folder, members or known).find(name.removesuffix(board.YOURS))
+    except LoobenchError:
+        with suppress(LoobenchError):
+            if folder != MINE and not named:
+                return _cited(name, MINE)
+        raise
+    if folder.resolve() == PUBLISHED.resolve() and manifest.holds(folder, row.results):
+        return table, row
+    return table, board.unpublished(row)
 
 
 def verify_command(options: argparse.Namespace) -> int:
@@ -790,11 +858,11 @@ def verify_command(options: argparse.Namespace) -> int:
     return submitting.verify_command(options, partial(_means, options), _bar)
 
 
-def _board(options: argparse.Namespace, found: Any = None) -> Any:
+def _board(folder: Path, found: Any = None) -> Any:
     from benchmark import board, results, suites
 
-    known = results.load_all(options.results) if found is None else found
-    return board.board(known, results.all_limits(options.results), [suites.CORE])
+    known = results.load_all(folder) if found is None else found
+    return board.board(known, results.all_limits(folder), [suites.CORE])
 
 
 def reproduce_command(options: argparse.Namespace) -> int:
@@ -805,14 +873,17 @@ def reproduce_command(options: argparse.Namespace) -> int:
     seeds = _seeds(options.seeds, 1) if options.seeds is not None else None
     told = [*([options.paper] if options.paper else []), *([f"--seeds {options.seeds}"] if seeds else [])]
     command = " ".join(["loobench reproduce", *told])
-    figures = options.out.with_suffix("")  # a folder beside the page
-    study = reproduce.Study(chosen, seeds, options.cache, options.results, figures, _means(options, "cpu"), command)
-    files.probe(options.out.absolute().parent)
+    folder = options.results or MINE if options.no_run and not options.publish else _written(options)
+    out = options.out or (REPRODUCTION if options.publish else MINE / REPRODUCTION)
+    figures, means = out.with_suffix(""), _means(options, "cpu")  # the former in a folder beside the page
+    by, afresh = submitting.computed_by(options), options.replace or not options.publish
+    study = reproduce.Study(chosen, seeds, options.cache, folder, figures, means, command, by, afresh)
+    files.probe(out.absolute().parent)
     failures = [] if options.no_run else list(reproduce.fill(study, _bar))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    files.write(options.out, reproduce.page(reproduce.gather(study)).encode())
-    print(f"wrote {options.out}")
+    files.write(out, reproduce.page(reproduce.gather(study)).encode())
+    print(f"wrote {out}")
     return FAILED if failures else 0
 
 
@@ -828,7 +899,7 @@ COMMANDS = {
     "list": (list_command, _list_options, "show what there is"),
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
-    "migrate": (migrate_command, _add_results, "rewrite results of an older schema"),
+    "migrate": (migrate_command, _add_written, "rewrite results of an older schema"),
     "new": (submitting.new_command, submitting.new_options, "a new estimator that runs as it stands, and its test"),
     "check": (submitting.check_command, submitting.check_options, "whether an estimator keeps the rules, in under a minute"),
     "submit": (submitting.submit_command, submitting.submit_options, "write the bundle of a submission; propose it"),
@@ -841,7 +912,7 @@ COMMANDS = {
         "what this machine is, and whether it reproduces stored truths bit for bit",
     ),
     "reproduce": (reproduce_command, _reproduce_options, "published figures beside ours, with a verdict on each"),
-    "report": (report_command, _report_options, "write the leaderboard and its page from the results"),
+    "report": (report_command, _report_options, "write the board of your results beside the published ones; or that of these"),
     "audit": (audit_command, _audit_options, "what results/ changes of a git revision, and whether it may"),
     "plot": (plot_command, _plot_options, "figures for papers from the results"),
     "cite": (cite_command, _cite_options, "BibTeX and text to cite a row, or the benchmark"),

@@ -1,17 +1,20 @@
 """results/manifest.json: what is published, one line for each file, so that nothing of it changes silently."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from benchmark import board, results
 from benchmark.errors import DamagedFile
 from benchmark.files import read, sha256, write
+from benchmark.places import MANIFEST
 from benchmark.records import decode, encode
-from benchmark.results import MANIFEST, Result, dump
+from benchmark.results import Limits, Result, dump
 
 FORMAT = 1
 SHORT = 12  # hexadecimal digits of a digest
@@ -81,7 +84,7 @@ def load(folder: Path) -> Manifest | None:
     at = folder / MANIFEST
     if not at.exists():
         return None
-    advice = "restore it (`git checkout`), or delete it and write it anew by `loobench report`"
+    advice = "restore it (`git checkout`), or delete it and write it anew by `loobench report --publish`"
     try:
         found: Manifest = decode(Manifest, json.loads(read(at)), "manifest")
     except (ValueError, RecursionError) as error:
@@ -96,22 +99,63 @@ def save(found: Manifest, folder: Path) -> None:
     write(folder / MANIFEST, dump(encode(found), 2).encode())
 
 
+# ---- what is published -----------------------------------------------------------------------------------------------
+def holds(folder: Path, found: Sequence[Result]) -> bool:
+    """Whether the files of results in a folder, of which seeds may have been left out, are all as its manifest has them."""
+    known = load(folder)
+    return known is not None and all(intact(results.path(one, folder), folder, known.sums) for one in found)
+
+
+def intact(at: Path, folder: Path, sums: Mapping[str, str]) -> bool:
+    """Whether a file of a folder is, byte for byte, the one that its manifest has under that name."""
+    return at.is_file() and sums.get(at.relative_to(folder).as_posix()) == sha256(read(at))
+
+
+def of_suites(folder: Path, suites: Collection[str]) -> tuple[list[Result], dict[str, Limits]]:
+    """What is published of suites, named as by `board.suite_name`: results, and limits by name of task and device.
+
+    A file that is not as the manifest has it is not published, and left out.
+    """
+    known = load(folder) or Manifest(FORMAT)
+    sums, by_task = known.sums, groupby(sorted(known.results), key=lambda name: name.partition("/")[0])
+    tasks = {task: [at for name in some if intact(at := folder / name, folder, sums)] for task, some in by_task}
+    wanted = {task: some for task, some in tasks.items() if some and board.suite_name(results.load(some[0])) in suites}
+    limits = [at for task in wanted if intact(at := folder / f"{task}.json", folder, sums)]
+    return [results.load(at) for some in wanted.values() for at in some], {at.stem: results.load_limits(at) for at in limits}
+
+
+def best(folder: Path, tasks: Mapping[str, str]) -> tuple[str, float] | None:
+    """The published estimator that scores best on tasks, name -> digest, and its mean over seeds, then tasks; or None.
+
+    It scores on every seed of all of them, is trusted, and is not the truth itself. Scores are those of the manifest.
+    """
+    means: dict[str, list[float]] = {}
+    for name, one in (load(folder) or Manifest(FORMAT)).results.items():
+        task, _, file = name.partition("/")
+        scores = [score for score in one.scores.values() if score is not None]
+        if tasks.get(task, "").startswith(one.task) and scores and len(scores) == len(one.scores):
+            means.setdefault(file, []).append(fmean(scores))
+    complete = [(fmean(some), file) for file, some in means.items() if len(some) == len(tasks)]
+    order = [(score, file) for score, file in sorted(complete, reverse=True) if score <= board.EXACT]
+    found = ((score, [results.load(folder / task / file) for task in tasks]) for score, file in order)
+    return next(((some[0].estimator.name, score) for score, some in found if all(one.trusted for one in some)), None)
+
+
 # ---- what changed ----------------------------------------------------------------------------------------------------
 def differences(before: Manifest | None, now: Manifest) -> list[str]:
     """What became of files without their folder's manifest, in lines: changed, added, deleted; nothing where it holds."""
     if before is None:
-        return [f"{MANIFEST} is missing: run `loobench report`"]
+        return [f"{MANIFEST} is missing: run `loobench report --publish`"]
     known, found = before.sums, now.sums
     changes = {
         **dict.fromkeys(known.keys() - found.keys(), "was deleted"),
         **dict.fromkeys(found.keys() - known.keys(), "was added"),
         **{name: "was changed" for name in known.keys() & found.keys() if known[name] != found[name]},
     }
-    lines = [
-        f"{name} {what} without {MANIFEST}: restore it, or run `loobench report`" for name, what in sorted(changes.items())
-    ]
+    advice = "restore it, or run `loobench report --publish`"
+    lines = [f"{name} {what} without {MANIFEST}: {advice}" for name, what in sorted(changes.items())]
     stale = not lines and before != now
-    return [f"{MANIFEST} says of files what they do not: run `loobench report`"] if stale else lines
+    return [f"{MANIFEST} says of files what they do not: run `loobench report --publish`"] if stale else lines
 
 
 def silent(before: Manifest | None, now: Manifest) -> list[str]:

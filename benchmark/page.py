@@ -18,6 +18,7 @@ from benchmark.board import (
     LIMITS,
     Board,
     Known,
+    Own,
     Row,
     Scored,
     Suite,
@@ -32,6 +33,7 @@ from benchmark.board import (
 )
 from benchmark.errors import DamagedFile, LoobenchError
 from benchmark.files import json_digest, unix
+from benchmark.places import PUBLISHED
 from benchmark.questions import asked_of
 from benchmark.report import ABOUT, RENORMALISED, choice, interval, letters, short_names
 from benchmark.results import Cell, Result
@@ -57,10 +59,11 @@ class Place:
     cite: Cite
     sources: Mapping[str, str]  # name of an estimator -> path of its source, relative to the repository
     home: str = ".."  # from the page to the repository
+    own: Path = Path("..")  # from the page to the results of one's own
 
     def result(self, one: Result) -> str:
         """The address of a result file."""
-        return quote(results.path(one, Path(self.home) / "results").as_posix())
+        return quote(results.path(one, self.own if isinstance(one, Own) else Path(self.home) / PUBLISHED).as_posix())
 
     def source(self, name: str) -> str | None:
         """The address of an estimator's source, None where it is not known."""
@@ -84,17 +87,19 @@ class Shared:
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
-def render(made: Board, *, cite: Cite, sources: Mapping[str, str], home: str = "..") -> dict[str, bytes]:
+def render(
+    made: Board, *, cite: Cite, sources: Mapping[str, str], home: str = "..", own: Path = Path("..")
+) -> dict[str, bytes]:
     """The page as files: name relative to its folder -> content, index.html among them; the same board gives the same bytes.
 
-    `cite` gives the BibTeX of a row; `sources` the path, relative to the repository, of an estimator's source; `home` is the
-    way from the page's folder to the repository. index.html has all code and the first table of each suite. data/ has the
-    rest by suite and by task, and the charting library (`LIBRARY`, from `library`): script elements load these when they are
-    asked for, because a page that is opened from disk may not fetch. Each is below `LIMIT` bytes: a task's file that would
-    not be goes without its pairs.
+    `cite` gives the BibTeX of a row; `sources` the path, relative to the repository, of an estimator's source; `home` and `own`
+    are the ways from the page's folder to the repository and to results of one's own. index.html has all code and the first
+    table of each suite. data/ has the rest by suite and by task, and the charting library (`LIBRARY`, from `library`): script
+    elements load these when they are asked for, because a page that is opened from disk may not fetch. Each is below `LIMIT`
+    bytes: a task's file that would not be goes without its pairs.
     """
-    place = Place(cite, sources, home)
-    found = {"index.html": index(made)}
+    place = Place(cite, sources, home, own)
+    found = {"index.html": index(made, home)}
     for one in made.suites:
         found[suite_file(one.name)] = call("suite", one.name, suite_details(one, place))
         for table in one.tasks * (not one.version):  # tasks of a choice are in the files of their own suites
@@ -102,9 +107,9 @@ def render(made: Board, *, cite: Cite, sources: Mapping[str, str], home: str = "
     return found
 
 
-def index(made: Board) -> bytes:
+def index(made: Board, home: str = "..") -> bytes:
     """The page itself."""
-    parts = {"style": asset("page.css"), "charts": asset("charts.js"), "script": asset("page.js")}
+    parts = {"home": quote(home), "style": asset("page.css"), "charts": asset("charts.js"), "script": asset("page.js")}
     parts["records"] = packed(dump({"suites": [headline(one, made.limits) for one in made.suites]}))
     return re.sub(r"/\*\{\{(\w+)\}\}\*/", lambda found: parts[found[1]], asset("page.html")).encode()
 
@@ -218,7 +223,7 @@ def about(one: Suite) -> str:
 
 def task_head(table: Table, short: str, limits: Known) -> Record:
     """A task as its suite shows it: scores by estimator, a word where there is none, and the ceiling."""
-    scores = {row.name: round_to(row.score.mean) if row.ranks else " ".join(row.marks) for row in table.estimators}
+    scores = {row.name: round_to(row.score.mean) if row.sound else " ".join(row.marks) for row in table.estimators}
     return {
         "name": table.name,
         "short": short or table.name,
@@ -260,6 +265,8 @@ def row_record(row: Row, table: Table) -> Record:
         "front": row.front,
         "complete": row.complete,
         "trusted": row.trusted,
+        "own": row.own,
+        "by": row.by,
         "done": row.done,
         "tasks": row.tasks,
         "seeds": list(row.seeds),
@@ -354,7 +361,7 @@ def row_details(row: Row, table: Table, shared: Shared, place: Place) -> Record:
         "tuned_on": result.estimator.tuned_on,
         "digests": [distinct(shared.number(brief(one)) for one in found) for found in made],
         "digest": row.digest,
-        "source": place.source(row.name),
+        "source": place.source(result.estimator.name),
         "claims": [claim_record(one) for one in row.results if one.claimed],
         "provenance": [shared.number(one) for one in distinct(facts for r in row.results for facts in r.provenance.values())],
         "cite": [shared.number(piece) for piece in pieces(place.cite(table, row), row, table)],

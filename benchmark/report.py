@@ -19,6 +19,7 @@ from benchmark.board import (
     Board,
     Column,
     Known,
+    Own,
     Row,
     Suite,
     Table,
@@ -28,6 +29,7 @@ from benchmark.board import (
     limited,
     mean,
 )
+from benchmark.places import PUBLISHED
 from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets
 from benchmark.results import Result, path
 from benchmark.statistics import Interval
@@ -35,11 +37,14 @@ from benchmark.text import line as plain
 from benchmark.text import markdown
 
 Link = Callable[[str], str]  # from the name of an estimator to the cell that shows it
+Places = tuple[Path, Path]  # of results that are published and of one's own, from where a page lies
 
-OPENING, CLOSING = "<!-- headline: `loobench report` writes this table -->", "<!-- end of headline -->"
+OPENING, CLOSING = "<!-- headline: `loobench report --publish` writes this table -->", "<!-- end of headline -->"
 BEST = 5  # rows of each suite in the headline
+PLACES = PUBLISHED, Path()
 MOST_COLUMNS = 8  # tasks side by side in one table
 VERSION = 40  # characters of a version of loobench
+WIDEST = 30  # letters of who computed a row
 
 HEAD = """# Leaderboard
 
@@ -47,6 +52,13 @@ What would a model's query loss be without one training sample? Each row is an e
 the model is really trained again without every sample, from the same initial parameters on the same batches, the sample's
 weight 0. Scores are rank correlations with that truth (1 best); cost is time over that of all this retraining.
 Computed by loobench from [results/](results); do not edit. To look closer, open [docs/index.html](docs/index.html).
+"""
+OWN_HEAD = """# Your results beside the published ones
+
+Rows whose name ends in *(yours)* are your results, which nobody has published. They stand where their scores are,
+below all complete rows where they lack a task. They have no letter, are never on the front, and move no other row: all others
+are as in [leaderboard.md]({home}leaderboard.md). Costs were measured on the machine of who computed a row. Written by `loobench
+report`; do not edit. To look closer, open [docs/index.html](docs/index.html).
 """
 HEADLINE_TEXT = """## Headline
 
@@ -86,9 +98,9 @@ tasks (Holm's correction, .05) and the paired difference. *behind*: that differe
 a task have no letter and stand below (a method for SGD lacks the tasks of Adam: the scores by task, and the tables of single
 tasks on the page, compare it where it answers); what is the truth itself (*exact*) has no letter either.
 
-**Claims.** A row without a word was computed by the maintainers. *verified*: sent by its submitter and computed again by the
-maintainers, whose value comes first. *unverified*: nobody has computed it again, or the word behind it says how that went; such
-a row stands below all others, has no letter, is never the best nor on the front, and moves no other row.
+**Claims.** by: who computed the row. *verified*: sent by its submitter and computed again by the maintainers, whose value comes
+first. *unverified*: nobody has computed it again, or the word behind it says how that went; such a row stands below all others,
+has no letter, is never the best nor on the front, and moves no other row.
 
 **Cost.** cost: processor time over that of exact leave-one-out on the same machine and thread (rows of loobench before 0.6:
 wall time); grad, hvp: counted per-sample gradients and Hessian products over the gradients of exact leave-one-out; MB: most
@@ -100,7 +112,7 @@ effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 
 
 **Marks.** *interpretation*: our reading of a method whose formula is known only second-hand; *unsupported*: the method says
 that it does not answer such a task; *not converged*: a solver's residual is above what it promises; other words are failures.
-[docs/protocol.md](docs/protocol.md) has all definitions.
+[docs/protocol.md]({home}docs/protocol.md) has all definitions.
 """
 LEGENDS = {
     Subsets.kind: """\
@@ -149,6 +161,18 @@ def leaderboard(made: Board, sources: Mapping[str, str]) -> str:
     return "\n".join([*parts, "## How to read\n", *legends(made), CITE, SUBMIT])
 
 
+def beside(made: Board, sources: Mapping[str, str], home: str, own: Path) -> str:
+    """The page of one's own results beside the published ones.
+
+    `home`, as "../", leads from it to the repository, and `own` to the results of one's own.
+    """
+    named = partial(linked, {name: f"{home}{source}" for name, source in sources.items()})
+    parts, places = [OWN_HEAD.format(home=home)], (Path(home) / PUBLISHED, own)
+    for suite in made.suites:
+        parts += [*section(suite, named), *([] if suite.version else matrices(suite, made.limits, places))]
+    return "\n".join([*parts, "## How to read\n", *legends(made, home)])
+
+
 def quoted(page: str, made: Board, sources: Mapping[str, str]) -> str:
     """A page with the headline's table between its marks, or as it is where it has none."""
     found = headline(made, partial(linked, sources))
@@ -172,18 +196,18 @@ def choice(suite: Suite) -> str:
 
 def version(suite: Suite) -> str:
     """What a suite's figures are of: protocol, version of a choice, digest of its tasks, what computed its rows."""
-    facts = [facts for result in suite.overall.results for facts in result.provenance.values()]
+    facts = [facts for result in board.published(suite.overall.results) for facts in result.provenance.values()]
     made = sorted({markdown(one["loobench"], VERSION) for one in facts if "loobench" in one})
     by = f"; computed by loobench {', '.join(made)}" if made else ""
     chosen = f"version {suite.version}, " if suite.version else ""
     return f"Protocol {markdown(suite.protocol)}; {chosen}{len(suite.tasks)} tasks, digest `{suite.digest[:12]}`{by}."
 
 
-def legends(made: Board) -> list[str]:
+def legends(made: Board, home: str = "") -> list[str]:
     """How to read the kinds of tables that there are."""
     kinds = {suite.kind for suite in made.suites}
     found = any(one.values for suite in made.suites for one in bounds(suite.overall.results, made.limits).values())
-    return [LEGEND, *(text for name, text in LEGENDS.items() if name in kinds), *[LIMITED] * found]
+    return [LEGEND.format(home=home), *(text for name, text in LEGENDS.items() if name in kinds), *[LIMITED] * found]
 
 
 # ---- the headline ----------------------------------------------------------------------------------------------------
@@ -221,7 +245,7 @@ def _headline_cell(row: Row | None) -> str:
 def table(made: Table, named: Link, *, style: str = "github") -> str:
     """A table of the board."""
     first, *others = made.columns
-    headers = ["", "estimator", first.title, "behind", *(column.title for column in others), "tasks", "n", ""]
+    headers = ["", "estimator", first.title, "behind", *(column.title for column in others), "tasks", "n", "by", ""]
     lines = [line(row, made.columns, named) for row in made.rows]
     return str(tabulate(lines, headers, tablefmt=style, disable_numparse=True, colalign=_align(headers)))
 
@@ -231,7 +255,7 @@ def brief(made: Table) -> str:
     first = made.columns[0]
     shown = [column for column in made.columns if column.title in ("of ceiling", "cost")]
     headers = ["", "estimator", first.title, *(column.title for column in shown), "n", ""]
-    rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), *_seeds(row, plain)] for row in made.rows]
+    rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), _seeds(row), _marks(row)] for row in made.rows]
     return str(tabulate(rows, headers, disable_numparse=True, colalign=_align(headers)))
 
 
@@ -244,7 +268,9 @@ def line(row: Row, columns: Sequence[Column], named: Link) -> list[str]:
         behind,
         *_means(row, columns[1:]),
         f"{row.done}/{row.tasks}",
-        *_seeds(row, markdown),
+        _seeds(row),
+        markdown(shorten(row.by)),
+        markdown(_marks(row)),
     ]
 
 
@@ -274,35 +300,43 @@ def _means(row: Row, columns: Sequence[Column]) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.{column.digits}f}" for column, value in values]
 
 
-def _seeds(row: Row, shown: Callable[[str], str]) -> list[str]:
+def _seeds(row: Row) -> str:
     least, most = row.seeds
-    seeds = "" if not most else str(most) if least == most else f"{least} to {most}"
-    return [seeds, shown(", ".join([*["Pareto"] * row.front, *row.marks]))]
+    return "" if not most else str(most) if least == most else f"{least} to {most}"
+
+
+def _marks(row: Row) -> str:
+    return plain(", ".join([*["Pareto"] * row.front, *row.marks]))
+
+
+def shorten(name: str) -> str:
+    """A name that does not widen a whole table; the page and the file have all of it."""
+    return name if len(name) <= WIDEST else f"{name[: WIDEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _align(headers: Sequence[str]) -> list[str]:
-    return ["left" if name in ("", "estimator") else "right" for name in headers]
+    return ["left" if name in ("", "estimator", "by") else "right" for name in headers]
 
 
 # ---- tasks side by side ----------------------------------------------------------------------------------------------
-def matrices(suite: Suite, limits: Known) -> Iterator[str]:
+def matrices(suite: Suite, limits: Known, places: Places = PLACES) -> Iterator[str]:
     """The score that ranks by estimator, row, and task, column; one table for each data set and model where tasks are many."""
-    members = suite.overall.results
+    members = [result for one in suite.tasks for result in one.results]
     key = _data_and_model if len(suite.tasks) > MOST_COLUMNS else (lambda result: "by task")
     title, rows = suite.overall.columns[0].title, [row.name for row in suite.overall.estimators]
-    order = [*rows, *sorted({result.estimator.name for result in suite.overall.results} - {*rows})]
+    order = [*rows, *sorted({*map(board.called, members)} - {*rows})]
     for name, some in board.groups(members, key):
-        yield f"### {markdown(f'{suite.name}, {name}')}: {title}\n\n{matrix(some, limits, order)}\n"
+        yield f"### {markdown(f'{suite.name}, {name}')}: {title}\n\n{matrix(some, limits, order, places)}\n"
 
 
 def _data_and_model(result: Result) -> str:
     return f"{result.task['dataset']}, {result.task['model']}"
 
 
-def matrix(members: Sequence[Result], limits: Known, order: Sequence[str]) -> str:
+def matrix(members: Sequence[Result], limits: Known, order: Sequence[str], places: Places = PLACES) -> str:
     """Means over seeds by estimator and task, each linked to its file, and below them what limits each task's truth."""
     tasks = by_task(members)
-    answers = {(task, result.estimator.name): answer(result) for task, rows in tasks for result in rows}
+    answers = {(task, board.called(result)): answer(result, places) for task, rows in tasks for result in rows}
     lines = [[markdown(name), *(answers.get((task, name), "") for task, _ in tasks)] for name in order]
     found = [bounds(rows, limits).values() for _, rows in tasks]
     floors = [[f"({limit.title})", *(limited(limit, one) for one in found)] for limit in LIMITS]
@@ -311,7 +345,7 @@ def matrix(members: Sequence[Result], limits: Known, order: Sequence[str]) -> st
     return str(tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_align(headers)))
 
 
-def answer(result: Result) -> str:
+def answer(result: Result, places: Places = PLACES) -> str:
     """The mean over seeds of the score that ranks, or what failed, linked to the result; nothing of an unsupported task.
 
     A score that is not trusted says so.
@@ -322,7 +356,7 @@ def answer(result: Result) -> str:
         value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
         figure, doubt = f"{value:.{COLUMNS[board.kind(result)][0].digits}f}", " unverified" * (not result.trusted)
         said = "" if np.isnan(value) else figure + doubt
-    return said and f"[{said}]({quote(path(result, Path('results')).as_posix())})"
+    return said and f"[{said}]({quote(path(result, places[isinstance(result, Own)]).as_posix())})"
 
 
 def short_names(names: Sequence[str]) -> list[str]:

@@ -21,7 +21,7 @@ from benchmark.problem import GroundTruth, Trajectory
 from benchmark.published import DECAYS, KOH_LIANG, METHODS, OTHER_DATA, PAPERS, PUBLISHED, SECOND_ORDER, Published
 from benchmark.readout import reader
 from benchmark.registry import Estimator, registered
-from benchmark.run import Outcome, Plan, Trouble, execute, set_aside
+from benchmark.run import Outcome, Plan, Trouble, execute, superseded
 from benchmark.shifts import ACC, Shifts
 from benchmark.tasks import Task, build
 from benchmark.train import departures, fold, left_out
@@ -64,6 +64,8 @@ class Study:
     figures: Path  # where those are kept that no result file has
     means: Means = FREE
     command: str = "loobench reproduce"  # as recorded in provenance
+    by: str = "unknown"
+    afresh: bool = True  # whether files of other versions may start afresh
 
 
 def papers(name: str | None) -> tuple[str, ...]:
@@ -208,6 +210,8 @@ def plans(study: Study) -> list[Plan]:
             results=study.results,
             command=study.command,
             means=study.means,
+            by=study.by,
+            afresh=study.afresh,
         )
         for names, tasks in alike.items()
     ]
@@ -215,8 +219,10 @@ def plans(study: Study) -> list[Plan]:
 
 def fill(study: Study, bar: MakeBar) -> Iterator[str]:
     """Run what is missing and keep it; yields what failed, in words."""
-    for plan in plans(study):
-        set_aside(plan)
+    todo = plans(study)
+    for plan in todo:
+        superseded(plan)
+    for plan in todo:
         for found in execute(plan, bar):
             if isinstance(found, Trouble):
                 yield f"{found.result} seed {found.seed}: {found.message}"

@@ -15,6 +15,7 @@ from benchmark.files import LOCKS, json_digest, locked, read, sweep, write
 from benchmark.machine import Provenance
 from benchmark.metrics import METRICS
 from benchmark.placement import Held, expect_one_each, expect_places, json_files
+from benchmark.places import MANIFEST
 from benchmark.questions import QUESTIONS, LeaveOneOut, asked_of
 from benchmark.records import Mismatch, decode, encode
 from benchmark.registry import Estimator
@@ -27,7 +28,6 @@ FAILURES = (
     *("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved"),
     *("timeout", "forbidden-access", "non-deterministic"),
 )
-MANIFEST = "manifest.json"  # beside the limits; benchmark/manifest.py
 ROUNDING = 1e-5  # how far a mean may be from that of its rounded parts
 TEXTS = ("name", "suite", "dataset", "model", "dtype", "queries")  # of a task's record, which tables and pages show
 VERDICTS = ("verified", "differs", "fresh seeds differ", "failed", "cost differs")

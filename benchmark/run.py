@@ -30,7 +30,7 @@ from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.questions import Question, asked_of
 from benchmark.records import encode
 from benchmark.registry import Estimator
-from benchmark.results import Bounds, Cell, Result
+from benchmark.results import Bounds, Cell, Limits, Result
 from benchmark.sandbox import Confined
 from benchmark.streams import stream
 from benchmark.tasks import Task, shown
@@ -56,6 +56,9 @@ class Plan:
     results: Path
     command: str  # as recorded in provenance
     means: Means = FREE
+    by: str = "unknown"  # who computes, as recorded in provenance
+    afresh: bool = True  # whether files that answer another question may start afresh
+    old: frozenset[str] = frozenset()  # digests of those that did when it began
 
     def cells(self) -> Iterator[tuple[Task, int]]:
         """Tasks and seeds, in order."""
@@ -100,6 +103,7 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
     What another run computes now comes last, and is taken from it. Raises LoobenchError before the first cell where a result is
     damaged, and where data cannot be had.
     """
+    plan = replace(plan, old=frozenset(digest(read(at)) for at in _others(plan)))
     before = frozenset(_standing(plan))
     warm: set[str] = set()
     todo: list[Work] = [(task, seed, plan.estimators) for task, seed in plan.cells()]
@@ -136,35 +140,52 @@ def stored(task: Task, device: str, estimator: Estimator, folder: Path) -> Resul
     return found if found.same_question(fresh) else fresh
 
 
-def set_aside(plan: Plan) -> list[tuple[Path, Path]]:
-    """Move result files that answer another question than this plan's into the cache, because they start afresh.
+def superseded(plan: Plan) -> list[Path]:
+    """The files of results and limits that answer another question than this plan's, and so start afresh.
 
-    Returns old and new place of each. Raises LoobenchError where a folder cannot be written or a result is damaged, and then
-    has moved none.
+    Raises LoobenchError where a folder cannot be written, a result is damaged, or such files may not start afresh.
     """
     probe(plan.cache)
     probe(plan.results)
+    other = _others(plan)
+    if other and not plan.afresh:
+        raise LoobenchError(
+            f"{len(other)} published files would start afresh, as {other[0]}, which is of another version of the task, the "
+            f"estimator or loobench: say --replace (the old ones go to {plan.cache / 'superseded'}), or leave --publish out to "
+            "compute results of your own"
+        )
+    return other
+
+
+def _others(plan: Plan) -> list[Path]:
+    """The files of results and limits in this plan's places that answer another question."""
     blanks = [results.blank(task, plan.device, estimator) for task in plan.tasks for estimator in plan.estimators]
-    other = [blank for blank in blanks if _other(results.path(blank, plan.results), blank)]
-    moved = [_aside(blank, plan) for blank in other]
-    return [places for places in moved if places]
+    limits = [results.no_limits(task, plan.device) for task in plan.tasks]
+    found = [results.path(one, plan.results) for one in blanks if _another(one, plan.results)]
+    return found + [results.limits_path(one, plan.results) for one in limits if _other_limits(one, plan.results)]
 
 
-def _other(at: Path, blank: Result) -> bool:
-    """Whether a result file is there and answers another question."""
+def _another(blank: Result, folder: Path) -> bool:
+    """Whether there is a file in a result's place, and it answers another question."""
+    at = results.path(blank, folder)
     return at.exists() and not results.load(at).same_question(blank)
 
 
-def _aside(blank: Result, plan: Plan) -> tuple[Path, Path] | None:
-    at = results.path(blank, plan.results)
-    with results.changing(at, plan.results):
-        if not _other(at, blank):  # another run was faster
-            return None
-        content = read(at)
-        aside = plan.cache / "superseded" / blank.name / f"{at.stem}-{digest(content)[:12]}.json"
-        write(aside, content)
-        at.unlink()
-    return at, aside
+def _other_limits(blank: Limits, folder: Path) -> bool:
+    """Whether there is a file in the place of limits, and it is of another definition of the task."""
+    at = results.limits_path(blank, folder)
+    return at.exists() and results.load_limits(at).task_digest != blank.task_digest
+
+
+def _set_aside(at: Path, plan: Plan) -> None:
+    """Keep a file that is about to be written over in the cache. Raises LoobenchError where it came while the plan was run."""
+    content = read(at)
+    if digest(content) not in plan.old:
+        raise LoobenchError(
+            f"{at} is of another version of its estimator or loobench by now: another run writes into the same results; give "
+            "one of the two its own --results, then repeat"
+        )
+    write(plan.cache / "superseded" / at.parent.name / f"{at.stem}-{digest(content)[:12]}.json", content)
 
 
 def estimate_path(digest: str, cache: Path) -> Path:
@@ -271,7 +292,7 @@ def opened(plan: Plan, task: Task, seed: int, bar: MakeBar) -> tuple[Case, Cell,
     """
     run, exact = truth.answer(task, seed, plan.cache, plan.device, bar, plan.means)
     prepared = truth.cached_uses(task, seed, run, exact, plan.cache, plan.device, bar, plan.means) if task.uses else None
-    provenance = machine.provenance(plan.command, plan.device, task.dtype)
+    provenance = {**machine.provenance(plan.command, plan.device, task.dtype), "by": plan.by}
     case = Case(task, seed, run.problem, shown(task, run), exact, prepared)
     return case, empty_cell(run, exact, json_digest(provenance)[:12]), provenance
 
@@ -302,7 +323,10 @@ def note_limits(plan: Plan, case: Case) -> None:
         points(case.exact.effect, case.exact, case.seed),
     )
     blank = results.no_limits(case.task, plan.device)
-    with results.changing(results.limits_path(blank, plan.results), plan.results):
+    at = results.limits_path(blank, plan.results)
+    with results.changing(at, plan.results):
+        if _other_limits(blank, plan.results):
+            _set_aside(at, plan)
         results.save_limits(results.limits(blank, plan.results).with_seed(case.seed, bounds), plan.results)
 
 
@@ -314,14 +338,11 @@ def _keep(plan: Plan, task: Task, seed: int, estimator: Estimator, cell: Cell, p
     blank = results.blank(task, plan.device, estimator)
     at = results.path(blank, plan.results)
     with results.changing(at, plan.results):
-        if _other(at, blank):
-            raise LoobenchError(
-                f"{at} is of another version of {estimator.name} or loobench by now: another run writes into the same results; "
-                "give one of the two its own --results, then repeat"
-            )
         result = stored(task, plan.device, estimator, plan.results)
         before = result.cells.get(str(seed))
         if not (cell.failed and before and before.status == "ok"):
+            if _another(blank, plan.results):
+                _set_aside(at, plan)
             results.save(result.with_cell(seed, cell, provenance), plan.results)
     return result.name
 

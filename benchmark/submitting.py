@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark import places
 from benchmark.errors import LoobenchError
+from benchmark.places import MINE, PUBLISHED
+from benchmark.text import is_line, line
 
 FAILED = 1  # exit code
 WIDTH = 88  # characters of what was found, in a line
@@ -37,6 +40,18 @@ def rules(options: argparse.Namespace, memory: int | None = None) -> Any:
         raise LoobenchError(f"--time-limit takes seconds, more than 0, got {options.time_limit:g}")
     held = memory or min(4 << 30, machine.free_memory("cpu") // 2)
     return Rules(not options.no_sandbox, getattr(options, "sandbox", False), Allowance(options.time_limit, held))
+
+
+# ---- who -------------------------------------------------------------------------------------------------------------
+def computed_by(options: argparse.Namespace) -> str:
+    """Who uses this program: as --by says, else as git knows, else "unknown". Raises LoobenchError for what is no name."""
+    from benchmark import git
+
+    asked = getattr(options, "by", None)
+    name = line(git.user() or "unknown", 100) if asked is None else str(asked)
+    if not (name.strip() and is_line(name, 100)):
+        raise LoobenchError(f"--by takes 1 to 100 printable characters, got {name!a:.120}")
+    return name
 
 
 # ---- new -------------------------------------------------------------------------------------------------------------
@@ -97,9 +112,7 @@ def _print_findings(found: dict[str, list[Any]]) -> None:
 def submit_options(command: argparse.ArgumentParser) -> None:
     """The options of `loobench submit`."""
     command.add_argument("estimator", metavar="NAME|FILE.py[:NAME]")
-    command.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder of its result files (default: %(default)s)"
-    )
+    command.add_argument("--results", type=Path, default=MINE, help="folder of its result files (default: %(default)s)")
     command.add_argument("--out", type=Path, default=Path("submission"), help="folder for the bundle (default: %(default)s)")
     command.add_argument("--by", metavar="NAME", help="who claims the results (default: `git config user.name`)")
     command.add_argument("--open", action="store_true", help="make branch and commit, push, and open the pull request by gh")
@@ -112,7 +125,8 @@ def submit_command(options: argparse.Namespace) -> int:
 
     from benchmark import check, submission
 
-    by = options.by if options.by is not None else _user()
+    if (by := computed_by(options)) == "unknown":
+        raise LoobenchError("who claims these results? git knows no name here: say --by 'Your Name'")
     found = check.check(options.estimator, rules(options))
     if any(map(check.broken, found.values())):
         _print_findings(found)
@@ -135,15 +149,6 @@ def _figure(result: Any) -> str:
     said = sorted({cell.status for cell in result.cells.values() if cell.status != "ok"})
     value = [] if result.claimed.value is None else [f"{result.claimed.value:.3f}"]
     return ", ".join([*value, *said])
-
-
-def _user() -> str:
-    """The name that git knows. Raises LoobenchError where it knows none."""
-    from benchmark import git
-
-    if not (name := git.user()):
-        raise LoobenchError("who claims these results? git knows no name here: say --by 'Your Name'")
-    return name
 
 
 def _source(name: str) -> Path:
@@ -212,8 +217,10 @@ def verify_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--nonce", metavar="HEX", help="decides sample and fresh seeds (default: drawn now)")
     command.add_argument("--by", metavar="NAME", help="who verifies (default: `git config user.name`)")
     command.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdict as Markdown")
+    command.add_argument("--write", action="store_true", help="write verdicts into result files (default: only print them)")
+    command.add_argument("--results", type=Path, metavar="DIR", help="with --write: where a bundle's results are put")
     command.add_argument(
-        "--results", type=Path, metavar="DIR", help="write a bundle's results with their verdicts there (default: nowhere)"
+        "--publish", action="store_true", help=f"with --write: change published results; a bundle's are put into {PUBLISHED}"
     )
     sandbox_options(command, everyone=False)
 
@@ -224,14 +231,14 @@ def verify_command(options: argparse.Namespace, means: Callable[[str], Any], bar
 
     from benchmark import files, verdicts, verify
 
-    inquiry = _inquiry(options, means)
-    _probe(options)
+    inquiry, folder = _inquiry(options, means), _folder(options)
+    _probe(options, folder)
     found = verify.subjects(options.inputs, options.estimator, replace(rules(options), everyone=not options.no_sandbox))
-    if options.results:
-        verify.refuse_taken(found, options.results)
+    if folder:
+        verify.refuse_taken(found, folder)
     print(f"note: --nonce {inquiry.nonce} repeats this sample and these fresh seeds", file=sys.stderr)
     report = verify.verify(found, inquiry, bar)
-    written = verify.save(found, report, options.results)
+    written = verify.save(found, report, folder) if options.write else []
     if options.markdown:
         files.write(options.markdown, verdicts.markdown(report).encode())
     if written:
@@ -254,16 +261,32 @@ def _inquiry(options: argparse.Namespace, means: Callable[[str], Any]) -> Any:
         sample=options.sample,
         fresh=options.fresh,
         references=verify.references(options.reference or verify.REFERENCES),
-        by=verify.user() if options.by is None else options.by,
+        by=computed_by(options),
     )
 
 
-def _probe(options: argparse.Namespace) -> None:
+def _folder(options: argparse.Namespace) -> Path | None:
+    """Where the results of bundles are written, if they are. Raises LoobenchError for what is published, unless asked for."""
+    if not options.write:
+        if options.results or options.publish:
+            raise LoobenchError("--results and --publish say where verdicts are written: add --write, or leave them out")
+        return None
+    for at in options.inputs:
+        if not at.is_dir():
+            places.written(at.absolute().parent.parent, publish=options.publish)
+    if not any(at.is_dir() for at in options.inputs):
+        return None
+    if not (options.results or options.publish):
+        raise LoobenchError("--write puts the results of a bundle into a folder: name it by --results")
+    return places.written(options.results, publish=options.publish)
+
+
+def _probe(options: argparse.Namespace, results: Path | None) -> None:
     """Raise LoobenchError where what is to be read is not there, or what is to be written cannot be."""
     from benchmark import files
 
     if lacking := [at for at in options.inputs if not at.exists()]:
         raise LoobenchError(f"{lacking[0]} is not there: give the folder of a bundle, or a result file")
-    places = [options.cache, *([options.results] if options.results else [])]
-    for folder in [*places, *([options.markdown.absolute().parent] if options.markdown else [])]:
+    written = [options.cache, *([results] if results else [])]
+    for folder in [*written, *([options.markdown.absolute().parent] if options.markdown else [])]:
         files.probe(folder)

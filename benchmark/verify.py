@@ -519,8 +519,3 @@ def environment(device: str) -> str:
     """System, processor, Python and torch, in words."""
     facts = machine.provenance("", device, "")
     return f"{facts['system']}, {facts['device']}, Python {facts['python']}, torch {facts['torch']}"
-
-
-def user() -> str:
-    """The name that git knows of who sits here, or "unknown"."""
-    return (git.user() or "unknown")[:100]

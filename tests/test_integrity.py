@@ -43,7 +43,7 @@ def at() -> Path:
     for one in (theirs, synthetic.result(TASK, "loss", 2, 0.3)):
         found = results.save(one, FOLDER)
     results.save_limits(synthetic.limits(TASK, 2), FOLDER)
-    assert main(["report"]) == main(["report", "--check"]) == 0
+    assert main(["report", "--publish"]) == main(["report", "--check"]) == 0
     return found.with_name("theirs.json")
 
 
@@ -188,7 +188,7 @@ def test_a_stranger_s_odd_result_gives_a_board_or_an_error_in_words(at: Path, ca
         FIELDS[random.randint(len(FIELDS))](content, random)
         at.write_bytes(dumped(sealed(content)))
         (FOLDER / manifest.MANIFEST).unlink(missing_ok=True)
-        lines = told(capsys, ["report"], (0, 2))
+        lines = told(capsys, ["report", "--publish"], (0, 2))
         counts["refused" if lines else "shown"] += 1
 
     assert counts["refused"] > COUNT / 3, counts
@@ -206,7 +206,7 @@ def test_a_task_s_record_that_is_odd_gives_a_board_or_an_error_in_words(
         content["task"].update({field: odd}) if odd is not None else content["task"].pop(field, None)
         at.write_bytes(dumped(sealed(content)))
         (FOLDER / manifest.MANIFEST).unlink(missing_ok=True)
-        told(capsys, ["report"], (0, 2))
+        told(capsys, ["report", "--publish"], (0, 2))
 
 
 def test_half_of_a_letter_is_refused(at: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_better_score_with_digests_that_fit_is_found_by_the_manifest_and_canno
     lines = told(capsys, ["report", "--check"], (1,))
     assert any("theirs.json was changed without manifest.json" in line for line in lines)
     assert any("seed 0 changed from" in line and "not the estimator's version" in line for line in lines)
-    assert "seed 0 changed from" in told(capsys, ["report"], (1,))[0]
+    assert "seed 0 changed from" in told(capsys, ["report", "--publish"], (1,))[0]
 
 
 INCONSISTENT: dict[str, tuple[Callable[[Content], Any], str]] = {

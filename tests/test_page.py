@@ -259,10 +259,10 @@ def test_figures_of_every_row_are_those_of_the_leaderboard(browser: Browser, sho
 
         assert [row[:3] for row in found] == [row[:3] for row in expected]
         assert [row[3].replace("best", "") for row in found] == [row[3] for row in expected]
-        assert [row[4:-4] for row in found] == [row[4:-3] for row in expected]  # other columns
-        assert [row[-3] for row in found] == [row[-3] for row in expected]  # tasks done
-        assert [row[-2] for row in found] == [row[-2] for row in expected]  # seeds
-        marks = [", ".join([*["Pareto"] * (row[-4] == "front"), *filter(None, [row[-1]])]) for row in found]
+        assert [row[4:-5] for row in found] == [row[4:-4] for row in expected]  # other columns
+        assert [row[-4:-2] for row in found] == [row[-4:-2] for row in expected]  # tasks done, and seeds
+        assert [row[-2] for row in found] == [row.by for row in table.rows]
+        marks = [", ".join([*["Pareto"] * (row[-5] == "front"), *filter(None, [row[-1]])]) for row in found]
         assert marks == [re.sub(r"(?<!Pareto), (?!claimed)", "", row[-1]) for row in expected]  # each in its own box
         assert [row.name for row in table.rows] == browser.names()
         assert browser.js("document.querySelector('#suites [aria-current]').textContent") == suite.name

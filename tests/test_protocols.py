@@ -284,7 +284,7 @@ def test_a_truth_is_told_with_its_limits_and_only_leave_one_out_is_exported(
 def test_a_run_puts_limits_beside_the_results_also_where_only_they_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "--task", QUICK.name, "--seeds", "2", "--estimator", "grad-dot"]
     assert main(command) == 0
-    at = Path("results") / f"{QUICK.name}.json"
+    at = Path("my-results") / f"{QUICK.name}.json"
     first = at.read_bytes()
     at.unlink()
     assert main(command) == 0
@@ -292,7 +292,7 @@ def test_a_run_puts_limits_beside_the_results_also_where_only_they_are_missing(c
     assert "0 cells computed" in capsys.readouterr().out.splitlines()[-1]
     assert at.read_bytes() == first
     found = load_limits(at)
-    cells = load(Path("results") / QUICK.name / "grad-dot.json").cells
+    cells = load(Path("my-results") / QUICK.name / "grad-dot.json").cells
     assert {seed: bounds.truth for seed, bounds in found.seeds.items()} == {seed: cell.truth for seed, cell in cells.items()}
     assert all(0 < value <= 1 for bounds in found.seeds.values() for value in bounds.values["ceiling"] if value is not None)
 
@@ -317,15 +317,15 @@ def test_a_run_of_uses_scores_what_estimates_are_put_to_and_keeps_its_references
         monkeypatch.setitem(TASKS, one.name, one)
         command = ["run", "--task", one.name, "--seeds", "1", "--cache", str(tmp_path / "cache")]
         assert main([*command, "--estimator", "sgd-ie", "--estimator", "grad-norm", "--estimator", "exact-loo"]) == 0
-    some, whole = (load_limits(Path("results") / f"{one.name}.json").seeds["0"] for one in (given, everyone))
+    some, whole = (load_limits(Path("my-results") / f"{one.name}.json").seeds["0"] for one in (given, everyone))
 
     assert some.references.keys() == {"random"}
     assert whole.references.keys() == {"random", "oracle"}
-    exact = load(Path("results") / "quick-uses-all" / "exact-loo.json").cells["0"].scores
+    exact = load(Path("my-results") / "quick-uses-all" / "exact-loo.json").cells["0"].scores
     for name, value in whole.references["oracle"].items():
         assert exact[name] == [pytest.approx(value, abs=1e-9)], name
-    sgd = load(Path("results") / "quick-uses" / "sgd-ie.json").cells["0"].scores
-    norm = load(Path("results") / "quick-uses" / "grad-norm.json").cells["0"].scores
+    sgd = load(Path("my-results") / "quick-uses" / "sgd-ie.json").cells["0"].scores
+    norm = load(Path("my-results") / "quick-uses" / "grad-norm.json").cells["0"].scores
     assert sgd["kendall"][0] is not None
     assert norm["self_auroc"][0] is not None
     assert exact["self_auroc"] == [None]  # it would cost more than the truth

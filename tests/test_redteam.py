@@ -362,7 +362,7 @@ def test_a_file_that_declares_nonsense_is_refused_in_one_line(
     assert message in printed.err
     assert len(printed.err.splitlines()) == 1
     assert len(printed.err) < 1000
-    assert not Path("results").exists()
+    assert not Path("my-results").exists()
 
 
 # ---- the whole command -----------------------------------------------------------------------------------------------
@@ -377,11 +377,11 @@ def test_a_run_of_hostile_and_honest_files_scores_the_honest_and_types_the_hosti
         f"@estimator('thief', paper='none')\ndef thief(run):\n    open({str(truth)!r}, 'rb').read()\n{HONEST}"
         f"@estimator('honest', paper='none')\ndef honest(run):\n{HONEST}"
     )
-    before = snapshot(truth.parent, tmp_path / "results")
+    before = snapshot(truth.parent, tmp_path / "my-results")
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "bad.py"]) == 1
 
     assert "forbidden-access: thief: read" in capsys.readouterr().err
-    after = snapshot(truth.parent, tmp_path / "results")
+    after = snapshot(truth.parent, tmp_path / "my-results")
     assert {at: after[at] for at in before} == before
     assert {Path(at).stem for at in after.keys() - before.keys()} == {"thief", "honest"}
 

@@ -142,6 +142,8 @@ def test_each_suite_says_of_what_version_and_of_which_tasks_it_is() -> None:
     [suite] = board.board(made, {}).suites
 
     assert f"Protocol 1.1; 2 tasks, digest `{suite.digest[:12]}`; computed by loobench 0.0.0." in page(made)
+    other = replace(scored("loss", 0.1), harness="0`<b>`" * 9)
+    assert f"Harness {made[0].harness[:12]} (2 results), 0\\`\\<b\\>\\`0\\`\\<b\\>\\` (1 results)." in page([*made, other])
 
 
 def test_letters_name_the_groups() -> None:
@@ -345,13 +347,13 @@ def edited(at: Path, before: str, after: str) -> bytes:
 def test_report_check_finds_any_file_that_is_not_what_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
     at = results.save(scored("sgd-ie", 0.5, 0.6), Path("results"))
     assert main(["report", "--check"]) == 1  # no board yet
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
 
     for name, before in (("leaderboard.md", "0.550"), ("docs/index.html", 'text/plain">eN')):
         was = edited(Path(name), before, before + "0")
         assert main(["report", "--check"]) == 1
-        assert f"error: {name} is not what results gives: run `loobench report`" in capsys.readouterr().err
+        assert f"error: {name} is not what results gives: run `loobench report --publish`" in capsys.readouterr().err
         Path(name).write_bytes(was)
     other = results.save(scored("grad-dot", 0.5, 0.6), Path("results"))
     assert main(["report", "--check"]) == 1
@@ -359,19 +361,19 @@ def test_report_check_finds_any_file_that_is_not_what_the_results_give(capsys: p
     assert main(["report", "--check"]) == 0
     board_before = Path("leaderboard.md").read_bytes()
     edited(at, "0.5", "0.9")
-    assert main(["report"]) == 2
+    assert main(["report", "--publish"]) == 2
     assert Path("leaderboard.md").read_bytes() == board_before
 
 
 def test_pages_of_tasks_that_are_gone_are_found_and_removed() -> None:
     gone = results.save(scored("sgd-ie", 0.5, task=TWO[1]), Path("results"))
     results.save(scored("sgd-ie", 0.5), Path("results"))
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     before = {*Path("docs").rglob("*.js")}
     gone.unlink()
 
     assert main(["report", "--check"]) == 1
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     assert {*Path("docs").rglob("*.js")} < before
     assert main(["report", "--check"]) == 0
 
@@ -380,7 +382,7 @@ def test_the_readme_beside_the_board_gets_the_headline_and_is_checked() -> None:
     for one in everything(MAIN, {"sgd-ie": (0.5, 1.0)}, 2)[0]:
         results.save(one, Path("results"))
     Path("README.md").write_text(f"# x\n\n{report.OPENING}\n{report.CLOSING}\n")
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     assert "| [sgd-ie](estimators/sgd_ie.py)" in Path("README.md").read_text()
     assert main(["report", "--check"]) == 0
     edited(Path("README.md"), "sgd-ie", "mine")
@@ -389,11 +391,11 @@ def test_the_readme_beside_the_board_gets_the_headline_and_is_checked() -> None:
 
 def test_report_check_finds_changed_limits() -> None:
     results.save(answers("sgd-ie", TWO[0], {"kendall": CURVE}), Path("results"))
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
     results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], Path("results"))
     assert main(["report", "--check"]) == 1
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
     edited(Path("results") / f"{TWO[0]}.json", "0.5", "0.9")
     assert main(["report", "--check"]) == 2

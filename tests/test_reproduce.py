@@ -164,14 +164,14 @@ def test_an_unknown_paper_is_bad_input_that_names_the_known(capsys: pytest.Captu
 
 
 def test_without_running_nothing_is_trained_and_the_page_is_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("execute", "set_aside", "estimate", "build", "_compute"):
+    for name in ("execute", "superseded", "estimate", "build", "_compute"):
         monkeypatch.setattr(reproduce, name, lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr(truth, "answer", lambda *_: pytest.fail("it trained"))
 
     assert main(["reproduce", "--no-run", "--out", "one.md"]) == 0
     assert main(["reproduce", "wei2025", "--no-run", "--out", "two.md"]) == 0
     assert Path("one.md").read_bytes() == Path("two.md").read_bytes()
-    assert not Path("results").exists()
+    assert not Path("my-results").exists()
 
 
 def study(tmp_path: Path, *papers: str, seeds: tuple[int, ...] | None = (0, 1)) -> Study:

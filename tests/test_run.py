@@ -26,7 +26,7 @@ SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--es
 
 
 def load(name: str, task: str = TASK) -> results.Result:
-    return results.load(Path("results") / task / f"{name}.json")
+    return results.load(Path("my-results") / task / f"{name}.json")
 
 
 def scores(name: str) -> dict[str, object]:
@@ -47,7 +47,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
         exactly = metrics.scores(estimate, exact[0].effect, units=True)
         assert cell.scores == {name: pytest.approx(curve, rel=5e-6) for name, curve in exactly.items()}
         assert cell.by_query == [cell.scores["kendall"][-1]]
-        true = results.load_limits(Path("results") / f"{TASK}.json").seeds[seed].points
+        true = results.load_limits(Path("my-results") / f"{TASK}.json").seeds[seed].points
         units = exact[0].effect[-1].std(correction=0).item()
         assert {round(value * units, 4) for value in true} <= {
             round(value, 4) for value in exact[0].effect[-1].flatten().tolist()
@@ -60,7 +60,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
     facts = found.provenance[found.cells["0"].provenance]
     assert facts["threads"] == 1
     assert facts["command"].startswith(f"loobench run --task {TASK}")
-    assert str(tmp_path) not in (Path("results") / TASK / "sgd-ie.json").read_text()
+    assert str(tmp_path) not in (Path("my-results") / TASK / "sgd-ie.json").read_text()
 
 
 def test_a_second_run_computes_nothing_and_a_lost_estimate_is_computed_again(
@@ -179,7 +179,7 @@ def test_a_run_over_done_cells_brings_their_scores_up_to_date(capsys: pytest.Cap
     assert main(SMALL) == 0
     right = load("sgd-ie")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
-    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
+    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("my-results"))
     assert main(SMALL) == 0
 
     assert "0 cells computed" in capsys.readouterr().out.splitlines()[-1]
@@ -230,7 +230,7 @@ def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Pa
     assert main(SMALL) == 0
     right = load("sgd-ie")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
-    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("results"))
+    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("my-results"))
     assert main(["score"]) == 0
     assert scored(capsys)[0] == [
         f"{TASK} grad-dot: seed 0, 1 computed anew, scores as before",
@@ -312,14 +312,14 @@ def test_a_broken_estimator_is_shown_as_such_and_the_others_go_on(tmp_path: Path
     assert load("twice").cells["0"].scores["kendall"] == load("grad-dot").cells["0"].scores["kendall"]
     assert "mutated-inputs" in printed.out
     assert main(["report"]) == 0
-    assert "out-of-memory" in Path("leaderboard.md").read_text()
+    assert "out-of-memory" in Path("my-results/leaderboard.md").read_text()
 
 
 def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(tmp_path: Path) -> None:
     at = declare(tmp_path, GOOD.replace("twice", "slow").replace("return", "import time; time.sleep(60); return"))
     command = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--estimator", "grad-dot", "--estimator", str(at)]
     started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    while not list(Path("results").glob("*/grad-dot.json")) and started.poll() is None:
+    while not list(Path("my-results").glob("*/grad-dot.json")) and started.poll() is None:
         time.sleep(0.1)
     time.sleep(2)  # until it is in the slow one: an interrupt between two bytecodes of a finaliser would be lost
     started.send_signal(signal.SIGINT)
@@ -352,7 +352,7 @@ NONSENSE = {
     "nothing to prepare": ["prepare"],
     "cannot read nowhere.py": ["run", "--estimator", "nowhere.py"],
     "unknown task 'quick'": ["truth", "quick"],
-    "no result in results has that suite, task and estimator": ["score", "--estimator", "nosuch"],
+    "no result in my-results has that suite, task and estimator": ["score", "--estimator", "nosuch"],
     "--seed must be 0 to 99": ["truth", TASK, "--seed", "-1"],
 }
 
@@ -365,7 +365,7 @@ def test_nonsense_is_an_error_of_one_line(message: str, capsys: pytest.CaptureFi
     assert message in printed.err
     assert printed.err.startswith("error: ")
     assert len(printed.err.splitlines()) == 1
-    assert not Path("results").exists()
+    assert not Path("my-results").exists()
 
 
 def test_no_gpu_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +391,7 @@ def test_a_damaged_result_stops_a_run_before_any_work_and_is_not_touched(
     damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(SMALL) == 0
-    at = Path("results") / TASK / "sgd-ie.json"
+    at = Path("my-results") / TASK / "sgd-ie.json"
     content = at.read_text()
     at.write_text(content[: len(content) // 2] if damage == "cut" else content.replace('"status": "ok"', '"status": "crashed"'))
     broken = at.read_text()

@@ -21,7 +21,7 @@ Told = pytest.CaptureFixture[str]
 def ready(tmp_path: Path) -> Path:
     """A folder with my_estimator.py and its results on all of suite core, which is the current one."""
     source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
-    finish(source, tmp_path / "results")
+    finish(source, tmp_path / "my-results")
     return tmp_path
 
 
@@ -71,7 +71,7 @@ def test_an_estimator_that_breaks_a_rule_is_not_submitted(ready: Path, capsys: T
 
 
 def test_what_is_missing_is_said_in_a_line(ready: Path, capsys: Told) -> None:
-    for folder in (ready / "results").iterdir():
+    for folder in (ready / "my-results").iterdir():
         (folder / "my-estimator.json").unlink()
     assert main(["submit", "my_estimator.py", "--by", "A"]) == 2
     told = capsys.readouterr().err
@@ -80,10 +80,10 @@ def test_what_is_missing_is_said_in_a_line(ready: Path, capsys: Told) -> None:
 
 
 def test_cells_that_failed_are_submitted_and_shown(ready: Path, capsys: Told) -> None:
-    at = ready / "results" / suites.CORE.tasks[0].name / "my-estimator.json"
+    at = ready / "my-results" / suites.CORE.tasks[0].name / "my-estimator.json"
     found = results.load(at)
     broken = replace(found.cells["1"], status="crashed", message="it broke", scores={}, by_query=[], points=[])
-    results.save(found.with_cell(1, broken, synthetic.PROVENANCE), ready / "results")
+    results.save(found.with_cell(1, broken, synthetic.PROVENANCE), ready / "my-results")
 
     assert main(["submit", "my_estimator.py", "--by", "A"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(at.parent.name))
@@ -112,7 +112,7 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-SUBMIT = ["submit", "../my_estimator.py", "--results", "../results", "--out", "../out", "--by", "Ada"]
+SUBMIT = ["submit", "../my_estimator.py", "--results", "../my-results", "--out", "../out", "--by", "Ada"]
 
 
 def program(folder: Path, name: str, body: str) -> None:
@@ -186,7 +186,7 @@ def test_no_command_goes_through_a_shell(ready: Path, write_named: Callable[[str
 
 @pytest.fixture
 def write_named(ready: Path) -> Callable[[str], submission.Bundle]:
-    return lambda out: submission.write(["my-estimator"], ready / "results", ready / "my_estimator.py", ready / out, "A")
+    return lambda out: submission.write(["my-estimator"], ready / "my-results", ready / "my_estimator.py", ready / out, "A")
 
 
 # ---- the documentation -----------------------------------------------------------------------------------------------

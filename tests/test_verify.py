@@ -73,6 +73,7 @@ def claim(result: Result) -> Claim:
 
 def loobench(*inputs: Path, cache: Path, options: tuple[str, ...] = ()) -> int:
     usual = ["--nonce", NONCE, "--by", "who verifies", "--cache", str(cache), "--fresh", "3"]
+    usual += ["--write"] * ("--results" in options or not any(at.is_dir() for at in inputs))
     return main(["verify", *map(str, inputs), *usual, *options])
 
 
@@ -550,6 +551,6 @@ def test_a_source_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 def test_estimates_that_are_computed_here_are_those_of_a_run(honest: Result, cache: Path) -> None:
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "grad-dot", "--cache", str(cache)]) == 0
-    run = results.load(Path("results") / TASK / "grad-dot.json").cells["0"]
+    run = results.load(Path("my-results") / TASK / "grad-dot.json").cells["0"]
     mine = honest.cells["0"]
     assert (run.estimate, run.truth, run.scores, run.trajectory) == (mine.estimate, mine.truth, mine.scores, mine.trajectory)

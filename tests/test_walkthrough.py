@@ -60,9 +60,9 @@ def test_a_newcomer_gets_a_verified_row_with_the_documented_commands(tmp_path: P
 
     place["PYTHONPATH"] = str(fork)
     row = rf"{NAME}\]\(estimators/{NAME.replace('-', '_')}\.py\).*"
-    do("loobench report", fork)
+    do("loobench report --publish", fork)
     assert re.search(row + "unverified", (fork / "leaderboard.md").read_text())
-    do(f"loobench verify results/*/{NAME}.json", fork)
-    do("loobench report && loobench report --check", fork)
+    do(f"loobench verify results/*/{NAME}.json --write --publish", fork)
+    do("loobench report --publish && loobench report --check", fork)
     assert re.search(row + r"verified \d\.\d+ \(claimed \d\.\d+\)", (fork / "leaderboard.md").read_text())
     shutil.rmtree(fork)

@@ -29,6 +29,7 @@ const page = (() => {
     "del random": "agreement with deleting random groups", "del clustered": "agreement with deleting clustered groups",
     "Pareto": "on the front: no other row is as accurate and as cheap, and better in one", "tasks": "tasks with all seeds scored, of all there are",
     "seeds": "independent repetitions: own split, initial parameters, order and queries",
+    "by": "who computed the row; of one that was sent, its submitter, and who verified it",
     "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method says that it does not answer such a task; not converged: a solver fell short; other words are failures; verified: sent by its submitter and computed again; unverified: not, so that it stands below and is compared with nothing",
   };
   const PLAIN = new Set(["exact", "interpretation", "unsupported", "not converged"]); // marks that are no failures
@@ -120,6 +121,7 @@ const page = (() => {
       number("Pareto", (row) => (row.front ? 1 : null), (row) => (row.front ? el("span", { className: "tag front" }, "front") : ""), { words: true }),
       number("tasks", (row) => row.done, (row) => `${row.done}/${row.tasks}`),
       number("seeds", (row) => row.seeds[0] || null, (row) => seeds(row.seeds)),
+      number("by", (row) => row.by.toLowerCase() || null, (row) => row.by, { up: true, words: true }),
       number("marks", (row) => row.marks.join(" ") || null, (row) => row.marks.map(tag), { up: true, words: true }),
     ];
   }
@@ -161,12 +163,12 @@ const page = (() => {
 
   function passes(row) {
     const words = $("text").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const said = `${row.name} ${row.group && `group ${row.group}`} ${row.marks.join(" ")} ${row.front ? "front pareto" : ""}`.toLowerCase();
+    const said = `${row.name} ${row.group && `group ${row.group}`} ${row.by} ${row.marks.join(" ")} ${row.front ? "front pareto" : ""}`.toLowerCase();
     return words.every((word) => said.includes(word)) && (!$("complete").checked || row.complete) && (!$("front").checked || row.front);
   }
 
   function line(row, shown, above) {
-    const made = el("tr", { className: `${order.key === null && above && above.number !== row.number ? "head" : ""}${row.estimator && !(row.complete && row.trusted) ? " partial" : ""}` });
+    const made = el("tr", { className: `${order.key === null && above && above.number !== row.number ? "head" : ""}${row.estimator && !(row.complete && row.trusted) ? " partial" : ""}${row.own ? " own" : ""}` });
     made.dataset.name = row.name;
     made.append(...shown.map((column) => {
       if (column.title !== "estimator") return el("td", { className: column.words ? "words" : "" }, column.cell(row));
@@ -197,7 +199,7 @@ const page = (() => {
     $("task").replaceChildren(...options);
     $("task").selectedIndex = task ? suite.tasks.indexOf(task) + 1 : 0;
     const known = $("board").records?.columns.map((column) => column.title) ?? [];
-    const terms = ["group", ...known.slice(0, 1), "behind", ...known.slice(1), "Pareto", "tasks", "seeds", "marks"];
+    const terms = ["group", ...known.slice(0, 1), "behind", ...known.slice(1), "Pareto", "tasks", "seeds", "by", "marks"];
     $("terms").replaceChildren(...terms.filter((term) => TERMS[term]).map((term) => el("div", {}, el("dt", {}, term), el("dd", {}, TERMS[term]))));
   }
 
@@ -311,7 +313,7 @@ const page = (() => {
   function figures(row, table) {
     const [first, ...others] = table.columns;
     return pairsOf([[first.title, row.shown], ["group", row.group], ["behind the best", row.behind_shown], ["p of no difference", row.p],
-      ...others.map((column, at) => [column.title, row.texts[at]]), ["Pareto front", row.front ? "yes" : "no"], ["tasks", `${row.done}/${row.tasks}`], ["seeds", seeds(row.seeds)], ["marks", row.marks.map(tag)]], "figures");
+      ...others.map((column, at) => [column.title, row.texts[at]]), ["Pareto front", row.front ? "yes" : "no"], ["tasks", `${row.done}/${row.tasks}`], ["seeds", seeds(row.seeds)], ["by", row.by], ["marks", row.marks.map(tag)]], "figures");
   }
 
   function provenance(one, shared) {
