@@ -1,7 +1,8 @@
 PYTHON ?= python3
-RESULTS ?= results
-BOARD ?= leaderboard.md
+RESULTS ?= my-results
 SEEDS ?= 2
+TELLING := exact-loo acc-sgd-ie-exact sgd-ie acc-adam-ie-exact-map self-gradient partial-retrain-linear source dvemb if-cg if-ekfac \
+	trak tracin grad-dot knn-shapley chance
 BASE ?= origin/main
 HEAD ?= HEAD
 VERDICT ?= verdict.md
@@ -9,14 +10,14 @@ READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: help run test test-slow test-peers lint report figures verify-pr clean
+.PHONY: help run test test-slow test-peers lint report publish figures verify-pr clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-run: $(READY)  ## set up .venv, run the quick suite, write results and leaderboard
-	$(BIN)/loobench run --suite quick --seeds $(SEEDS) --results $(RESULTS)
-	$(BIN)/loobench report --results $(RESULTS) --board $(BOARD)
+run: $(READY)  ## set up .venv, run fifteen estimators on the suite quick (ALL=1: all), write my-results and its board
+	$(BIN)/loobench run --suite quick --seeds $(SEEDS) --results $(RESULTS) $(if $(ALL),,$(TELLING:%=--estimator %))
+	$(BIN)/loobench report --results $(RESULTS)
 
 test: $(READY) lint  ## set up .venv, then lint, types and tests
 	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
@@ -32,13 +33,16 @@ lint: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-report: $(READY)  ## write the leaderboard from the results that are there
-	$(BIN)/loobench report --results $(RESULTS) --board $(BOARD)
+report: $(READY)  ## write the board of my-results beside the published ones
+	$(BIN)/loobench report --results $(RESULTS)
 
-figures: $(READY)  ## draw the committed figures from the results that are there
-	$(BIN)/loobench plot --results $(RESULTS) --suite hara2019 --kind cost --kind heatmap --kind ranks
-	$(BIN)/loobench plot --results $(RESULTS) --task final-model-adult-adam --kind horizons
-	$(BIN)/loobench plot --results $(RESULTS) --task quick-digits-mlp-sgd --kind pairs
+publish: $(READY)  ## for maintainers: write leaderboard, page, manifest and the table of the README from results
+	$(BIN)/loobench report --publish
+
+figures: $(READY)  ## for maintainers: draw the committed figures from results
+	$(BIN)/loobench plot --out docs/figures --suite hara2019 --kind cost --kind heatmap --kind ranks
+	$(BIN)/loobench plot --out docs/figures --task final-model-adult-adam --kind horizons
+	$(BIN)/loobench plot --out docs/figures --task quick-digits-mlp-sgd --kind pairs
 
 verify-pr: $(READY)  ## judge what HEAD adds to BASE as a submission, or BUNDLE=folder, into VERDICT: check, audit, verify
 	$(BIN)/python -m benchmark.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)") --markdown "$(VERDICT)"
