@@ -146,9 +146,8 @@ def test_the_name_of_who_sits_here_is_not_that_of_another_repository(
     plain(mine, "config", "user.name", "Ada")
     monkeypatch.chdir(mine)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-    assert verify.user() == submitting._user() == "Ada"
+    assert git.user() == submitting.computed_by(Namespace()) == "Ada"
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert verify.user() == "unknown"
-    with pytest.raises(LoobenchError, match="say --by"):
-        submitting._user()
+    assert git.user() is None
+    assert submitting.computed_by(Namespace()) == "unknown"
