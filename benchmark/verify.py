@@ -10,7 +10,6 @@ from pathlib import Path
 
 from benchmark import (
     PROTOCOL,
-    git,
     machine,
     registry,
     results,

@@ -2,13 +2,14 @@
 
 import os
 import subprocess
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import benchmark
-from benchmark import audit, git, machine, submitting, verify
+from benchmark import audit, git, machine, submitting
 from benchmark.errors import LoobenchError
 
 WHO = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
