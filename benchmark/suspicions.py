@@ -20,7 +20,7 @@ import numpy as np
 FAR = 2.5  # standard errors
 MARGIN, TASK_MARGIN = 0.1, 0.3
 EVEN = 0.1  # of the median variance of drops, that no task is taken to be surer than
-TIME, COUNTS = (2.0, 5.0), (1.25, 4.0)
+TIME, COUNTS = (2.0, 4.0), (1.25, 4.0)
 LITTLE = {"cost": 0.05, "counted work": 0.02}  # added to what is compared: of less than that nothing is said
 Scores = Mapping[int, float]  # seed -> score
 
