@@ -111,8 +111,8 @@ as accurate and as cheap, and better in one.
 effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most helpful samples. n: seeds.
 
 **Marks.** *interpretation*: our reading of a method whose formula is known only second-hand; *unsupported*: the method says
-that it does not answer such a task; *not converged*: a solver's residual is above what it promises; *not counted*: it takes derivatives
-that its counts leave out; other words are failures.
+that it does not answer such a task; *not converged*: a solver's residual is above what it promises; *not counted*: it takes
+derivatives that its counts leave out; other words are failures.
 [docs/protocol.md]({home}docs/protocol.md) has all definitions.
 """
 LEGENDS = {

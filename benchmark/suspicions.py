@@ -5,7 +5,10 @@ that hard seeds are no fault. Its drop is their mean on claimed seeds less that 
 any others, a drop d_t would have the variance ``v_t = s_t^2 (1/n + 1/m)`` of splitting its n + m scores by chance, s_t their
 deviation. Over tasks ``d = sum_t w_t d_t``, w_t falling with v_t, and ``e^2 = sum_t w_t^2 v_t``. Fresh seeds differ where d is
 above `FAR` e; where the plain mean of drops is above `MARGIN` and twice its standard error, or that of one task above
-`TASK_MARGIN` and three times its own, from the spread within claimed and within fresh seeds; and where what answered fails.
+`TASK_MARGIN` and three times its own, from the spread within claimed and within fresh seeds.
+
+*Answers.* The same with 1 for a seed that has an answer and 0 for one that has none, all tasks alike: fresh seeds differ where
+the sum of drops is above `SILENT` times the root of the sum of their variances.
 
 *Costs.* On claimed seeds computed here, and on fresh ones, time over exact retraining and counts over those of exact retraining
 may exceed the claimed ones by the factors `TIME` and `COUNTS`: the first over all tasks, a geometric mean; the second on one.
@@ -17,7 +20,7 @@ from math import exp, log, sqrt
 
 import numpy as np
 
-FAR = 2.5  # standard errors
+FAR, SILENT = 2.5, 2.8  # standard errors
 MARGIN, TASK_MARGIN = 0.1, 0.3
 EVEN = 0.1  # of the median variance of drops, that no task is taken to be surer than
 TIME, COUNTS = (2.0, 4.0), (1.25, 4.0)
@@ -104,6 +107,16 @@ def _spread(tasks: Sequence[Excess]) -> float:
     free = sum(len(group) - 1 for group in groups)
     squares = sum(float(np.var(group)) * len(group) for group in groups)
     return sqrt(squares / free) if free else 0.0
+
+
+def answers_differ(tasks: Sequence[Excess], why: str = "") -> str | None:
+    """Why too few fresh seeds have an answer (1, else 0), for how many claimed ones have one; None where they have."""
+    drop, error = sum(task.drop for task in tasks), sqrt(sum(task.variance for task in tasks))
+    if not drop > SILENT * error > 0:
+        return None
+    worst, seeds = max(tasks, key=lambda task: task.drop), [one for task in tasks for one in task.fresh]
+    told = f"on {worst.task} {worst.fresh.count(0.0)} of {len(worst.fresh)}: {why}"
+    return f"{seeds.count(0.0)} of {len(seeds)} fresh seeds have no answer, more than chance explains ({told})"
 
 
 # ---- costs -----------------------------------------------------------------------------------------------------------

@@ -397,15 +397,22 @@ def _nondeterministic(name: str, study: Study) -> Iterator[tuple[str, str]]:
 
 def _suspicious(name: str, study: Study) -> Iterator[tuple[str, str]]:
     """Why an estimator's answers to fresh seeds are not those to claimed ones, if they are not."""
-    for subject, seed in study.fresh:
-        cell = _cell(study.found, subject, seed) if subject.estimator.name == name else None
-        if cell and cell.status != "ok" and not _fails_here(subject, study):
-            why = f": {cell.message}" if cell.message else ""
-            yield verdicts.FRESH, f"{cell.status} on fresh seed {seed} of {subject.result.name}, on no claimed one{why}"
-            return
-    tasks = [one for subject in _subjects(name, study.fresh) if (one := _excess(subject, study))]
-    if reason := suspicions.fresh_seeds_differ(tasks):
+    subjects = _subjects(name, study.fresh)
+    answers = [found for one in subjects if (found := _answered_of(one, study))]
+    failed = [cell for one in subjects for cell in study.cells(one, fresh=True) if cell.status != "ok"]
+    why = ": ".join(filter(None, (failed[0].status, failed[0].message))) if failed else ""
+    if reason := suspicions.answers_differ(answers, why):
         yield verdicts.FRESH, reason
+    excesses = [found for one in subjects if (found := _excess(one, study))]
+    if reason := suspicions.fresh_seeds_differ(excesses):
+        yield verdicts.FRESH, reason
+
+
+def _answered_of(subject: Subject, study: Study) -> Excess | None:
+    """Which seeds have an answer here; None without claimed or fresh ones."""
+    known = [study.cells(subject, fresh=fresh) for fresh in (False, True)]
+    claimed, fresh = (tuple(float(cell.status == "ok") for cell in cells) for cells in known)
+    return Excess(subject.result.name, claimed, fresh) if claimed and fresh else None
 
 
 def _dearer(name: str, study: Study) -> Iterator[tuple[str, str]]:
@@ -432,12 +439,6 @@ def _uncounted(name: str, study: Study) -> Iterator[tuple[str, str]]:
         if here and not any("uncounted" in cell.notes for cell in subject.result.cells.values()):
             yield verdicts.COST, f"on {subject.result.name} it takes derivatives that it does not count, and does not say so"
             return
-
-
-def _fails_here(subject: Subject, study: Study) -> bool:
-    """Whether some claimed seed has no answer here either."""
-    cells = [_cell(study.found, subject, seed) for seed in study.seeds(subject)]
-    return any(cell is not None and cell.status != "ok" for cell in cells)
 
 
 def _subjects(name: str, cells: Chosen) -> list[Subject]:

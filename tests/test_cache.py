@@ -62,7 +62,7 @@ def test_without_a_home_all_commands_work_that_need_no_cache(capsys: Told, monke
 def test_without_a_home_a_command_that_needs_a_cache_says_in_a_line_how_to_name_one(
     command: list[str], home: str | None, capsys: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results.save(scored("loss", 0.1, 0.2), Path("results"))
+    results.save(scored("loss", 0.1, 0.2), Path("my-results"))
     if home is not None:
         monkeypatch.setenv("HOME", home)
     assert main(command) == 2

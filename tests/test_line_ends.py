@@ -59,7 +59,7 @@ def test_digests_are_those_that_published_results_have() -> None:
 
 def test_a_run_there_goes_on_with_the_rows_of_here(checkout: Path) -> None:
     assert main(SMALL) == 0
-    windows(Path("results"))
+    windows(Path("my-results"))
     done = there(checkout, "-m", "benchmark", *SMALL)
 
     assert done.returncode == 0, done.stderr
@@ -71,8 +71,8 @@ def test_report_and_audit_find_there_what_is_here(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(page, "library", lambda: b"")
     for quality, name in enumerate(("sgd-ie", "loss")):
         results.save(scored(name, 0.5, quality / 2, task=TWO[0]), Path("results"))
-    Path("README.md").write_text("<!-- headline: `loobench report` writes this table -->\n<!-- end of headline -->\n")
-    assert main(["report"]) == 0
+    Path("README.md").write_text("<!-- headline: `loobench report --publish` writes this table -->\n<!-- end of headline -->\n")
+    assert main(["report", "--publish"]) == 0
     for command in (["init"], ["add", "."], ["commit", "--message", "published"]):
         git(*command)
     windows(Path())

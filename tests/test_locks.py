@@ -17,7 +17,7 @@ import pytest
 from test_audit import sent
 from test_board import TWO, limits, scored
 from test_migrate import as_before, older_cells
-from test_run import TASK, load
+from test_run import TASK
 
 from benchmark import data, files, manifest, migrate, page, registry, results, run, suites, truth, verify
 from benchmark.chunks import FREE
@@ -26,7 +26,7 @@ from benchmark.errors import LoobenchError
 from benchmark.files import claimed, locked
 
 FOLDER = Path("results")
-COMMAND = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--threads", "1"]
+COMMAND = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--threads", "1", "--results", str(FOLDER)]
 FLOCKS = """
 import errno, fcntl, os
 def refusing(number):
@@ -231,12 +231,12 @@ def note() -> Path:
 
 
 def score() -> Path:
-    assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "loss"]) == 0
-    right = load("loss")
+    assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "loss", "--results", str(FOLDER)]) == 0
+    right = results.load(FOLDER / TASK / "loss.json")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
     at = results.save(replace(right, cells={"0": wrong}), FOLDER)
     run.rescore(at, Path("cache").absolute())
-    assert load("loss") == right
+    assert results.load(at) == right
     return at
 
 
@@ -247,14 +247,14 @@ def verified() -> Path:
 def migrated() -> Path:
     at = results.save(scored("loss", 0.1, 0.2), FOLDER)
     as_before(at, older_cells)
-    assert main(["migrate"]) == 0
+    assert main(["migrate", "--results", str(FOLDER)]) == 0
     return at
 
 
 def reported() -> Path:
     results.save(scored("loss", 0.1, 0.2), FOLDER)
     results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     return FOLDER / "manifest.json"
 
 
@@ -290,7 +290,7 @@ def test_whatever_changes_a_file_of_results_does_so_under_the_lock_beside_it(
 def test_no_reader_of_results_takes_a_lock_for_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "library", lambda: b"")
     results.save(scored("loss", 0.1, 0.2), FOLDER)
-    assert main(["report"]) == 0
+    assert main(["report", "--publish"]) == 0
     before = {at: at.read_bytes() for at in FOLDER.rglob("*.json")}
     for command in (["init"], ["add", "."], ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--message", "x"]):
         subprocess.run(["git", *command], check=True, capture_output=True)
@@ -335,21 +335,21 @@ def test_a_cell_does_not_overwrite_the_results_of_another_version() -> None:
     before = results.save(scored("loss", 0.1, 0.2, task=TASK), FOLDER)
     assert before == at
     content = at.read_bytes()
-    with pytest.raises(LoobenchError, match=r"another version of loss .* give one of the two its own --results"):
+    with pytest.raises(LoobenchError, match=r"of another version .* give one of the two its own --results"):
         keep()
     assert at.read_bytes() == content
 
 
 def test_results_of_another_version_are_set_aside_once() -> None:
-    plan = planned()
-    blank = results.blank(plan.tasks[0], "cpu", plan.estimators[0])
+    plan = planned(seeds=(0,), names=("loss",))
     at = results.save(scored("loss", 0.1, 0.2, task=TASK), FOLDER)
+    old = at.read_bytes()
+    list(run.execute(plan, Silent))
+    new = at.read_bytes()
+    list(run.execute(plan, Silent))
 
-    assert run._aside(blank, plan)
-    at = keep()
-    content = at.read_bytes()
-    assert run._aside(blank, plan) is None  # by a job that had looked before
-    assert at.read_bytes() == content
+    assert [one.read_bytes() for one in (plan.cache / "superseded").rglob("*.json")] == [old]
+    assert at.read_bytes() == new != old
 
 
 # ---- the same work at the same time ----------------------------------------------------------------------------------
@@ -419,7 +419,7 @@ def test_a_data_set_that_another_process_fetches_is_waited_for(monkeypatch: pyte
         with claimed(cache / "locks" / "data-wine.lock", "wine"):
             begun.set()
             time.sleep(0.3)
-            data._write(data.cached("wine", cache), usual(data.source("wine")))
+            data.write_rows(data.cached("wine", cache), usual(data.source("wine")))
 
     monkeypatch.setattr(data, "embedded", lambda _: pytest.fail("fetched twice"))
     with elsewhere(first):

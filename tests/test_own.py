@@ -29,12 +29,11 @@ Told = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def _somebody_without_the_charting_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def _somebody_without_the_charting_library(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """It takes longer than all else."""
     monkeypatch.setattr(page, "library", lambda: b"")
-    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
-    monkeypatch.setenv("GIT_CONFIG_KEY_0", "user.name")
-    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "Ada")
+    (known := tmp_path_factory.mktemp("git") / "config").write_text("[user]\n\tname = Ada\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(known))
 
 
 def of(made: Result, by: str) -> Result:
@@ -68,7 +67,7 @@ def keep(*made: Result) -> None:
 
 def snapshot(*places: Path) -> dict[Path, bytes]:
     """The content of all files under some folders."""
-    return {at: at.read_bytes() for folder in places for at in folder.rglob("*") if at.is_file()}
+    return {at: at.read_bytes() for folder in places for at in folder.rglob("*") if at.is_file() and ".locks" not in at.parts}
 
 
 # ---- the board of one's own ------------------------------------------------------------------------------------------
@@ -655,7 +654,7 @@ def test_a_submission_is_made_of_ones_own_results(tmp_path: Path) -> None:
 
     from benchmark import scaffold, submission
 
-    source, _ = scaffold.write("my-estimator", tmp_path)
+    source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
     finish(source, places.MINE)
 
     assert main(["submit", "my_estimator.py", "--by", "Ada"]) == 0

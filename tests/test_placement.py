@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import synthetic
 from test_results import result
+from test_submitting import finish
 from test_tracking import keep
 
-from benchmark import results
+from benchmark import results, scaffold, submission
 from benchmark.cli import main
 from benchmark.errors import DamagedFile
-from benchmark.registry import registered
+from benchmark.registry import registered, resolve
 from benchmark.results import Bounds
-from benchmark.suites import CORE
+from benchmark.suites import CORE, TASKS
 
 TASK = "quick-breast-cancer-mlp-sgd"
 COPIES = [  # what programs call the other version of grad-dot.json
@@ -145,11 +146,11 @@ def test_hidden_files_are_a_systems_own_and_no_results(folder: Path) -> None:
 
 
 COMMANDS: dict[str, list[str]] = {
-    "report": ["report", "--board", "b/leaderboard.md"],
+    "report": ["report", "--results", "results", "--board", "b/leaderboard.md"],
     "cite": ["cite", "quick/grad-dot"],
     "plot": ["plot"],
-    "score": ["score"],
-    "submit": ["submit", "grad-dot", "--by", "A"],
+    "score": ["score", "--results", "results"],
+    "submit": ["submit", "grad-dot", "--by", "A", "--results", "results"],
 }
 
 
@@ -190,3 +191,21 @@ def test_a_copy_that_was_cut_does_not_hide_the_whole_one(folder: Path) -> None:
     with pytest.raises(DamagedFile, match=r"sgd-ie 2.json is not a valid result: .* or move it away"):
         results.load_all(folder)
     assert json.loads(at.read_text())["cells"]
+
+
+def test_a_result_on_another_suite_is_submitted_and_a_copy_beside_it_refused(tmp_path: Path) -> None:
+    source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
+    (estimator,) = resolve([str(source)])
+    finish(source, tmp_path / "results")
+    others = [task for task in TASKS.values() if task not in CORE.tasks][:3]  # the last of which has no result
+    for task in others[:2]:
+        found = results.blank(task, "cpu", estimator)
+        cell = synthetic.cell(task, estimator.name, 0, 0.6, 0.2)
+        results.save(found.with_cell(0, cell, synthetic.PROVENANCE), tmp_path / "results")
+    bundle = submission.write(["my-estimator"], tmp_path / "results", source, tmp_path / "out", "A")
+    at = tmp_path / "results" / others[0].name / "my-estimator.json"
+    at.with_name("my-estimator (1).json").write_bytes(at.read_bytes())
+
+    assert len(bundle.results) == len(CORE.tasks) + 2
+    with pytest.raises(DamagedFile, match=f"2 files hold the record of {at}"):
+        submission.write(["my-estimator"], tmp_path / "results", source, tmp_path / "out", "A")

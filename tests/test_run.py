@@ -270,13 +270,13 @@ def test_score_that_recomputes_nothing_says_so_and_why(tmp_path: Path, capsys: p
     assert scored(capsys)[1] == ["  seed 0, 1: not computed anew, left as before: no truth in the cache"]
     for at in (tmp_path / "cache" / "truth").glob("*.away"):
         at.rename(at.with_suffix(".safetensors"))
-    results.save(replace(right, cells={"0": others["crashed"], "1": others["other"]}), Path("results"))
+    results.save(replace(right, cells={"0": others["crashed"], "1": others["other"]}), Path("my-results"))
     assert main(["score", "--estimator", "sgd-ie"]) == 1
     assert scored(capsys) == (
         [f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"],
         ["  seed 1: not computed anew, left as before: another truth in the cache than the one it was scored against"],
     )
-    results.save(replace(right, cells={"0": others["crashed"]}), Path("results"))
+    results.save(replace(right, cells={"0": others["crashed"]}), Path("my-results"))
     assert main(["score", "--estimator", "sgd-ie"]) == 0
     assert scored(capsys) == ([f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"], [])
 
@@ -285,7 +285,7 @@ def test_score_says_that_scores_of_uses_stay(capsys: pytest.CaptureFixture[str])
     assert main(SMALL) == 0
     right = load("sgd-ie")
     used = {seed: replace(cell, scores={**cell.scores, "lowest_auc": [0.5] * 3}) for seed, cell in right.cells.items()}
-    results.save(replace(right, cells=used), Path("results"))
+    results.save(replace(right, cells=used), Path("my-results"))
     capsys.readouterr()
     assert main(["score", "--estimator", "sgd-ie"]) == 0
     line = f"{TASK} sgd-ie: seed 0, 1 computed anew, scores as before; scores of uses stay, which take training"

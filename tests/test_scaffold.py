@@ -136,7 +136,7 @@ def test_an_unedited_scaffold_runs_but_is_neither_submitted_nor_verified(
     assert main(["submit", "my_estimator.py", "--by", "A"]) == 1
     assert "nothing is submitted" in capsys.readouterr().err
     assert not (tmp_path / "submission").exists()
-    assert main(["verify", f"results/{TASK}/my-estimator.json", "--estimator", "my_estimator.py"]) == 2
+    assert main(["verify", f"my-results/{TASK}/my-estimator.json", "--estimator", "my_estimator.py"]) == 2
     assert f"`paper` says '{PAPER}'" in capsys.readouterr().err
     finish(source, tmp_path / "results")
     monkeypatch.setattr(scaffold, "unfilled", lambda *_: [])  # as an older loobench, or one's own, would have packed it

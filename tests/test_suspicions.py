@@ -11,7 +11,7 @@ import pytest
 from benchmark import suspicions, verdicts
 from benchmark.questions import asked_of
 from benchmark.results import Result, load_all
-from benchmark.suspicions import Excess, Spent, costs_differ, excess, fresh_seeds_differ, weighted_drop
+from benchmark.suspicions import Excess, Spent, answers_differ, costs_differ, excess, fresh_seeds_differ, weighted_drop
 from benchmark.verify import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,6 +152,44 @@ def test_tasks_whose_scores_chance_moves_least_weigh_most() -> None:
 
     assert drop == pytest.approx(quiet.drop, abs=0.02)
     assert error < 0.1
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+FAILURES: dict[str, tuple[list[tuple[int, int]], bool]] = {  # of two claimed seeds and of eight fresh ones, of each task
+    "none fails": ([(0, 0)] * 14, False),
+    "one of many fails, as honest ones may": ([(0, 0)] * 13 + [(0, 1)], False),
+    "one task is hard for it": ([(0, 0)] * 13 + [(0, 5)], False),
+    "as many fail of the claimed": ([(1, 4)] * 14, False),
+    "a table that answers no fresh seed": ([(0, 8)], True),
+    "and knows one task alone": ([(0, 0)] * 13 + [(0, 8)], True),
+    "half of them fail everywhere": ([(0, 4)] * 14, True),
+    "nothing known": ([], False),
+}
+
+
+def answered(claimed: int, fresh: int) -> Excess:
+    """Which of two claimed and eight fresh seeds have an answer, where so many have none."""
+    return Excess("task", *(tuple(float(n >= failed) for n in range(of)) for failed, of in ((claimed, 2), (fresh, 8))))
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_fresh_seeds_without_an_answer_are_suspicious_where_chance_would_not_have_spared_the_claimed_ones(case: str) -> None:
+    given, expected = FAILURES[case]
+    found = answers_differ([answered(*one) for one in given], "constant")
+
+    assert bool(found) == expected
+    assert found is None or "fresh seeds have no answer" in found
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.8])
+@pytest.mark.parametrize("hard", [1, 3, 14])
+def test_who_fails_on_some_seeds_by_chance_is_hardly_ever_accused(share: float, hard: int) -> None:
+    """An honest estimator that fails on so many seeds of so many of 14 tasks."""
+    random = np.random.RandomState(0)
+    draws = random.rand(2000, hard, SEEDS) < share
+    found = [answers_differ([answered(one[:2].sum(), one[2:].sum()) for one in draw]) for draw in draws]
+
+    assert np.mean([bool(one) for one in found]) <= 0.01
 
 
 # ---- the published results -------------------------------------------------------------------------------------------
