@@ -73,7 +73,7 @@ def typed(name: str, file: str) -> Iterator[None]:
     except (Failure, KeyboardInterrupt):
         raise
     except BaseException as error:
-        found = "" if isinstance(error, Withheld) else place(error, file)
+        found = "" if isinstance(error, Withheld | Unsolved) else place(error, file)
         where = f"{name} ({found})" if found else name
         raise Failure(*_kind(where, error), traced(error)) from error
 

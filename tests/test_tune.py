@@ -108,9 +108,9 @@ def test_a_librarys_method_is_scored_under_its_name_in_a_file_of_its_own(tmp_pat
 
     assert done.returncode == 0, done.stderr
     assert "mine/way" in done.stdout
-    written = tmp_path / "results" / "quick-breast-cancer-logistic-sgd" / "mine--way.json"
+    written = tmp_path / "my-results" / "quick-breast-cancer-logistic-sgd" / "mine--way.json"
     assert results.load(written).estimator.name == "mine/way"
-    assert results.load_all(tmp_path / "results")
+    assert results.load_all(tmp_path / "my-results")
     again = loobench("run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "1", "--estimator", str(at))
     assert "0 cells computed, 1 were already there" in again.stdout
 
