@@ -45,7 +45,7 @@ figures: $(READY)  ## for maintainers: draw the committed figures from results
 	$(BIN)/loobench plot --out docs/figures --task quick-digits-mlp-sgd --kind pairs
 
 verify-pr: $(READY)  ## judge what HEAD adds to BASE as a submission, or BUNDLE=folder, into VERDICT: check, audit, verify
-	$(BIN)/python -m benchmark.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)") --markdown "$(VERDICT)"
+	$(BIN)/python -m benchmark.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)" )$(if $(NONCE),--nonce $(NONCE) )--markdown "$(VERDICT)"
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv $(PEERS) *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """What a branch proposes, judged: `make verify-pr`, and the robot that judges pull requests.
 
-    python -m benchmark.proposal [--base origin/main] [--head HEAD] [--bundle DIR] [--markdown FILE]
+    python -m benchmark.proposal [--base origin/main] [--head HEAD] [--bundle DIR] [--markdown FILE] [--nonce HEX]
 
 The branch's own code of the harness is never used: its one source file and its results are taken out of git as a bundle, and
 `check`, `audit` and `verify` run in a clone of the base, of which they replace what they propose.
@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--head", default="HEAD", help="the branch (default: %(default)s)")
     top.add_argument("--bundle", type=Path, metavar="DIR", help="judge this bundle beside the commit --head instead")
     top.add_argument("--markdown", type=Path, metavar="FILE", help="write the verdict there")
+    top.add_argument("--nonce", metavar="HEX", help="that of `loobench verify` (default: drawn now)")
     return top
 
 
@@ -71,21 +72,21 @@ def judge(options: argparse.Namespace) -> bool:
     head = _commit(root, options.head)
     if options.bundle:
         base, found = head, [submission.read(options.bundle.absolute())]
-        return _judged(root, base, found, options.markdown)
+        return _judged(root, base, found, options)
     base = git.ask(root, "merge-base", _commit(root, options.base), head).decode().strip()
     with tempfile.TemporaryDirectory(prefix="loobench-") as folder:
-        return _judged(root, base, list(bundles(root, base, head, Path(folder))), options.markdown)
+        return _judged(root, base, list(bundles(root, base, head, Path(folder))), options)
 
 
-def _judged(root: Path, base: str, found: Sequence[Bundle], markdown: Path | None) -> bool:
+def _judged(root: Path, base: str, found: Sequence[Bundle], options: argparse.Namespace) -> bool:
     parts, held = [], True
     for bundle in found:
         with tempfile.TemporaryDirectory(prefix="loobench-") as folder:
-            steps = list(_steps(_beside(root, base, bundle, Path(folder) / "tree"), base, bundle, Path(folder) / "verdict.md"))
-            verdict = Path(folder) / "verdict.md"
+            tree, verdict = _beside(root, base, bundle, Path(folder) / "tree"), Path(folder) / "verdict.md"
+            steps = [_step(tree, command) for command in _commands(base, bundle, verdict, options.nonce)]
             parts.append(_verdict(bundle, steps, verdict.read_text(errors="replace") if verdict.is_file() else ""))
         held = held and not any(step.code for step in steps)
-    _tell(markdown, "\n".join(parts))
+    _tell(options.markdown, "\n".join(parts))
     return held
 
 
@@ -174,27 +175,30 @@ def _beside(root: Path, base: str, bundle: Bundle, tree: Path) -> Path:
     return tree
 
 
-def _steps(tree: Path, base: str, bundle: Bundle, markdown: Path) -> Iterator[Step]:
-    """Run check, audit and verify with the base's code, each also where one before it did not hold."""
-    commands = (
-        ("check", str(bundle.source)),
-        ("audit", "--base", base, "--submission"),
-        ("verify", str(bundle.folder), "--markdown", str(markdown)),
-    )
+def _commands(base: str, bundle: Bundle, markdown: Path, nonce: str | None) -> list[list[str]]:
+    """What judges a bundle, each step also where one before it did not hold."""
+    return [
+        ["check", str(bundle.source)],
+        ["audit", "--base", base, "--submission"],
+        ["verify", str(bundle.folder), "--markdown", str(markdown), *(["--nonce", nonce] if nonce else [])],
+    ]
+
+
+def _step(tree: Path, command: Sequence[str]) -> Step:
+    """Run a command with the base's code."""
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONUNBUFFERED": "1"}
-    for command in commands:
-        print(f"\n$ loobench {' '.join(command)}", flush=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmark", *command],
-            cwd=tree,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        output = done.stdout.decode(errors="replace")
-        print(printable(output), flush=True)
-        yield Step(f"loobench {command[0]}", done.returncode, output)
+    print(f"\n$ loobench {' '.join(command)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmark", *command],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    output = done.stdout.decode(errors="replace")
+    print(printable(output), flush=True)
+    return Step(f"loobench {command[0]}", done.returncode, output)
 
 
 def _verdict(bundle: Bundle, steps: Sequence[Step], table: str) -> str:

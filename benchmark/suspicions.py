@@ -4,8 +4,8 @@
 that hard seeds are no fault. Its drop is their mean on claimed seeds less that on fresh ones. Were the claimed seeds as good as
 any others, a drop d_t would have the variance ``v_t = s_t^2 (1/n + 1/m)`` of splitting its n + m scores by chance, s_t their
 deviation. Over tasks ``d = sum_t w_t d_t``, w_t falling with v_t, and ``e^2 = sum_t w_t^2 v_t``. Fresh seeds differ where d is
-above `FAR` e; where the plain mean of drops is above `MARGIN` and twice its standard error, or that of one task above
-`TASK_MARGIN` and three times its own, from the spread within claimed and within fresh seeds.
+above `FAR` e and `SLIGHT`; where the plain mean of drops is above `MARGIN` and twice its standard error, or that of one task
+above `TASK_MARGIN` and three times its own, from the spread within claimed and within fresh seeds.
 
 *Answers.* The same with 1 for a seed that has an answer and 0 for one that has none, all tasks alike: fresh seeds differ where
 the sum of drops is above `SILENT` times the root of the sum of their variances.
@@ -21,7 +21,7 @@ from math import exp, log, sqrt
 import numpy as np
 
 FAR, SILENT = 2.5, 2.8  # standard errors
-MARGIN, TASK_MARGIN = 0.1, 0.3
+SLIGHT, MARGIN, TASK_MARGIN = 0.01, 0.1, 0.3
 EVEN = 0.1  # of the median variance of drops, that no task is taken to be surer than
 TIME, COUNTS = (2.0, 4.0), (1.25, 4.0)
 LITTLE = {"cost": 0.05, "counted work": 0.02}  # added to what is compared: of less than that nothing is said
@@ -72,7 +72,7 @@ def fresh_seeds_differ(tasks: Sequence[Excess]) -> str | None:
     if not tasks:
         return None
     drop, error = weighted_drop(tasks)
-    if drop > FAR * error > 0:
+    if drop > max(FAR * error, SLIGHT) and error > 0:
         return f"scores drop by {drop:.3f} on fresh seeds beyond the references' (standard error {error:.3f})"
     drop, error = plain_drop(tasks)
     if drop > MARGIN + 2 * error:

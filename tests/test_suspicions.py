@@ -135,6 +135,11 @@ def test_a_drop_that_is_small_but_beyond_chance_is_found() -> None:
     assert fresh_seeds_differ(honest) is None
 
 
+def test_a_drop_of_less_than_a_hundredth_is_no_fault_however_sure() -> None:
+    assert judged(lambda t, s: 0.5 + 0.008 * (s in CLAIMED_SEEDS) + 1e-4 * noise(t, s), tasks=14) is None
+    assert judged(lambda t, s: 0.5 + 0.012 * (s in CLAIMED_SEEDS) + 1e-4 * noise(t, s), tasks=14)
+
+
 def test_the_variance_of_a_drop_is_that_over_all_ways_to_choose_the_claimed_seeds() -> None:
     scores = [0.1, 0.5, 0.2, 0.9, 0.4]
     ways = [
