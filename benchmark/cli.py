@@ -135,6 +135,12 @@ def _score_options(command: argparse.ArgumentParser) -> None:
     _add_written(command)
 
 
+def _migrate_options(command: argparse.ArgumentParser) -> None:
+    more = "a source file of results, where this program's history does not have it; may be repeated"
+    command.add_argument("--estimator", action="append", default=[], type=Path, metavar="FILE.py", help=more)
+    _add_written(command)
+
+
 def _speed_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", action="append", default=[], help="measure only this task; may be repeated")
     command.add_argument(
@@ -624,7 +630,7 @@ def migrate_command(options: argparse.Namespace) -> int:
     from benchmark.migrate import migrate
 
     folder = _written(options)
-    print(f"{len(migrate(folder))} files in {folder} were of an older schema and are rewritten")
+    print(f"{len(migrate(folder, options.estimator))} files in {folder} were of an older schema and are rewritten")
     return 0
 
 
@@ -899,7 +905,7 @@ COMMANDS = {
     "list": (list_command, _list_options, "show what there is"),
     "truth": (truth_command, _truth_options, "the exact leave-one-out effects of one task and seed; and their export"),
     "score": (score_command, _score_options, "compute the scores of existing results anew from kept estimates and truths"),
-    "migrate": (migrate_command, _add_written, "rewrite results of an older schema"),
+    "migrate": (migrate_command, _migrate_options, "rewrite results of an older schema"),
     "new": (submitting.new_command, submitting.new_options, "a new estimator that runs as it stands, and its test"),
     "check": (submitting.check_command, submitting.check_options, "whether an estimator keeps the rules, in under a minute"),
     "submit": (submitting.submit_command, submitting.submit_options, "write the bundle of a submission; propose it"),

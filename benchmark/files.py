@@ -229,11 +229,6 @@ def unix(text: bytes) -> bytes:
     return text.replace(b"\r\n", b"\n")
 
 
-def source_digest(source: bytes) -> str:
-    """Digest of a source file, whatever ends its lines."""
-    return digest(unix(source))
-
-
 def sha256(text: bytes) -> str:
     """SHA-256 of a text file as `sha256sum` prints it, whatever ends its lines here."""
     return hashlib.sha256(unix(text)).hexdigest()

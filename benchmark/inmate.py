@@ -30,6 +30,7 @@ from benchmark.evaluate import of_shape, same_bits, typed
 from benchmark.files import pack, unpack
 from benchmark.problem import map_tensors, tensors
 from benchmark.registry import ALLOWED, Estimator
+from benchmark.syntax import source_digest
 
 OWN = tuple(Path("/proc/self") / name for name in ("maps", "stat", "statm", "status"))
 DEVICES = tuple(Path("/dev") / name for name in ("null", "zero", "full", "random", "urandom"))
@@ -153,6 +154,7 @@ def _answer(line: socket.socket, job: dict[str, Any], room: Path) -> None:
 def _loaded(line: socket.socket, at: Path, facts: dict[str, Any]) -> dict[str, Estimator]:
     """The estimators of a file, or of an installed module. After `set` nothing but a stranger's code runs, and is timed."""
     code = None if facts["module"] else registry.compiled(at)
+    source_digest(at.read_bytes())  # asked for by each declaration, and no work of the stranger's
     if facts["library"]:
         importlib.import_module(facts["library"])
     warmup.briefly()

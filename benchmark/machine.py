@@ -22,11 +22,6 @@ from benchmark.text import line
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
-NUMERIC = (  # the modules that decide truths and estimates
-    *("calculus", "chunks", "convolution", "counterfactuals", "dense", "engine", "features", "kronecker", "limits", "models"),
-    *("modules", "noise", "optimizers", "problem", "projections", "readout", "shifts", "solvers", "streams"),
-    *("sweep", "tangents", "tasks", "train", "truth", "updaters", "uses"),
-)
 ABSENT = "not installed"
 UNKNOWN = "unknown"  # a commit
 Provenance = dict[str, str | int]
@@ -50,12 +45,10 @@ def one_thread() -> AbstractContextManager[None]:
 
 @lru_cache(maxsize=1)
 def harness() -> str:
-    """Digest of the source that decides truths and estimates: what it computed before a change is not what it computes now.
-
-    Scores are left out: they are computed anew whenever they are looked at.
-    """
+    """Digest of this program's source, as provenance: what decides whether numbers are the same is the protocol."""
     folder = Path(benchmark.__file__).parent
-    return digest(*(part for name in NUMERIC for part in (name.encode(), unix((folder / f"{name}.py").read_bytes()))))
+    files = {at.relative_to(folder).as_posix(): unix(at.read_bytes()) for at in folder.rglob("*.py")}
+    return digest(*(part for name in sorted(files) for part in (name.encode(), files[name])))
 
 
 def device(name: str) -> str:
@@ -224,6 +217,7 @@ def provenance(command: str, device: str, dtype: str) -> Provenance:
         "commit": commit(),
         "loobench": benchmark.__version__,
         "protocol": benchmark.PROTOCOL,
+        "harness": harness()[:16],
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         **{name: found for name in OPTIONAL if (found := _version(name)) != ABSENT},

@@ -16,7 +16,7 @@ from benchmark.places import MANIFEST
 from benchmark.records import decode, encode
 from benchmark.results import Limits, Result, dump
 
-FORMAT = 1
+FORMAT = 2
 SHORT = 12  # hexadecimal digits of a digest
 DIGITS = 6  # significant ones of a score
 CHANGE = 0.001  # by so much a published score may differ between two machines
@@ -30,8 +30,7 @@ class Published:
 
     sha256: str  # of the file
     version: str  # of the estimator
-    harness: str  # first digits of what decides numbers
-    task: str  # first digits of the task's digest
+    task: str  # first digits of the digest of the task, and of the protocol
     scores: dict[str, float | None]  # seed -> mean over queries of the score that ranks; None where there is none
 
 
@@ -68,8 +67,7 @@ def manifest(folder: Path, found: Sequence[Result]) -> Manifest:
 def published(result: Result, content: bytes) -> Published:
     """A result, the bytes of whose file are `content`."""
     scores = {seed: score(result, seed) for seed in result.cells}
-    harness, task = result.harness[:SHORT], result.task_digest[:SHORT]
-    return Published(sha256(content), result.estimator.version, harness, task, scores)
+    return Published(sha256(content), result.estimator.version, result.task_digest[:SHORT], scores)
 
 
 def score(result: Result, seed: str) -> float | None:
@@ -159,7 +157,7 @@ def differences(before: Manifest | None, now: Manifest) -> list[str]:
 
 
 def silent(before: Manifest | None, now: Manifest) -> list[str]:
-    """Published scores that changed while version, harness and task stayed, in lines; nothing where none did."""
+    """Published scores that changed while version, protocol and task stayed, in lines; nothing where none did."""
     old: Mapping[str, Published] = before.results if before else {}
     both = ((name, old[name], entry) for name, entry in now.results.items() if name in old)
     changed = ((name, [*changes(was, entry)]) for name, was, entry in both if same_version(was, entry))
@@ -167,9 +165,8 @@ def silent(before: Manifest | None, now: Manifest) -> list[str]:
 
 
 def same_version(before: Published, now: Published) -> bool:
-    """Whether two say that the same estimator answered the same task under the same harness."""
-    mine, theirs = ((one.version, one.harness, one.task) for one in (before, now))
-    return mine == theirs
+    """Whether two say that the same version of an estimator answered the same task under the same protocol."""
+    return (before.version, before.task) == (now.version, now.task)
 
 
 def changes(before: Published, now: Published) -> Iterator[str]:

@@ -353,7 +353,7 @@ def task_row(row: Row, table: Table, shared: Shared, limits: Known, place: Place
 def row_details(row: Row, table: Table, shared: Shared, place: Place) -> Record:
     """What every row opens: what the estimator is, who computed it and how, its digests and its citation."""
     result = row.results[0]
-    made = zip(*((one.estimator.identity, one.estimator.source, one.harness) for one in row.results), strict=True)
+    made = zip(*((one.estimator.identity, one.estimator.source) for one in row.results), strict=True)
     return {
         "settings": distinct(one.estimator.settings for one in row.results),
         "paper": shared.number(result.estimator.paper),

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchmark import git, submission
 from benchmark.errors import LoobenchError
-from benchmark.files import source_digest
 from benchmark.files import write as put
 from benchmark.submission import MOST_BYTES, MOST_FILES, RESULT, SOURCE, Bundle
+from benchmark.syntax import source_digest
 from benchmark.text import fenced, line, printable
 from benchmark.text import markdown as escaped
 

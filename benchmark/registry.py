@@ -22,11 +22,12 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from benchmark.errors import LoobenchError, place, tell, traced, unknown
-from benchmark.files import json_digest, read, source_digest
+from benchmark.files import json_digest, read
 from benchmark.models import Network
 from benchmark.problem import Problem, Trajectory
 from benchmark.records import decode
 from benchmark.surroundings import NUMBERS, undisturbed
+from benchmark.syntax import source_digest
 from benchmark.text import is_line
 
 FOLDERS = ("baselines", "estimators")
@@ -98,7 +99,7 @@ class Estimator:
     function: Callable[..., Tensor]
     settings: dict[str, Any]
     paper: str
-    source: str  # digest of the file that defines it, whatever ends its lines
+    source: str  # digest of what the file that defines it computes (benchmark/syntax.py)
     loss_units: bool = False
     all_horizons: bool = False
     optimizers: tuple[str, ...] = OPTIMIZERS
@@ -171,7 +172,7 @@ def estimator(
     tuned on the "paper" unless it is said otherwise.
     """
     # of the file that declares, not of the function's: another decorator's wrapper may come from another file
-    source = source_digest(read(Path(sys._getframe(1).f_code.co_filename)))
+    source = source_digest(read(at := Path(sys._getframe(1).f_code.co_filename)), str(at))
     described = Estimator(
         name,
         Tensor.clone,  # until there is one

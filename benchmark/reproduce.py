@@ -274,7 +274,7 @@ class Extra:
     def digest(self, task: Task) -> str:
         """Digest of all that decides the figures of a task."""
         used = [registered()[name].identity() for name in self.built_on]
-        return json_digest([self.name, self.version, task.digest(), machine.harness(), used])
+        return json_digest([self.name, self.version, task.digest(), used])
 
 
 def kept(extra: Extra, task: Task, folder: Path, *, current: bool = True) -> dict[int, dict[str, Figures]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmark import PROTOCOL, machine
+from benchmark import PROTOCOL
 from benchmark.errors import DamagedFile
 from benchmark.files import LOCKS, json_digest, locked, read, sweep, write
 from benchmark.machine import Provenance
@@ -21,7 +21,7 @@ from benchmark.records import Mismatch, decode, encode
 from benchmark.registry import Estimator
 from benchmark.tasks import Task, record_digest
 
-SCHEMA = 3
+SCHEMA = 4
 SHORT = 16
 DIGITS = 6  # significant ones of what is measured; further ones differ between machines
 FAILURES = (
@@ -65,7 +65,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Described:
-    """The estimator of a result; `identity` is the digest of source and settings."""
+    """The estimator of a result; `source`: digest of what its file computes; `identity`: of name, settings and source."""
 
     name: str
     settings: dict[str, Any]
@@ -110,7 +110,6 @@ class Result:
 
     schema: int
     protocol: str
-    harness: str  # digest of the source that decides numbers
     task: dict[str, Any]
     task_digest: str
     device: str
@@ -167,7 +166,7 @@ def blank(task: Task, device: str, estimator: Estimator) -> Result:
         estimator.interpretation,
         estimator.version,
     )
-    return Result(SCHEMA, PROTOCOL, machine.harness(), task.record(), task.digest(), device, described)
+    return Result(SCHEMA, PROTOCOL, task.record(), task.digest(), device, described)
 
 
 @dataclass(frozen=True)

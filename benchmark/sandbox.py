@@ -24,7 +24,7 @@ from typing import Any
 from benchmark import registry, transport, warmup
 from benchmark.calculus import Count
 from benchmark.errors import LONGEST, DamagedFile, Failure, LoobenchError, tell
-from benchmark.files import pack, read, source_digest, unpack
+from benchmark.files import pack, read, unpack
 from benchmark.jail import Allowance as Allowance
 from benchmark.jail import Server
 from benchmark.jail import kind as kind
@@ -32,6 +32,7 @@ from benchmark.jail import server as server
 from benchmark.problem import Trajectory
 from benchmark.registry import Estimator
 from benchmark.results import FAILURES
+from benchmark.syntax import source_digest
 from benchmark.text import line, printable, without_folders
 from benchmark.train import train
 

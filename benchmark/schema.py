@@ -127,7 +127,6 @@ NARROWER: Mapping[Any, Mapping[str, Schema]] = {  # what of a field its type doe
     Verification: {"verdict": {"enum": [*VERDICTS]}, "of": DIGEST},
     Result: {
         "schema": {"const": SCHEMA},
-        "harness": DIGEST,
         "task": task(),
         "task_digest": DIGEST,
         "cells": {"propertyNames": SEEDS},

@@ -21,11 +21,12 @@ from typing import Any
 
 from benchmark import PROTOCOL, machine, results, scaffold, suites
 from benchmark.errors import LoobenchError
-from benchmark.files import json_digest, sha256, source_digest, unix
+from benchmark.files import json_digest, sha256, unix
 from benchmark.files import read as contents
 from benchmark.files import write as put
 from benchmark.registry import NAME, sources
 from benchmark.results import Claim, Result
+from benchmark.syntax import source_digest
 from benchmark.text import is_line, line, quoted
 
 FORMAT = 1

@@ -336,9 +336,9 @@ def environment(mine: Mapping[str, str], cache: Path, mode: str) -> dict[str, st
 
 # ---- what a run holds --------------------------------------------------------------------------------------------
 def run_id(result: Result) -> str:
-    """The id of a result's run: the same for the same task, device, harness and estimator with its source and settings."""
+    """The id of a result's run: the same for the same task, protocol, device and estimator with its source and settings."""
     estimator = result.estimator
-    return json_digest([result.task_digest, result.device, result.harness, estimator.name, estimator.identity])[:32]
+    return json_digest([result.task_digest, result.device, estimator.name, estimator.identity])[:32]
 
 
 def about(result: Result, options: Options) -> dict[str, Any]:
@@ -363,7 +363,6 @@ def config(result: Result) -> dict[str, Any]:
         "estimator": encode(result.estimator),
         "device": result.device,
         "protocol": result.protocol,
-        "harness": result.harness,
         "digests": {seed: {name: getattr(cell, name) for name in named} for seed, cell in result.cells.items()},
         "provenance": result.provenance,
     }

@@ -158,8 +158,8 @@ def _worst(floor: Curve) -> float | None:
 
 
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
-    """Where a truth is kept, named by all that decides it."""
-    key = json_digest({"task": task_digest, "seed": seed, "device": device, "harness": machine.harness()})
+    """Where a truth is kept, named by all that decides it; the digest of a task has the protocol."""
+    key = json_digest({"task": task_digest, "seed": seed, "device": device})
     return cache / "truth" / f"{key}.safetensors"
 
 

@@ -23,7 +23,7 @@ from benchmark import (
 )
 from benchmark.chunks import Means
 from benchmark.errors import Diverged, LoobenchError
-from benchmark.files import read, source_digest
+from benchmark.files import read
 from benchmark.questions import asked_of
 from benchmark.registry import Estimator
 from benchmark.results import Cell, Result, Verification
@@ -31,6 +31,7 @@ from benchmark.run import Plan, computed, opened
 from benchmark.sandbox import Rules
 from benchmark.streams import stream
 from benchmark.suspicions import Excess, Spent
+from benchmark.syntax import source_digest
 from benchmark.tasks import Task
 from benchmark.text import is_line, line, quoted
 from benchmark.truth import MakeBar

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_board import TWO, changed, claimed, failed, limits, scored
+from test_board import TWO, changed, claimed, failed, limits, of_protocol, scored
 from test_board import verified as checked
 from test_manifest import FOLDER, raised, save
 
@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Callable[[], object], str, str, bool, bool]] = {  # chang
     "new version": (lambda: save(raised(scored("sgd-ie", 0.9, 0.6))), "sgd-ie", "seed 0 changed", True, False),
     "own, changed": (lambda: save(theirs(0.9, 0.4)), "theirs", "seed 0 changed from 0.4000 to 0.9000", False, False),
     "own, new version": (lambda: save(raised(theirs(0.9, 0.4))), "theirs", "seed 0 changed", True, True),
-    "own, other harness": (lambda: save(replace(theirs(0.9, 0.4), harness="0" * 64)), "theirs", "seed 0 changed", True, False),
+    "own, other protocol": (lambda: save(of_protocol(theirs(0.9, 0.4), "9.9")), "theirs", "seed 0 changed", True, False),
     "own, verified": (lambda: save(verified(theirs(0.4, 0.4))), "theirs", "changed, its scores are as before", True, False),
     "no claim now": (lambda: save(scored("theirs", 0.4, 0.4)), "theirs", "changed, its scores are as before", True, False),
     "provenance": (lambda: save(changed(scored("loss", 0.1, 0.2), 0, message="x")), "loss", "changed, its scores", True, False),

@@ -159,7 +159,7 @@ def test_plain_text_is_one_line_and_its_address_has_no_space() -> None:
 
 def test_the_digest_changes_with_any_result_of_the_row_and_with_no_other() -> None:
     found, limits = results()
-    other = [replace(found[0], harness="f" * 64), *found[1:]]
+    other = [replace(found[0], provenance={**found[0].provenance, "other": {"commit": "f"}}), *found[1:]]
     names = ("quick/sgd-ie", "quick/grad-dot")
     before, after = ([cite.bibtex(*board(some, limits).find(name)) for name in names] for some in (found, other))
 

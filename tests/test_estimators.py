@@ -288,7 +288,7 @@ def test_a_file_with_dataclasses_and_late_annotations_loads(tmp_path: Path) -> N
 def test_source_and_settings_make_the_identity(tmp_path: Path) -> None:
     first = load(declare(tmp_path, GOOD))["twice"].identity()
     setting = load(declare(tmp_path, GOOD.replace("2.0", "3.0")))["twice"].identity()
-    source = load(declare(tmp_path, GOOD + "\n# a word\n"))["twice"].identity()
+    source = load(declare(tmp_path, GOOD + "\nword = 1\n"))["twice"].identity()
 
     assert len({first, setting, source}) == 3
     assert load(declare(tmp_path, GOOD))["twice"].identity() == first

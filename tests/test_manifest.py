@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_board import TWO, answers, changed, limits, scored, taus
+from test_board import TWO, answers, changed, limits, of_protocol, scored, taus
 
 from benchmark import manifest, page, results
 from benchmark.cli import main
@@ -39,7 +39,7 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 # ---- what it says ----------------------------------------------------------------------------------------------------
-def test_it_has_a_line_for_each_file_with_its_sum_version_harness_task_and_scores() -> None:
+def test_it_has_a_line_for_each_file_with_its_sum_version_task_and_scores() -> None:
     [at] = save(answers("sgd-ie", TWO[0], *taus(0.5, 0.123456789, 0.25)))
     results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
     made = results.load(at)
@@ -52,7 +52,6 @@ def test_it_has_a_line_for_each_file_with_its_sum_version_harness_task_and_score
         name: {
             "sha256": sums[f"results/{name}"],
             "version": "1",
-            "harness": made.harness[:12],
             "task": made.task_digest[:12],
             "scores": {"0": 0.5, "1": 0.123457, "2": 0.25},
         }
@@ -155,7 +154,7 @@ SILENT = {
 LOUD = {
     "rounding": scored("sgd-ie", 0.5, 0.6009),
     "a version": raised(scored("sgd-ie", 0.7, 0.8)),
-    "another harness": replace(scored("sgd-ie", 0.7, 0.8), harness="0" * 64),
+    "another protocol": of_protocol(scored("sgd-ie", 0.7, 0.8), "9.9"),
     "a seed more": scored("sgd-ie", 0.5, 0.6, 0.9),
 }
 
@@ -176,7 +175,7 @@ def test_a_published_score_that_changes_without_a_new_version_is_refused(name: s
 
 
 @pytest.mark.parametrize("name", LOUD)
-def test_a_score_may_change_with_the_version_or_the_harness_and_by_rounding(name: str) -> None:
+def test_a_score_may_change_with_the_version_or_the_protocol_and_by_rounding(name: str) -> None:
     published()
     save(LOUD[name])
 

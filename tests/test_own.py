@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from test_board import TWO, described, limits, scored
+from test_board import TWO, described, limits, of_protocol, scored
 from test_report import named_table
 
 from benchmark import board, manifest, page, places, registry, results, suites, truth
@@ -366,7 +366,7 @@ def test_a_run_names_the_best_published_row_on_the_same_tasks(capsys: Told) -> N
 def of_another_version(folder: Path, task: str = TASK, seeds: int = 3) -> Path:
     """A result that was computed by another version of loobench, in a folder; and limits."""
     results.save_limits(synthetic.limits(TASKS[task], seeds), folder)
-    return results.save(replace(synthetic.result(TASKS[task], "grad-dot", seeds, 0.5), harness="0" * 64), folder)
+    return results.save(of_protocol(synthetic.result(TASKS[task], "grad-dot", seeds, 0.5), "9.9"), folder)
 
 
 def test_publishing_starts_no_file_afresh_unless_told_to_replace(tmp_path: Path, capsys: Told) -> None:
@@ -390,7 +390,7 @@ def test_publishing_starts_no_file_afresh_unless_told_to_replace(tmp_path: Path,
 
 def test_reproducing_starts_no_published_file_afresh_either(capsys: Told) -> None:
     task = TASKS["hara2019-adult-logistic"]
-    at = results.save(replace(synthetic.result(task, "sgd-ie", 3, 0.5), harness="0" * 64), places.PUBLISHED)
+    at = results.save(of_protocol(synthetic.result(task, "sgd-ie", 3, 0.5), "9.9"), places.PUBLISHED)
     before = at.read_bytes()
 
     assert main(["reproduce", "hara2019", "--seeds", "1", "--publish"]) == 2

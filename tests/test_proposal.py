@@ -10,9 +10,9 @@ import pytest
 import synthetic
 
 from benchmark import proposal, registry, results, scaffold, submission, suites
-from benchmark.files import source_digest
 from benchmark.proposal import Change
 from benchmark.results import Result
+from benchmark.syntax import source_digest
 
 FAKE = """
 import json, pathlib, sys
@@ -153,7 +153,7 @@ def test_a_new_version_of_a_file_takes_the_place_of_the_old_one(repository: Path
     (tmp_path / "my_estimator.py").unlink()
     (tmp_path / "test_my_estimator.py").unlink()
     at = repository / "estimators" / "my_estimator.py"
-    at.write_text(at.read_text() + "# changed\n")
+    at.write_text(at.read_text() + "changed = 1\n")
     commit("A new version without its results")
     assert judge() == 2
     assert "adds no result" in (tmp_path / "verdict.md").read_text()

@@ -80,7 +80,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a cost": lambda c: c["cells"]["1"].update(relative_cost=0.01),
     "a seed": lambda c: c["cells"].pop("1"),
     "a setting": lambda c: c["estimator"]["settings"].update(curvature=False),
-    "the harness": lambda c: c.update(harness="0"),
+    "the protocol": lambda c: c.update(protocol="0"),
     "the commit": lambda c: c["provenance"]["here"].update(command="another"),
     "the digest": lambda c: c.update(digest="0" * 64),
     "no digest": lambda c: c.pop("digest"),
@@ -161,7 +161,7 @@ def test_seeds_are_pooled_only_under_the_same_question() -> None:
     assert not one.same_question(replace(one, device="cuda"))
     assert not one.same_question(replace(one, task_digest="changed"))
     assert not one.same_question(replace(one, protocol="0.9"))
-    assert one.same_question(replace(one, harness="changed"))  # sources may change where the protocol says that no number does
+    assert one.same_question(replace(one, provenance={"other": {"harness": "changed"}}))  # what guards numbers is the protocol
     assert replace(one, device="cuda").name == "quick-breast-cancer-mlp-sgd-cuda"
 
 

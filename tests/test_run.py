@@ -128,7 +128,7 @@ def test_a_failure_does_not_replace_a_good_cell(tmp_path: Path, capsys: pytest.C
     assert load("twice") == before
 
 
-def test_a_truth_of_another_trajectory_problem_machine_or_harness_is_not_taken(
+def test_a_truth_of_another_trajectory_problem_machine_or_protocol_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, task = tmp_path / "cache", suites.task(TASK)
@@ -144,7 +144,8 @@ def test_a_truth_of_another_trajectory_problem_machine_or_harness_is_not_taken(
     second = truth.cached_truth(task, 0, reference, cache, "cpu")
     monkeypatch.setattr(machine, "timed_on", lambda device: "another machine")
     assert truth.cached_truth(task, 0, reference, cache, "cpu").seconds != second.seconds
-    monkeypatch.setattr(machine, "harness", lambda: "another harness")
+    assert truth.kept(task.digest(), 0, cache, "cpu")
+    monkeypatch.setattr(tasks, "PROTOCOL", "9.9")
     assert truth.kept(task.digest(), 0, cache, "cpu") is None
 
 

@@ -15,9 +15,9 @@ import synthetic
 
 from benchmark import registry, results, submission, suites
 from benchmark.errors import LoobenchError
-from benchmark.files import digest
 from benchmark.results import Claim, Result, Verification
 from benchmark.streams import stream
+from benchmark.syntax import source_digest
 
 SOURCE = """
 from benchmark.registry import estimator
@@ -176,7 +176,7 @@ def test_a_seed_that_is_missing_is_named(own: Path) -> None:
 
 
 def test_results_of_another_version_of_the_file_are_refused(own: Path) -> None:
-    (own / "halfway.py").write_text(SOURCE + "# changed\n")
+    (own / "halfway.py").write_text(SOURCE + "changed = 1\n")
     with pytest.raises(LoobenchError, match="another version of the file"):
         write(own)
 
@@ -527,5 +527,5 @@ def test_two_hundred_random_corruptions_are_each_detected_or_harmless(made: Path
 
 def test_the_estimator_file_is_named_by_the_digest_that_results_have(made: Path) -> None:
     found = submission.read(made / "out" / "halfway")
-    assert {result.estimator.source for result in found.results} == {digest(found.source.read_bytes())}
+    assert {result.estimator.source for result in found.results} == {source_digest(found.source.read_bytes())}
     assert isinstance(found.results[0].claimed, Claim)

@@ -164,7 +164,7 @@ def test_the_config_holds_task_estimator_digests_and_environment(logged: Logged)
     config, stored = merged(logged.first, "config"), made()
 
     assert config["task"] == stored.task
-    assert (config["task_digest"], config["harness"]) == (stored.task_digest, stored.harness)
+    assert (config["task_digest"], config["protocol"]) == (stored.task_digest, stored.protocol)
     assert config["estimator"]["settings"] == stored.estimator.settings
     assert (config["estimator"]["source"], config["estimator"]["identity"]) == (
         stored.estimator.source,
@@ -271,13 +271,12 @@ def test_the_id_is_that_of_the_question_and_of_nothing_else() -> None:
     others = [
         replace(usual, task_digest="other"),
         replace(usual, device="cuda"),
-        replace(usual, harness="other"),
         replace(usual, estimator=replace(usual.estimator, name="other")),
         replace(usual, estimator=replace(usual.estimator, identity="other")),
     ]
 
     assert tracking.run_id(fewer) == tracking.run_id(usual)
-    assert len({tracking.run_id(one) for one in (usual, *others)}) == 6
+    assert len({tracking.run_id(one) for one in (usual, *others)}) == 5
 
 
 def test_a_point_is_shown_only_beside_the_truth_it_was_scored_against() -> None:

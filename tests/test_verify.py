@@ -16,11 +16,11 @@ from benchmark import machine, registry, results, suites, truth, verify
 from benchmark.chunks import FREE
 from benchmark.cli import main
 from benchmark.errors import Diverged, LoobenchError
-from benchmark.files import digest
 from benchmark.registry import Estimator
 from benchmark.results import Claim, Result
 from benchmark.run import Plan, computed, opened
 from benchmark.sandbox import Rules
+from benchmark.syntax import source_digest
 from benchmark.verify import Inquiry, Subject
 
 TASK, OTHER = "quick-breast-cancer-logistic-sgd", "quick-breast-cancer-mlp-sgd"
@@ -537,14 +537,16 @@ def test_files_that_are_not_there_not_in_their_place_damaged_or_twice_are_errors
         assert message in capsys.readouterr().err
 
 
-def test_a_source_is_known_by_its_bytes(tmp_path: Path) -> None:
+def test_a_source_is_known_by_what_it_computes(tmp_path: Path) -> None:
     source = declare(tmp_path, GOOD)
     ((estimator, content),) = verify._declared(str(source), Rules(strangers=False)).values()
     at = results.save(made(estimator), Path("results"))
-    assert content == digest(source.read_bytes()) == estimator.source
+    assert content == source_digest(source.read_bytes()) == estimator.source
     assert verify.subjects([at], [str(source)])[0].estimator.name == "twice"
 
-    declare(tmp_path, GOOD + "\n# changed\n")
+    declare(tmp_path, GOOD + "\n# a comment\n")
+    assert verify.subjects([at], [str(source)])
+    declare(tmp_path, GOOD + "\nchanged = 1\n")
     with pytest.raises(LoobenchError, match="the file here has"):
         verify.subjects([at], [str(source)])
 

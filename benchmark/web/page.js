@@ -399,7 +399,7 @@ const page = (() => {
   function body(row, table, detail, shared, chart) {
     const files = [detail.source && el("a", { href: detail.source }, "source"), detail.link && el("a", { href: detail.link }, "results file")].filter(Boolean);
     const digests = [["row", [detail.digest]], [place.task ? "task" : "tasks of the suite", [place.task ? detail.task_digest : place.suite.digest]],
-      ...["source and settings", "source", "harness"].map((what, at) => [what, detail.digests[at].map((one) => shared[one])])];
+      ...["source and settings", "source"].map((what, at) => [what, detail.digests[at].map((one) => shared[one])])];
     return [
       section("Figures", figures(row, table)),
       ...claims(detail),
