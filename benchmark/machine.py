@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,13 +15,23 @@ import torch
 import benchmark
 from benchmark import git
 from benchmark.errors import LoobenchError, unknown
-from benchmark.files import digest, json_digest, unix
+from benchmark.files import digest, json_digest, tensor_digest, unix
 from benchmark.surroundings import undisturbed as undisturbed
 from benchmark.text import line
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "datasets")
 OPTIONAL = ("POT", "captum", "dattri", "kronfluence", "pyDVL", "traker")  # recorded where they are installed
 SOURCES = ("benchmark", "baselines", "estimators", "pyproject.toml")  # what a number depends on
+PROBES = ((1, 30), (7, 5), (20, 64), (33, 100), (100, 784))  # shapes that the products of small tasks have
+FUNCTIONS = (
+    torch.exp,
+    torch.tanh,
+    torch.sigmoid,
+    torch.log1p,
+    torch.nn.functional.softplus,
+    torch.sum,
+    partial(torch.softmax, dim=1),
+)
 ABSENT = "not installed"
 UNKNOWN = "unknown"  # a commit
 Provenance = dict[str, str | int]
@@ -201,6 +211,18 @@ def _cpu() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+@lru_cache(maxsize=1)
+def arithmetic() -> str:
+    """Digest of the last bits of some sums and functions here: where it is the same, the bits of truths have been so, too.
+
+    The kind of vector instructions does not say as much: MKL takes other ways on a processor of another maker.
+    """
+    given = [torch.arange(rows * columns, dtype=torch.float64).reshape(rows, columns).sin() for rows, columns in PROBES]
+    with one_thread():
+        products = [one @ one.T for one in given] + [one.T @ one for one in given]
+        return tensor_digest([*products, *(act(one) for act in FUNCTIONS for one in given)])[:16]
 
 
 def timed_on(device: str) -> str:

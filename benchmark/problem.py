@@ -303,6 +303,7 @@ class Trajectory:
 
     problem: Problem
     states: Tensor  # (T + 1, S, P), or a Replay or FinalState, which are indexed alike
+    key: str = ""  # of random numbers, where the initial parameters are not shown
 
     def params(self, t: int) -> Tensor:
         """Parameters (P,) before step t; at t = T the final ones."""
@@ -332,7 +333,8 @@ class Trajectory:
     def final_only(self) -> "Trajectory":
         """The run with no state but the last to be seen, nor what the others could be computed from.
 
-        The problem's initial parameters are the final ones, and its batches go through the samples by number.
+        The problem's initial parameters are the final ones, and its batches go through the samples by number. Random numbers
+        stay those of the whole run: the last bits of final parameters are not the same on every processor.
         """
         last = self.states[self.problem.steps].clone()
         hidden: Any = FinalState(last, self.problem.steps)
@@ -341,7 +343,7 @@ class Trajectory:
         rows = torch.arange(epoch * size, device=self.final.device)
         once = torch.where(rows < samples, rows, -1).view(epoch, size)
         problem = replace(self.problem, initial=last[0].clone(), batches=once[torch.arange(self.problem.steps) % epoch])
-        return replace(self, problem=problem, states=hidden)
+        return replace(self, problem=problem, states=hidden, key=self._key())
 
     def query_gradients(self) -> Tensor:
         """Gradients (Q, P) of the query losses at the final parameters."""
@@ -349,7 +351,10 @@ class Trajectory:
 
     def random(self) -> torch.Generator:
         """A fresh generator on the CPU for the estimator's own random numbers, keyed by the initial parameters."""
-        return torch.Generator().manual_seed(int(tensor_digest([self.problem.initial])[:15], 16))
+        return torch.Generator().manual_seed(int(self._key()[:15], 16))
+
+    def _key(self) -> str:
+        return self.key or tensor_digest([self.problem.initial])
 
     def whole(self) -> Tensor:
         """All states (T + 1, S, P) as one tensor."""

@@ -200,6 +200,16 @@ def test_an_estimator_of_the_final_model_answers_as_if_all_was_shown() -> None:
         assert torch.equal(shown, whole), name
 
 
+def test_random_numbers_for_a_final_model_are_those_of_the_run_whatever_its_last_bits() -> None:
+    """On another processor the final parameters have other last bits, and published estimates must come out there."""
+    run = train(problem(MODELS["classes"], OPTIMIZERS["adam"]))
+    elsewhere = replace(run, states=run.whole() * (1 + 1e-15))
+    shown = [one.final_only() for one in (run, elsewhere)]
+
+    assert not torch.equal(*(one.final for one in shown))
+    assert {one.random().initial_seed() for one in (run, *shown)} == {run.random().initial_seed()}
+
+
 def test_the_run_cannot_be_trained_again_where_only_its_end_is_shown() -> None:
     run = train(problem())
     hidden = run.final_only().problem

@@ -1,27 +1,94 @@
-"""The committed figures of a small task follow from its committed estimates and truths.
+"""Truths, estimates and scores come out as they are stored: a change that moves one must raise PROTOCOL.
 
-`python tests/test_golden.py CACHE` gathers these anew from a cache, once the task's results were computed anew.
+Ten small tasks of all kinds are computed (tests/gold.py writes them down): bit for bit where arithmetic has the same last bits,
+to 1e-9 of the spread elsewhere. The committed figures of one task of the board follow from its committed estimates and truths
+(`python tests/test_golden.py CACHE` gathers these anew from a cache, once the task's results were computed anew).
 """
 
 import sys
 from pathlib import Path
 
+import gold
 import pytest
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from benchmark import board, results, run, truth
+from benchmark import PROTOCOL, board, machine, results, run, truth
 from benchmark.files import read_tensors, tensor_digest, write
+from benchmark.optimizers import SCHEDULES
 from benchmark.problem import GroundTruth
-from benchmark.questions import asked_of
+from benchmark.questions import QUESTIONS, asked_of
+from benchmark.registry import OPTIMIZERS
 from benchmark.results import Result
 
+CLOSE = 1e-9  # over the standard deviation, of truths and estimates on another processor
+DIGITS = 1e-5  # of scores there, which are kept to six digits; two effects that are closer than rounding may change places
 TASK = "quick-breast-cancer-logistic-sgd"
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path(__file__).parent / "golden" / f"{TASK}.safetensors"
 RESULTS = [results.load(at) for at in sorted((ROOT / "results" / TASK).glob("*.json"))]
 
 
+# ---- ten tasks of all kinds ------------------------------------------------------------------------------------------
+def far(found: Tensor, stored: Tensor) -> float:
+    """The largest difference, over the standard deviation of what is stored."""
+    return float((found - stored).abs().max() / stored.std()) if not torch.equal(found, stored) else 0.0
+
+
+def differing(found: dict[str, list[float | None]], stored: dict[str, list[float | None]], within: float) -> list[str]:
+    """The scores that differ by more than `within`, of which are larger than 1 that part."""
+    assert found.keys() == stored.keys()
+    pairs = ((name, one, other) for name in found for one, other in zip(found[name], stored[name], strict=True))
+    return [
+        f"{name}: {one}, stored {other}"
+        for name, one, other in pairs
+        if (one is None or other is None or abs(one - other) > within * max(1, abs(other))) and one != other
+    ]
+
+
+def test_the_stored_numbers_are_of_this_protocol() -> None:
+    assert gold.stored()["protocol"] == PROTOCOL, "numbers moved on purpose: store them anew by `python tests/gold.py`"
+    assert [*gold.stored()["cases"]] == [*gold.NAMES]
+    assert len(gold.NAMES) == 10
+
+
+@pytest.mark.parametrize("name", gold.NAMES)
+def test_truth_estimates_and_scores_come_out_as_they_are_stored(name: str) -> None:
+    case, known, stored = gold.computed(name), gold.tensors(name), gold.stored()["cases"][name]
+    assert {one: found.status for one, found in case.found.items()} == {
+        one: found["status"] for one, found in stored["estimators"].items()
+    }
+    answers = {one: found.estimate for one, found in case.found.items() if found.estimate is not None}
+    apart = {one: far(tensor, known[one]) for one, tensor in {"truth": case.effect, **answers}.items()}
+    wrong = [
+        f"{one}: {said}"
+        for one, found in case.found.items()
+        for said in differing(found.scores, stored["estimators"][one]["scores"], DIGITS)
+    ]
+    wrong += differing({n: [*c] for n, c in case.limits.items()}, stored["limits"], DIGITS)
+
+    assert {one: value for one, value in apart.items() if not value <= CLOSE} == {}
+    assert wrong == []
+    if gold.stored()["arithmetic"] == machine.arithmetic():
+        assert gold.digests(case) == stored["digests"], "other bits, by the same arithmetic"
+
+
+def test_the_ten_tasks_are_of_all_kinds() -> None:
+    """What a task can be made of, each at least once."""
+    tasks = gold.TASKS.values()
+
+    assert {type(task.truth) for task in tasks} == {*QUESTIONS.values()}
+    assert {task.optimizer.name for task in tasks} == {*OPTIMIZERS}
+    assert {task.queries for task in tasks} == {"mean", "each"}
+    assert {task.counterfactual for task in tasks} == {"zero-weight", "renormalised"}
+    assert {task.noise for task in tasks} >= {"none", "labels", "gaussian"}
+    assert any(task.uses for task in tasks)
+    assert any(task.weight_decay is None for task in tasks)
+    assert {task.optimizer.schedule for task in tasks} == {*SCHEDULES}
+
+
+# ---- a task of the board ---------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def kept() -> dict[str, Tensor]:
     """Estimates (H, K, Q) and truths (H, K, Q), by digest."""

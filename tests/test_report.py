@@ -9,7 +9,7 @@ from synthetic import everything
 from test_board import CURVE, FURTHER, SUBSETS, TWO, USED, answers, claimed, failed, limits, renamed, scored, taus, verified
 from test_results import CELL
 
-from benchmark import board, report, results
+from benchmark import PROTOCOL, board, report, results
 from benchmark.cli import main
 from benchmark.errors import LoobenchError
 from benchmark.results import Limits, Result
@@ -105,7 +105,7 @@ def test_core_stands_first_with_its_version_and_digest_and_without_tables_by_tas
     assert re.findall(r"^##+ (.*)$", text, re.M)[:3] == ["Suite core (version 1)", "Suite quick", "quick, by task: tau"]
     assert [row["tasks"] for row in named_table(text, "Suite core (version 1)")] == ["2/14"]
     assert "a fixed choice of 14 tasks of other suites, seeds 0 to 1 of each" in text
-    assert f"Protocol 1.1; version 1, 2 tasks, digest `{made.suites[0].digest[:12]}`" in text
+    assert f"Protocol {PROTOCOL}; version 1, 2 tasks, digest `{made.suites[0].digest[:12]}`" in text
 
 
 NASTY = "a|b<img src=x>\n# c [d](e) `f`"
@@ -141,7 +141,7 @@ def test_each_suite_says_of_what_version_and_of_which_tasks_it_is() -> None:
     made = [scored("sgd-ie", 0.5, task=task) for task in TWO]
     [suite] = board.board(made, {}).suites
 
-    assert f"Protocol 1.1; 2 tasks, digest `{suite.digest[:12]}`; computed by loobench 0.0.0." in page(made)
+    assert f"Protocol {PROTOCOL}; 2 tasks, digest `{suite.digest[:12]}`; computed by loobench 0.0.0." in page(made)
 
 
 def test_letters_name_the_groups() -> None:
