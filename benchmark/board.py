@@ -532,7 +532,7 @@ def nested(values: Sequence[Sequence[float]], *, gaps: bool) -> float:
 
 
 def scored(result: Result, seed: str, limits: Known) -> Scored:
-    """One seed of a result, with the limits of the truth it was scored against."""
+    """One seed of a result, with the limits of its task and seed."""
     cell, found = result.cells[seed], bound(result, seed, limits)
     counts = {
         "cost": cell.relative_cost,
@@ -545,14 +545,17 @@ def scored(result: Result, seed: str, limits: Known) -> Scored:
 
 # ---- limits ----------------------------------------------------------------------------------------------------------
 def bound(result: Result, seed: str, limits: Known) -> Bounds | None:
-    """The limits of the truth that a cell was scored against; None where those are unknown, or of another truth."""
-    known = limits.get(result.name + mark(result))
-    found = known.seeds.get(seed) if known else None
-    return found if found and found.truth == result.cells[seed].truth else None
+    """The limits of a cell's task and seed: those published, else for a result of one's own one's own; None without any.
+
+    They are of one definition of the task. On which machine the truth was computed does not matter: limits are the same to the
+    digits that are kept, though last bits of truths are not.
+    """
+    known = (limits.get(name) for name in dict.fromkeys((result.name, result.name + mark(result))))
+    return next((one.seeds[seed] for one in known if one and one.task_digest == result.task_digest and seed in one.seeds), None)
 
 
 def bounds(results: Sequence[Result], limits: Known) -> dict[str, Bounds]:
-    """The limits of the truths that the published results of one task, or all, were scored against, by seed."""
+    """The limits of the seeds that published results of one task, or all, have: who answered, and where, changes nothing."""
     found = [(seed, bound(result, seed, limits)) for result in published(results) for seed in result.cells]
     return {seed: one for seed, one in found if one}
 

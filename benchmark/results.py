@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import inf, isclose
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +24,8 @@ from benchmark.tasks import Task, record_digest
 SCHEMA = 4
 SHORT = 16
 DIGITS = 6  # significant ones of what is measured; further ones differ between machines
+POINT_DIGITS = 3  # of the effects that are kept to be looked at
+NEAR_ZERO = 1e-6  # a difference that is rounding, of what is itself near 0, as noise is
 FAILURES = (
     *("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved"),
     *("timeout", "forbidden-access", "non-deterministic"),
@@ -177,6 +179,26 @@ class Bounds:
     values: dict[str, list[float | None]]
     references: dict[str, dict[str, float | None]]  # of uses: what random effects and the true ones ("oracle") score
     points: list[float]  # the effects of the pairs that cells keep as `points`, in the same unit
+
+    def agrees(self, other: "Bounds") -> bool:
+        """Whether the other has the same figures, each within one of its last digit or 1e-6, whatever the bits of its truth.
+
+        Points that one of them does not have, as older files, are no difference.
+        """
+        mine, theirs = ((one.values, one.references) for one in (self, other))
+        known = self.points and other.points
+        return _agree([*mine], [*theirs], DIGITS) and (not known or _agree(self.points, other.points, POINT_DIGITS))
+
+
+def _agree(one: Any, other: Any, digits: int) -> bool:
+    """Whether two figures of so many digits, or all in two lists or dictionaries, differ by no more than one of the last."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_agree(one[key], other[key], digits) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(_agree(a, b, digits) for a, b in zip(one, other, strict=True))
+    if one is None or other is None:
+        return one is other
+    return isclose(one, other, rel_tol=10 ** (1 - digits), abs_tol=NEAR_ZERO)
 
 
 @dataclass(frozen=True)

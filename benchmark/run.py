@@ -26,6 +26,7 @@ from benchmark.files import (
     write,
     write_tensors,
 )
+from benchmark.places import publication
 from benchmark.problem import GroundTruth, Problem, Trajectory
 from benchmark.questions import Question, asked_of
 from benchmark.records import encode
@@ -307,14 +308,12 @@ def computed(plan: Plan, case: Case, estimator: Estimator, empty: Cell, warm: se
 
 
 def has_limits(plan: Plan, task: Task, seed: int) -> bool:
-    """Whether the ceilings and floors of a seed's truth, of the one in this cache if there is one, are beside the results."""
-    known = results.limits(results.no_limits(task, plan.device), plan.results).seeds.get(str(seed))
-    exact = truth.kept(task.digest(), seed, plan.cache, plan.device)
-    return known is not None and (exact is None or known.truth == exact[0].digest())
+    """Whether the ceilings and floors of a seed are beside the results, from whatever machine."""
+    return str(seed) in results.limits(results.no_limits(task, plan.device), plan.results).seeds
 
 
 def note_limits(plan: Plan, case: Case) -> None:
-    """Put the ceilings and floors of a truth beside the results."""
+    """Put the ceilings and floors of a truth beside the results, unless those that stand there are the same or published."""
     references = uses.references(case.prepared) if case.prepared else {}
     bounds = Bounds(
         case.exact.digest(),
@@ -327,7 +326,19 @@ def note_limits(plan: Plan, case: Case) -> None:
     with results.changing(at, plan.results):
         if _other_limits(blank, plan.results):
             _set_aside(at, plan)
-        results.save_limits(results.limits(blank, plan.results).with_seed(case.seed, bounds), plan.results)
+        known = results.limits(blank, plan.results)
+        if not _stands(known.seeds.get(str(case.seed)), bounds, f"{case.task.name}, seed {case.seed}", at):
+            results.save_limits(known.with_seed(case.seed, bounds), plan.results)
+
+
+def _stands(standing: Bounds | None, found: Bounds, name: str, at: Path) -> bool:
+    """Whether the limits that stand in a file stay: they agree with those found, or, said aloud, are published."""
+    if standing is None or standing.agrees(found):
+        return standing is not None
+    published = publication(at.parent) is not None
+    what = f"stay as they are; to have them anew, move {at} away and repeat" if published else "give way to those found now"
+    chunks.tell(f"the limits of {name} differ by more than rounding from those in {at}, which {what}")
+    return published
 
 
 def _keep(plan: Plan, task: Task, seed: int, estimator: Estimator, cell: Cell, provenance: machine.Provenance) -> str:
@@ -414,7 +425,7 @@ def points(effect: Tensor, exact: GroundTruth, seed: int) -> list[float]:
     spread = exact.effect[-1].std(correction=0).item()
     chosen = stream("points", seed).permutation(exact.effect[-1].numel())[:POINTS]
     values = effect[-1].flatten()[np.sort(chosen)] / spread
-    return [value for value in results.rounded(values.tolist(), 3) if value is not None] if spread else []
+    return [value for value in results.rounded(values.tolist(), results.POINT_DIGITS) if value is not None] if spread else []
 
 
 def put_to_use(plan: Plan, case: Case, estimator: Estimator, found: Estimate) -> Scores:

@@ -400,11 +400,11 @@ def summary(result: Result) -> dict[str, Any]:
 
 def pairs(result: Result, known: Limits | None) -> list[tuple[int, float, float]]:
     """Rows (seed, true, predicted) of the effects kept to be looked at, over the standard deviation of the true ones."""
-    bounds = {seed: found for seed, found in known.seeds.items() if seed in result.cells} if known else {}
+    bounds = known.seeds if known and known.task_digest == result.task_digest else {}
     both = [
         (int(seed), zip(bounds[seed].points, cell.points, strict=False))
         for seed, cell in result.cells.items()
-        if seed in bounds and bounds[seed].truth == cell.truth
+        if seed in bounds
     ]
     return [(seed, true, told) for seed, points in both for true, told in points if None not in (true, told)]
 

@@ -18,8 +18,10 @@ from benchmark.chunks import Means
 from benchmark.cli import main
 from benchmark.errors import Diverged, LoobenchError
 from benchmark.files import read_tensors, write_tensors
+from benchmark.limits import Curve
 from benchmark.optimizers import Sgd
 from benchmark.problem import Trajectory
+from benchmark.results import Bounds
 
 TASK = "quick-breast-cancer-logistic-sgd"
 SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
@@ -89,6 +91,63 @@ def test_a_fresh_cache_has_every_cell_computed_also_where_two_tasks_have_one_est
     assert main([*command, "--cache", str(tmp_path / "other")]) == 0
 
     assert "2 cells computed, 0 were already there" in capsys.readouterr().out.splitlines()[-1]
+
+
+def moved(values: dict[str, Curve], by: float) -> dict[str, Curve]:
+    """Limits whose ceiling is moved by a share of it, and whose noise is another's."""
+    changes = {"ceiling": 1 + by, "noise": 3.0}
+    return values | {name: [factor * (value or 0.0) for value in values[name]] for name, factor in changes.items()}
+
+
+STANDING: dict[str, Callable[[dict[str, Curve]], dict[str, Curve]]] = {
+    "the same to the last digit": lambda values: moved(values, 5e-6),
+    "others": lambda values: moved(values, 1e-3),
+    "more of them": lambda values: values | {"more": [1.0]},
+}
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("what", STANDING)
+def test_limits_that_stand_give_way_only_to_others_and_never_where_they_are_published(
+    what: str, published: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, "--seeds", "1"]) == 0
+    at = Path("my-results") / f"{TASK}.json"
+    usual = (made := results.load_limits(at)).seeds["0"]
+    standing = replace(usual, truth="of another machine", values=STANDING[what](usual.values))
+    results.save_limits(made.with_seed(0, standing), at.parent)
+    if published:
+        (at.parent / "manifest.json").write_text('{"format": 1, "results": {}, "limits": {}}')
+    capsys.readouterr()
+
+    into = ["--publish", "--results", str(at.parent)] if published else []
+    assert main([*SMALL, "--seeds", "1", "--estimator", "loss", *into]) == 0
+    said, same = capsys.readouterr().err, what == "the same to the last digit"
+    assert results.load_limits(at).seeds["0"] == (standing if same or published else usual)
+    assert ("differ by more than rounding" in said) == (not same)
+    assert ("move my-results" in said) == (published and not same)
+
+
+def test_limits_agree_within_one_of_their_last_digit_and_only_with_the_same_figures() -> None:
+    usual = Bounds(
+        "t", {"ceiling": [0.912345, None]}, {"random": {"kendall": 1.23456e6, "self_auroc": None}}, [1.04, 0.0, -2.31]
+    )
+    others = {
+        "bits": replace(usual, truth="u"),
+        "last digits": replace(usual, values={"ceiling": [0.912346, None]}, points=[1.05, 1e-9, -2.32]),
+        "ceiling": replace(usual, values={"ceiling": [0.912385, None]}),
+        "gap": replace(usual, values={"ceiling": [0.912345, 0.5]}),
+        "name": replace(usual, values={"noise": [0.912345, None]}),
+        "horizons": replace(usual, values={"ceiling": [0.912345]}),
+        "reference": replace(usual, references={"random": {"kendall": 1.23466e6, "self_auroc": None}}),
+        "points": replace(usual, points=[1.04, 0.0, -2.35]),
+        "no points": replace(usual, points=[]),
+        "fewer points": replace(usual, points=[1.04]),
+    }
+
+    alike = [what for what, other in others.items() if usual.agrees(other) and other.agrees(usual)]
+
+    assert alike == ["bits", "last digits", "no points"]
 
 
 def test_more_seeds_are_added_to_those_that_are_there() -> None:

@@ -279,9 +279,9 @@ def test_the_id_is_that_of_the_question_and_of_nothing_else() -> None:
     assert len({tracking.run_id(one) for one in (usual, *others)}) == 5
 
 
-def test_a_point_is_shown_only_beside_the_truth_it_was_scored_against() -> None:
-    known = results.no_limits(TASKS[TASK], "cpu").with_seed(0, Bounds("t0", {}, {}, [1.0, 2.0, 3.0]))
-    other = known.with_seed(0, Bounds("another", {}, {}, [1.0, 2.0, 3.0]))
+def test_a_point_is_shown_beside_the_true_one_of_its_task_and_seed_whatever_the_last_bits() -> None:
+    known = results.no_limits(TASKS[TASK], "cpu").with_seed(0, Bounds("another", {}, {}, [1.0, 2.0, 3.0]))
+    other = replace(known, task_digest="other")
 
     assert tracking.pairs(made(), known) == [(0, 1.0, 0.5), (0, 2.0, -1.0), (0, 3.0, 0.25)]
     assert tracking.pairs(made(), other) == tracking.pairs(made(), None) == []
