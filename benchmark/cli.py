@@ -729,20 +729,16 @@ def doctor_command(_options: argparse.Namespace) -> int:
 
     for name, value in doctor.described().items():
         print(f"{name}: {value}")
-    found = list(doctor.examine())
+    found, other = list(doctor.examine()), doctor.differing()
     rows = [[f.setting, f.case, "same bits" if f.same else f"within {f.difference:.0e}"] for f in found]
     table = {setting.name: [row[2] for row in rows if row[0] == setting.name] for setting in doctor.SETTINGS}
     print("\nExact effects beside the stored ones; differences in standard deviations of the effects\n")
     print(tabulate([[name, *cells] for name, cells in table.items()], ["setting", *doctor.CASES]))
-    meant = [f for f in found if f.setting == doctor.SETTINGS[0].name]
-    if all(f.same for f in meant):
-        print("\nThis machine computes the stored truths bit for bit.")
-        return 0
-    worst = max((f.difference for f in meant), key=lambda value: (value != value, value))  # NaN is worse than any number
-    print(f"\nThis machine computes the stored truths within {worst:.0e}, not bit for bit: digests of truths will differ here.")
-    if doctor.set_here():
-        print(f"Settings that decide the last bits are set here; unset them and look again: {', '.join(doctor.set_here())}")
-    return 0 if worst < doctor.TOLERANCE else FAILED
+    print(f"\nPublished truths of the suite quick, seed 0, with other bits here: {', '.join(other) or 'none'}")
+    print(f"Stored bits are of: {doctor.of_machine(doctor.stored()['made'])}")
+    print(f"This machine is: {doctor.of_machine(doctor.here())}")
+    print(f"\n{doctor.verdict(found, other)}")
+    return 0 if doctor.worst(found) < doctor.TOLERANCE else FAILED
 
 
 def report_command(options: argparse.Namespace) -> int:

@@ -1,15 +1,16 @@
 """Whether this machine computes the truths that others do: stored effects, bit for bit or within what, and what breaks it."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark import machine, sandbox
+from benchmark import machine, sandbox, suites
 from benchmark.chunks import Means
 from benchmark.files import read, tensor_digest, write
 from benchmark.models import Block, Network, cnn, mlp
@@ -18,10 +19,12 @@ from benchmark.problem import Problem, Samples, in_precision
 from benchmark.streams import stream
 from benchmark.tasks import batches
 from benchmark.train import leave_one_out, train
+from benchmark.truth import ground_truth, reference
 
 STORED = Path(__file__).with_name("doctor.json")
 TOLERANCE = 1e-9  # rounding of another processor or library; more is a fault
-VARIABLES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
+ROUNDING = "Bits repeat on one make of processor with one instruction set; elsewhere scores repeat, to six digits."
+FAULT = f"That is more than rounding ({TOLERANCE:.0e}): something is wrong here, and scores are not to be trusted."
 
 
 @dataclass(frozen=True)
@@ -84,30 +87,80 @@ def effects(problem: Problem, setting: Setting) -> Tensor:
     return found[-1, :, 0].double()
 
 
+def truths() -> dict[str, str]:
+    """By task of the suite `quick`, whose data are embedded: the digest of the truth of its seed 0, computed here."""
+    with TemporaryDirectory() as cache, machine.one_thread():
+        runs = {task.name: reference(task, 0, Path(cache), "cpu") for task in suites.suite("quick").tasks}
+        return {name: ground_truth(run).digest() for name, run in runs.items()}
+
+
 def examine() -> Iterator[Finding]:
     """Every case under every setting, against what is stored."""
-    stored = json.loads(read(STORED))
+    known = stored()["cases"]
     for name, make in CASES.items():
-        problem, known = make(), torch.tensor([float.fromhex(value) for value in stored[name]["effects"]], dtype=torch.float64)
+        problem, expected = make(), torch.tensor([*map(float.fromhex, known[name]["effects"])], dtype=torch.float64)
         for setting in SETTINGS:
             found = effects(problem, setting)
-            same = tensor_digest([found]) == stored[name]["digest"]
-            yield Finding(name, setting.name, same, float((found - known).abs().max() / known.std()))
+            same = tensor_digest([found]) == known[name]["digest"]
+            yield Finding(name, setting.name, same, float((found - expected).abs().max() / expected.std()))
+
+
+def differing() -> list[str]:
+    """The tasks of the suite `quick` whose published truth of seed 0 does not come out bit for bit here."""
+    known = stored()["truths"]
+    return [name for name, found in truths().items() if found != known[name]]
+
+
+def verdict(found: Iterable[Finding], other: Sequence[str]) -> str:
+    """What the findings and the truths that differ mean for whoever computes here."""
+    if not other and all(finding.same for finding in _usual(found)):
+        return "This machine computes the stored truths bit for bit."
+    far = worst(found)
+    told = [
+        f"This machine computes the stored truths with other last bits, effects within {far:.0e}: digests will differ here.",
+        ROUNDING if far < TOLERANCE else FAULT,
+    ]
+    if set_here := _settings(machine.variables()):
+        told += [f"Settings that decide the last bits are set here; unset them and look again: {set_here}"]
+    return "\n".join(told)
+
+
+def worst(found: Iterable[Finding]) -> float:
+    """The largest difference of a case computed as truths are; NaN is larger than any number."""
+    return max((finding.difference for finding in _usual(found)), key=lambda value: (value != value, value))
+
+
+def _usual(found: Iterable[Finding]) -> list[Finding]:
+    return [finding for finding in found if finding.setting == SETTINGS[0].name]
+
+
+def stored() -> dict[str, Any]:
+    """What was computed where the published truths were: `made`, facts of that machine; `cases`; `truths`, digests by task."""
+    known: dict[str, Any] = json.loads(read(STORED))
+    return known
 
 
 def store() -> None:
-    """Write down this machine's effects as those to compare with; for a change that is meant to change bits."""
+    """Write down this machine's effects and truths as those to compare with; for a change that is meant to change bits."""
     found = {name: effects(make(), SETTINGS[0]) for name, make in CASES.items()}
     entries = {
         name: {"digest": tensor_digest([effect]), "effects": [value.hex() for value in effect.tolist()]}
         for name, effect in found.items()
     }
-    write(STORED, json.dumps(entries, indent=1).encode() + b"\n")
+    write(STORED, json.dumps({"made": here(), "cases": entries, "truths": truths()}, indent=1).encode() + b"\n")
 
 
-def set_here() -> list[str]:
-    """The variables of the environment that decide the order of sums, as they are set."""
-    return [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+def here() -> dict[str, str]:
+    """What decides the last bits on this machine."""
+    facts = {"processor": machine.hardware("cpu"), "instructions": machine.instructions(), "torch": torch.__version__}
+    return {**facts, **machine.variables()}
+
+
+def of_machine(facts: dict[str, str]) -> str:
+    """A machine in words, by what decides its last bits."""
+    others = {name: value for name, value in facts.items() if name in machine.VARIABLES}
+    said = f"{facts['processor']} with {facts['instructions']}, torch {facts['torch']}"
+    return f"{said}, {_settings(others)}" if others else said
 
 
 def described() -> dict[str, str]:
@@ -120,10 +173,14 @@ def described() -> dict[str, str]:
         "gpu": machine.hardware("cuda") if torch.cuda.is_available() else "none",
         "torch": torch.__version__,
         "matrix products": "MKL" if "USE_MKL=ON" in known else "not MKL",
-        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "vector instructions": machine.instructions(),
         "sandbox": sandbox.kind(),
-        "set in the environment": ", ".join(set_here()) or "nothing",
+        "set in the environment": _settings(machine.variables()) or "nothing",
     }
+
+
+def _settings(variables: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in variables.items())
 
 
 if __name__ == "__main__":

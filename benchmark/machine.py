@@ -32,6 +32,7 @@ FUNCTIONS = (
     torch.sum,
     partial(torch.softmax, dim=1),
 )
+VARIABLES = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")  # of the environment, that decide last bits
 ABSENT = "not installed"
 UNKNOWN = "unknown"  # a commit
 Provenance = dict[str, str | int]
@@ -225,6 +226,16 @@ def arithmetic() -> str:
         return tensor_digest([*products, *(act(one) for act in FUNCTIONS for one in given)])[:16]
 
 
+def instructions() -> str:
+    """The vector instructions that torch uses here, as "AVX512" or "AVX2"; its matrix products choose their own."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def variables() -> dict[str, str]:
+    """The variables of the environment that decide last bits, as they are set."""
+    return {name: line(os.environ[name]) for name in VARIABLES if name in os.environ}
+
+
 def timed_on(device: str) -> str:
     """Digest of all that a wall time depends on and that we can name; times of different ones must not be compared."""
     return json_digest([hardware(device), os.cpu_count(), torch.get_num_threads(), torch.__version__, benchmark.__version__])[
@@ -233,7 +244,7 @@ def timed_on(device: str) -> str:
 
 
 def provenance(command: str, device: str, dtype: str) -> Provenance:
-    """Command, commit, versions, device, threads and dtype of what is computed now."""
+    """Command, commit, versions, device, vector instructions, threads and dtype of what is computed now."""
     return {
         "command": line(command),
         "commit": commit(),
@@ -245,6 +256,8 @@ def provenance(command: str, device: str, dtype: str) -> Provenance:
         **{name: found for name in OPTIONAL if (found := _version(name)) != ABSENT},
         "system": f"{platform.system()} {platform.machine()}",
         "device": line(hardware(device)),
+        "instructions": instructions(),
+        **variables(),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
     }

@@ -10,12 +10,12 @@ import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 
-from benchmark import chunks, doctor, evaluate, machine, suites, truth
+from benchmark import chunks, evaluate, machine, suites, truth
 from benchmark.chunks import MIB, Means
 from benchmark.cli import main
 from benchmark.engine import Runs, gram_pays
 from benchmark.errors import LoobenchError
-from benchmark.files import read_tensors, tensor_digest, write_tensors
+from benchmark.files import read_tensors, write_tensors
 from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Optimizer
 from benchmark.problem import Problem, Trajectory, map_tensors
@@ -515,41 +515,3 @@ def test_a_truth_from_a_gpu_carries_its_noise_and_resumes(tmp_path: Path) -> Non
     assert exact.noise is not None
     assert exact.noise.repeat < 1e-6
     assert torch.allclose(exact.effect, truth.ground_truth(truth.reference(task, 0, tmp_path, "cpu")).effect, atol=1e-10)
-
-
-# ---- doctor --------------------------------------------------------------------------------------------------------
-def test_the_doctor_finds_what_changes_bits_and_by_how_much() -> None:
-    found = {(f.case, f.setting): f for f in doctor.examine()}
-    settings = [setting.name for setting in doctor.SETTINGS]
-
-    assert len(found) == len(doctor.CASES) * len(settings)
-    assert all(f.difference < 1e-9 for f in found.values() if f.setting != "float32")
-    for case in doctor.CASES:
-        assert found[case, "chunks of 10 runs"].difference == found[case, "chunks of 10 runs, two at a time"].difference
-        assert not found[case, "float32"].same
-
-
-def test_the_doctor_says_when_truths_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(doctor, "STORED", tmp_path / "doctor.json")
-    doctor.store()
-    assert main(["doctor"]) == 0
-    assert "This machine computes the stored truths bit for bit." in capsys.readouterr().out
-
-    usual = doctor.effects
-    monkeypatch.setattr(doctor, "effects", lambda problem, setting: usual(problem, setting) * (1 + 1e-13))
-    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
-    assert main(["doctor"]) == 0
-    assert "unset them and look again: MKL_CBWR=COMPATIBLE" in capsys.readouterr().out
-    for factor in (1.01, float("nan")):
-        monkeypatch.setattr(doctor, "effects", lambda problem, setting, factor=factor: usual(problem, setting) * factor)
-        assert main(["doctor"]) == 1
-
-
-def test_a_stored_effect_is_what_its_digest_says() -> None:
-    import json
-
-    for entry in json.loads(doctor.STORED.read_text()).values():
-        effects = torch.tensor([float.fromhex(value) for value in entry["effects"]], dtype=torch.float64)
-        assert tensor_digest([effects]) == entry["digest"]
