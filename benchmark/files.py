@@ -12,15 +12,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import AcquireReturnProxy, BaseFileLock, FileLock, SoftFileLease, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from benchmark.errors import DamagedFile, LoobenchError
+
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy, BaseFileLock, SoftFileLease
 
 LOCKS = ".locks"  # the folder of lock files beside what they guard
 SILENCE = 30.0  # seconds without a sign of life after which a lock is anyone's
@@ -74,8 +76,12 @@ def locked(at: Path) -> Iterator[None]:
 
     It is two locks. The kernel's is sure, but some file systems have none, or one that other machines do not see. The file
     itself is seen by all of them, but is anyone's once its holder is gone, or silent for `SILENCE`.
-    Raises LoobenchError where it cannot be had, with who has it and what to do.
+    Raises LoobenchError where it cannot be had, with who has it and what to do, and where there is nothing to make locks with.
     """
+    if not _lockers():
+        raise LoobenchError(f"cannot lock {at}: locks are made with filelock 4.2 or later; pip install 'filelock>=4.2'")
+    from filelock import FileLock
+
     kernel, marker = FileLock(at.with_suffix(".flock"), fallback_to_soft=False), _marker(at)
     waits, doing = [PATIENCE, *[SILENCE] * ROUNDS], "waiting for a lock of"
     with ExitStack() as held:
@@ -91,8 +97,11 @@ def claimed(at: Path, what: str, *, wait: bool = True) -> Iterator[bool]:
     """Say by the file `at` that this process computes `what`; whether it may: another process may be at it.
 
     With `wait` it waits until that one has finished or is gone. Claims only spare work: should a process have been frozen for
-    long, two compute what it claimed.
+    long, two compute what it claimed. Where there is no filelock 4.2 or later to make them with, every process may.
     """
+    if not _lockers():
+        yield True
+        return
     marker, waits = _marker(at), chain([PATIENCE], repeat(SILENCE)) if wait else [0.0]
     with ExitStack() as held:
         mine = True
@@ -104,12 +113,23 @@ def claimed(at: Path, what: str, *, wait: bool = True) -> Iterator[bool]:
         yield mine
 
 
+def _lockers() -> bool:
+    """Whether there is a filelock that has leases; torch is content with older ones, and `import benchmark` with none."""
+    try:
+        from filelock import SoftFileLease  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 class _Taken(LoobenchError):
     """A lock that others hold."""
 
 
-def _marker(at: Path) -> SoftFileLease:
+def _marker(at: Path) -> "SoftFileLease":
     """The lock that is a file, which its holder touches every `SILENCE` / 3."""
+    from filelock import SoftFileLease
+
     return SoftFileLease(at, lease_duration=SILENCE)
 
 
@@ -127,9 +147,11 @@ def _lockable(at: Path) -> Iterator[None]:
 
 
 def _acquired(
-    lock: BaseFileLock, marker: SoftFileLease, waits: Iterable[float], doing: str
-) -> AcquireReturnProxy[BaseFileLock]:
+    lock: "BaseFileLock", marker: "SoftFileLease", waits: Iterable[float], doing: str
+) -> "AcquireReturnProxy[BaseFileLock]":
     """The lock, to be released; tried for so many seconds at a time. Raises _Taken with who wrote the marker."""
+    from filelock import Timeout
+
     for seconds in waits:
         before = _nameless(marker)
         try:
@@ -142,7 +164,7 @@ def _acquired(
     raise _Taken(f"{marker.lock_file} is held by {_holder(marker)}: end that process, or delete the file, and repeat")
 
 
-def _nameless(marker: SoftFileLease) -> tuple[int, int] | None:
+def _nameless(marker: "SoftFileLease") -> tuple[int, int] | None:
     """What tells a marker without a word from another such; None for one with a name, and where there is none."""
     with suppress(OSError):
         found = os.stat(marker.lock_file)
@@ -150,7 +172,7 @@ def _nameless(marker: SoftFileLease) -> tuple[int, int] | None:
     return None
 
 
-def _holder(marker: SoftFileLease) -> str:
+def _holder(marker: "SoftFileLease") -> str:
     """Who wrote a marker, and when they last gave a sign of life."""
     owner = marker.owner
     who = f"process {owner.pid} on {owner.hostname!a}" if owner else "a process that left no name"
