@@ -143,6 +143,7 @@ def _migrate_options(command: argparse.ArgumentParser) -> None:
 
 def _speed_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--task", action="append", default=[], help="measure only this task; may be repeated")
+    command.add_argument("--short", action="store_true", help="measure a few cases that need no download")
     command.add_argument(
         "--estimators", nargs="*", metavar="NAME|FILE.py[:NAME]", help="what estimators cost against it, all or the named ones"
     )
@@ -707,7 +708,8 @@ def speed_command(options: argparse.Namespace) -> int:
     if options.estimators is not None:
         return _prices(options)
     tasks, device = [suites.task(name) for name in options.task], machine.device(options.device)
-    found = speed.report(tasks, options.cache, device, lambda case: print(f"measuring {case}", file=sys.stderr))
+    show = partial(print, "measuring", file=sys.stderr)
+    found = speed.report(tasks, options.cache, device, show, short=options.short)
     files.write(options.out, json.dumps(found, indent=1).encode() + b"\n")
     print(tabulate(map(speed.line, found["cases"]), speed.HEADERS, disable_numparse=True))
     peaks = ", ".join(f"{gflops:.0f} in {dtype}" for dtype, gflops in found["peak_all_cores_gflops"].items())

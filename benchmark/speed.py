@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import log
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +29,7 @@ from benchmark.tasks import DTYPES, Task, batches, build, variant
 from benchmark.train import leave_one_out, left_out, retrain, train, trained
 
 MAPPED_RUNS, MAPPED_CONVOLUTIONS = 32, 4  # mapped runs timed, and scaled to all
+ENOUGH, ENOUGH_IN_SHORT = 4.0, 0.5  # seconds after which a way has been timed often enough
 BUDGETS = (96 * MIB, 384 * MIB)  # for the case of N = 1,000 and P = 100,000
 
 
@@ -100,6 +102,7 @@ SYNTHETIC: dict[str, Callable[[], Problem]] = {
     "mlp 784-128-10": lambda: synthetic((784, 128, 10), 1000, 100, 3),
     "logistic 784": lambda: synthetic((784, 1), 200, 5, 5),
 }
+SHORT = ("mlp 784-8-8-1", "logistic 784", "quick-digits-mlp-adam")
 GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs": 100}
 
 
@@ -132,7 +135,7 @@ def _seconds(act: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int = 15, enough: float = 4.0) -> float:
+def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int = 15, enough: float = ENOUGH) -> float:
     """Median wall time of `repeats` calls, or of fewer once they took `enough` seconds together."""
     times: list[float] = []
     while len(times) < repeats and sum(times) < enough:
@@ -205,8 +208,8 @@ def _torch_optimizer(problem: Problem, network: nn.Module) -> torch.optim.Optimi
     return torch.optim.SGD(network.parameters(), lr=o.rate(0), momentum=getattr(o, "momentum", 0.0))
 
 
-def measure(case: str, problem: Problem) -> Speed:
-    """All ways of leaving out the K samples of one problem. Call it on one thread."""
+def measure(case: str, problem: Problem, enough: float = ENOUGH) -> Speed:
+    """All ways of leaving out the K samples of one problem, each for about `enough` seconds. Call it on one thread."""
     device, run, keep = problem.initial.device.type, train(problem), left_out(problem)
     wanted, cores = len(keep) - 1, machine.cores() if device == "cpu" else 1
 
@@ -219,11 +222,12 @@ def measure(case: str, problem: Problem) -> Speed:
     mapped(problem, keep[:2])
     plain_loop(problem, 0)
     best = peak(problem.initial.dtype, device)
-    plain = median_seconds(ours(False, None, 1), device)
-    one = median_seconds(ours(None, run.states, 1), device)
-    engine = median_seconds(ours(None, run.states, cores), device) if cores > 1 else one
+    median = partial(median_seconds, device=device, enough=enough)
+    plain = median(ours(False, None, 1))
+    one = median(ours(None, run.states, 1))
+    engine = median(ours(None, run.states, cores)) if cores > 1 else one
     some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], models.Conv) else MAPPED_RUNS, wanted)
-    loops = [_loop(problem, threads) * wanted for threads in sorted({1, cores})]
+    loops = [_loop(problem, threads, enough) * wanted for threads in sorted({1, cores})]
     return Speed(
         case=case,
         dtype=str(problem.initial.dtype).removeprefix("torch."),
@@ -234,10 +238,10 @@ def measure(case: str, problem: Problem) -> Speed:
         engine=engine,
         one=one,
         plain=plain,
-        without_gram=median_seconds(ours(False, run.states, 1), device) if gram_pays(problem) else one,
+        without_gram=median(ours(False, run.states, 1)) if gram_pays(problem) else one,
         gflops=flops(problem, wanted + 1) / plain / 1e9,
         peak_gflops=best / 1e9,
-        mapped=median_seconds(lambda: mapped(problem, keep[:some]), device, 1) * wanted / some,
+        mapped=median(lambda: mapped(problem, keep[:some]), repeats=1) * wanted / some,
         loop=min(loops),
         loop_one=loops[0],
         memory=memory_taken(problem, Means(workers=cores)),
@@ -262,16 +266,21 @@ def _memory_taken_here(problem: Problem, means: Means) -> int | None:
     return machine.peak_growth(lambda: leave_one_out(trained(problem, means), means=means), "cpu")
 
 
-def _loop(problem: Problem, threads: int) -> float:
+def _loop(problem: Problem, threads: int, enough: float) -> float:
     """Seconds of one plain run on so many threads."""
     with machine.so_many_threads(threads):
-        return median_seconds(lambda: plain_loop(problem, 0), problem.initial.device.type)
+        return median_seconds(lambda: plain_loop(problem, 0), problem.initial.device.type, enough=enough)
 
 
-def cases(tasks: Sequence[Task], cache: Path, device: str) -> Iterator[tuple[str, Problem]]:
-    """The synthetic problems and all tasks, or only the named `tasks`, at seed 0; of all, one without its data is left out."""
-    if not tasks:
-        yield from ((name, on(make(), device)) for name, make in SYNTHETIC.items())
+def cases(tasks: Sequence[Task], cache: Path, device: str, *, short: bool = False) -> Iterator[tuple[str, Problem]]:
+    """The synthetic problems and all tasks, or only the named `tasks`, at seed 0; of all, one without its data is left out.
+
+    With `short` a few of both whose data is embedded, `SHORT`, beside the named tasks.
+    """
+    if short or not tasks:
+        yield from ((name, on(make(), device)) for name, make in SYNTHETIC.items() if name in SHORT or not short)
+    if short:
+        tasks = [*(TASKS[name] for name in SHORT if name in TASKS), *tasks]
     for task in tasks or [CONVOLUTIONAL, *(task for name in ("quick", "hara2019") for task in SUITES[name].tasks)]:
         try:
             yield task.name, build(task, 0, cache, device)
@@ -318,21 +327,28 @@ def _time_of(size: dict[str, int], device: str) -> float:
     return median_seconds(lambda: retrain(problem, keep, gram=False, read=Runs.query_losses), device)
 
 
-def report(tasks: Sequence[Task], cache: Path, device: str, show: Callable[[str], None] = lambda case: None) -> dict[str, Any]:
-    """All measurements as a JSON value; the growth and the memory under a budget only where no task is named."""
+def report(
+    tasks: Sequence[Task],
+    cache: Path,
+    device: str,
+    show: Callable[[str], None] = lambda case: None,
+    *,
+    short: bool = False,
+) -> dict[str, Any]:
+    """All measurements as a JSON value; the growth and the memory under a budget only where all cases are measured."""
     with machine.one_thread():
-        measured = []
-        for name, problem in cases(tasks, cache, device):
+        measured, some = [], bool(tasks or short)
+        for name, problem in cases(tasks, cache, device, short=short):
             show(name)
-            measured.append(measure(name, problem))
-        if not tasks:
+            measured.append(measure(name, problem, ENOUGH_IN_SHORT if short else ENOUGH))
+        if not some:
             show("growth and memory")
         return {
             "cores": machine.cores(),
             "peak_all_cores_gflops": _peak_of_all(device),
             "cases": [{**asdict(speed), "of_peak": speed.of_peak} for speed in measured],
-            "growth": {} if tasks else growth(device),
-            "memory": [] if tasks or device != "cpu" else [asdict(memory) for memory in budgets()],
+            "growth": {} if some else growth(device),
+            "memory": [] if some or device != "cpu" else [asdict(memory) for memory in budgets()],
             "provenance": machine.provenance("loobench speed", device, "as each case says"),
         }
 
