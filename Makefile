@@ -6,11 +6,12 @@ TELLING := exact-loo acc-sgd-ie-exact sgd-ie acc-adam-ie-exact-map self-gradient
 BASE ?= origin/main
 HEAD ?= HEAD
 VERDICT ?= verdict.md
+DEVICE ?= cuda
 READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: help run test test-slow test-peers lint report publish figures verify-pr clean
+.PHONY: help run test test-slow test-peers lint report publish figures verify-pr gpu clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -46,6 +47,9 @@ figures: $(READY)  ## for maintainers: draw the committed figures from results
 
 verify-pr: $(READY)  ## judge what HEAD adds to BASE as a submission, or BUNDLE=folder, into VERDICT: check, audit, verify
 	$(BIN)/python -m benchmark.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)" )$(if $(NONCE),--nonce $(NONCE) )--markdown "$(VERDICT)"
+
+gpu:  ## for maintainers: what a GPU does, in eight minutes, with the torch of PYTHON; DEVICE=cpu: a dry run; OUT=folder for its JSON
+	$(PYTHON) -m benchmark.card --device $(DEVICE)
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv $(PEERS) *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -63,13 +63,18 @@ def harness() -> str:
 
 
 def device(name: str) -> str:
-    """`name` if this machine has such a device. Raises LoobenchError where it has not."""
+    """`name` if this machine has such a device. Raises LoobenchError where it has not.
+
+    Convolutions on it are then of whole float32 numbers: cuDNN cuts them to 10 bits unless it is told not to.
+    """
     if name not in ("cpu", "cuda"):
         raise unknown("device", name, ("cpu", "cuda"))
     if name == "cuda" and not torch.cuda.is_available():
         raise LoobenchError(
             "device cuda was asked for, but torch sees no GPU here: leave --device out, or install a CUDA build"
         )
+    if name == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return name
 
 

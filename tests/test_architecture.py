@@ -46,7 +46,7 @@ LAYERS = (  # a module imports only from layers before its own
     {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission"},
     {"suspicions"},
     {"verdicts"},
-    {"prices", "proposal", "reproduce", "report", "figures", "cite", "tracking", "manifest", "schema"},
+    {"card", "prices", "proposal", "reproduce", "report", "figures", "cite", "tracking", "manifest", "schema"},
     {"page", "check", "audit"},
     {"own", "verify"},
     {"submitting"},
