@@ -217,7 +217,7 @@ def parts(device: str, folder: Path) -> list[Part]:
 
     short = (sys.executable, "-m", "benchmark", "speed", "--short", "--device", device, "--out", str(folder / "speed.json"))
     truths = [own(name, 60) for name in ACTS if name.startswith("truth-")]
-    return [own("machine", 60), own("tests", 150), *truths, Part("speed", short, 100)]
+    return [own("machine", 60), own("tests", 200), *truths, Part("speed", short, 100)]
 
 
 def carry_out(given: Sequence[Part], folder: Path, seconds: float) -> Iterator[Finding]:
@@ -251,7 +251,8 @@ def _carried_out(part: Part, folder: Path, limit: float) -> Finding:
 def _ended(command: Sequence[str], log: Path, folder: Path, limit: float) -> int | None:
     """Exit status of a program, or None where it and all that it started had to be killed."""
     # the checkout need not be installed, and no folder of this user is needed
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "LOOBENCH_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": paths, "LOOBENCH_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=env, start_new_session=True)
         try:

@@ -78,7 +78,7 @@ def locked(at: Path) -> Iterator[None]:
     itself is seen by all of them, but is anyone's once its holder is gone, or silent for `SILENCE`.
     Raises LoobenchError where it cannot be had, with who has it and what to do, and where there is nothing to make locks with.
     """
-    if not _lockers():
+    if not can_lock():
         raise LoobenchError(f"cannot lock {at}: locks are made with filelock 4.2 or later; pip install 'filelock>=4.2'")
     from filelock import FileLock
 
@@ -99,7 +99,7 @@ def claimed(at: Path, what: str, *, wait: bool = True) -> Iterator[bool]:
     With `wait` it waits until that one has finished or is gone. Claims only spare work: should a process have been frozen for
     long, two compute what it claimed. Where there is no filelock 4.2 or later to make them with, every process may.
     """
-    if not _lockers():
+    if not can_lock():
         yield True
         return
     marker, waits = _marker(at), chain([PATIENCE], repeat(SILENCE)) if wait else [0.0]
@@ -113,7 +113,7 @@ def claimed(at: Path, what: str, *, wait: bool = True) -> Iterator[bool]:
         yield mine
 
 
-def _lockers() -> bool:
+def can_lock() -> bool:
     """Whether there is a filelock that has leases; torch is content with older ones, and `import benchmark` with none."""
     try:
         from filelock import SoftFileLease  # noqa: F401

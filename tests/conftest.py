@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def _interruptible() -> None:
 def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOOBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def lockable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is nothing to make locks with, the one process of a test writes its results without."""
+    from benchmark import files, results
+
+    if not files.can_lock():
+        monkeypatch.setattr(results, "locked", lambda at: nullcontext())
 
 
 @pytest.fixture(scope="session")

@@ -496,6 +496,7 @@ def test_a_published_task_on_real_data_end_to_end(hub: str, loobench: Callable[.
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.usefixtures("lockable")
 def test_a_gpu_gives_the_numbers_of_the_cpu() -> None:
     assert main([*SMALL, "--estimator", "acc-sgd-ie-exact", "--device", "cuda"]) == 0
     assert main([*SMALL, "--estimator", "acc-sgd-ie-exact"]) == 0
