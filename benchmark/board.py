@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import chain, groupby
 
 import numpy as np
 
 from benchmark import PROTOCOL, statistics
 from benchmark.errors import DamagedFile, LoobenchError, unknown
 from benchmark.files import json_digest
+from benchmark.metrics import METRICS
 from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, asked_of
 from benchmark.records import encode
 from benchmark.results import Bounds, Limits, Result
@@ -24,8 +25,12 @@ USED = "uses"  # the kind of a task whose effects are used for something
 REFERENCES = ("oracle", "random")  # above and below the estimators
 NOTED = {"unconverged": "not converged", "uncounted": "not counted"}  # marks of rows, by the note that cells have
 EXACT = 1 - 1e-6  # a score above it is that of the truth itself
+CHANCE = 0.0  # what every score that ranks is for an answer that says nothing
+DIVERGED = 100  # RMSE/sd above which a cell has diverged; 1 is what predicting the mean would get
+WIDEST = 6  # characters of a figure
 TWIN = "smooth-"  # before the name of the task with kinks
 MAINTAINERS = "maintainers"  # who computed what is published and was sent by nobody
+UNBOUNDED = "relative_rmse"  # the score that says whether a cell has diverged
 YOURS = " (yours)"  # behind the name of a row that is not published; no name of an estimator ends so
 
 
@@ -47,11 +52,17 @@ class Column:
     of: Callable[[Scored], float]
     digits: int = 3
     gaps: bool = False  # the mean is over the tasks and seeds that have a figure; else all must have one
+    robust: bool = False  # the median over all cells in place of the mean: the figure has no bound
 
 
 def at(title: str, score: str, horizon: int = -1, *, gaps: bool = False) -> Column:
     """A score at one horizon."""
     return Column(title, lambda one: entry(one.scores, score, horizon), gaps=gaps)
+
+
+def error(title: str, score: str) -> Column:
+    """An error without bound, at the last horizon."""
+    return Column(title, lambda one: entry(one.scores, score), robust=True)
 
 
 def over_horizons(title: str, score: str) -> Column:
@@ -80,7 +91,7 @@ COLUMNS = {  # by kind of truth; the first ranks the rows
         at("tau", LeaveOneOut.primary),
         of_ceiling(LeaveOneOut.primary),
         at("rho", "spearman"),
-        at("RMSE/sd", "relative_rmse"),
+        error("RMSE/sd", UNBOUNDED),
         at("J10", "jaccard_10"),
         *COUNTED,
     ),
@@ -88,7 +99,7 @@ COLUMNS = {  # by kind of truth; the first ranks the rows
         at("LDS", Subsets.primary),
         of_ceiling(Subsets.primary),
         at("tau", "kendall"),
-        at("RMSE/sd", "relative_rmse"),
+        error("RMSE/sd", UNBOUNDED),
         *COUNTED,
     ),
     FurtherTraining.kind: (
@@ -119,11 +130,11 @@ COLUMNS = {  # by kind of truth; the first ranks the rows
 
 @dataclass(frozen=True)
 class Limit:
-    """What limits a truth: its name in the files, what the board calls it, and its format."""
+    """What limits a truth: its name in the files, what the board calls it, and its decimals, None of what is all but 0."""
 
     name: str
     title: str
-    form: str = "{:.3f}"
+    digits: int | None = 3
 
 
 LIMITS = (
@@ -134,10 +145,10 @@ LIMITS = (
     Limit("own", "of one repeat with the others"),
     Limit("other_initial", "tau with another start"),
     Limit("other_order", "tau with another order"),
-    Limit("kink_pairs", "kinks, share of pairs (sample, step)", "{:.4f}"),
-    Limit("kink_triples", "of triples", "{:.4f}"),
-    Limit("noise", "noise", "{:.0e}"),
-    Limit("without_class", "subsets without a class", "{:.1f}"),
+    Limit("kink_pairs", "kinks, share of pairs (sample, step)", 4),
+    Limit("kink_triples", "of triples", 4),
+    Limit("noise", "noise", None),
+    Limit("without_class", "subsets without a class", 1),
 )
 
 
@@ -147,23 +158,42 @@ class Own(Result):
     """A result that is not published, of whoever makes the board: it is shown beside what is, and moves nothing of it."""
 
 
+@dataclass(frozen=True)
+class Rival:
+    """The best row that has all tasks, on some of them alone: its name and its mean there."""
+
+    name: str
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class Row:
     """What a table says of one estimator over its complete tasks, or of a reference such as "(oracle)"."""
 
     name: str
     score: Interval  # of the score that ranks
-    means: dict[str, float]  # title of the column -> mean over tasks of means over seeds, NaN where not defined
+    means: dict[str, float]  # title of the column -> mean over tasks of means over seeds, or median; NaN where not defined
     compared: Compared | None  # with the best; None where the row does not rank, and where its answer is the truth itself
-    front: bool  # no other row that ranks, nor the truth itself, is as accurate and as cheap, and better in one
+    front: bool  # told from chance, and no other such row, nor the truth itself, is as accurate and cheap, and better in one
     done: int  # tasks with all seeds scored
     tasks: int
     results: tuple[Result, ...]  # by task; none of a reference
+    rival: Rival | None = None  # of a row that lacks tasks: the best that has all, on the tasks of this one
 
     @property
     def complete(self) -> bool:
         """Whether an estimator has all seeds of all tasks scored."""
         return bool(self.results) and self.done == self.tasks
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is an estimator's and lacks a task, so that its means are not those of other rows."""
+        return bool(self.results) and not self.complete
+
+    @property
+    def told_from_chance(self) -> bool:
+        """Whether the interval of its score is above that of an answer that says nothing; one without an interval is not."""
+        return self.score.low > CHANCE
 
     @cached_property
     def trusted(self) -> bool:
@@ -202,8 +232,11 @@ class Row:
         cells = [cell for result in self.results for cell in result.cells.values()]
         own = ("interpretation",) if self.results and self.results[0].estimator.interpretation else ()
         short = [word for note, word in NOTED.items() if any(cell.notes.get(note) for cell in cells)]
+        errors = defined(entry(cell.scores, UNBOUNDED) for cell in cells)
+        lost = sum(error > DIVERGED for error in errors)
+        diverged = (f"{lost} of {len(errors)} diverged",) if lost else ()
         exact = ("exact",) if self.results and self.trusted and self.score.mean > EXACT else ()
-        return (*claims(self.results), *exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *short)
+        return (*claims(self.results), *exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *diverged, *short)
 
     @cached_property
     def digest(self) -> str:
@@ -213,7 +246,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows over one task, or over all tasks of a suite, the best first; then incomplete rows, then unverified ones."""
+    """Rows over one task, or over all tasks of a suite, the best first; then incomplete rows, then unverified ones.
+
+    Only rows that have all tasks are compared, for only they are over the same tasks.
+    """
 
     name: str  # of the task or suite
     columns: tuple[Column, ...]  # those with a figure; the first ranks the rows
@@ -423,9 +459,11 @@ def ranked(results: Sequence[Result], limits: Known, tasks: int) -> list[Row]:
     members = [(name, some) for name, some in known if 4 * len(some) >= most or isinstance(some[0], Own)]
     complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(may_rank, some))}
     defined = {name: found for name, found in complete.items() if not has_gaps(found)}
-    estimated = {name: found for name, found in defined.items() if statistics.interval(found).mean <= EXACT}
-    compared = statistics.compare(estimated) if estimated else {}
+    estimated = {name: found for name, found in defined.items() if statistics.average(found) <= EXACT}
+    compared = statistics.compare(estimated, score_range(results[0])) if estimated else {}
+    rivals = {name: averages(some) for name, some in members if name in estimated}
     rows = [row(name, some, tasks, limits, compared.get(name)) for name, some in members]
+    rows = [replace(row, rival=rival(row, rivals)) if row.partial else row for row in rows]
     rows.sort(key=lambda row: (not row.trusted, row.tasks - row.done, -np.nan_to_num(row.score.mean, nan=-np.inf)))
     return on_front(rows)
 
@@ -441,13 +479,34 @@ def row(name: str, results: Sequence[Result], tasks: int, limits: Known, compare
     columns = COLUMNS[kind(results[0])]
     found = means([[scored(result, seed, limits) for seed in result.cells] for result in done], columns)
     ranking = rankings(done)
-    score = statistics.interval(ranking) if ranking and not has_gaps(ranking) else alone()
+    score = statistics.interval(ranking, score_range(results[0])) if ranking and not has_gaps(ranking) else alone()
     return Row(name, score, found, compared, False, len(done), tasks, tuple(results))
 
 
+def score_range(result: Result) -> statistics.Range:
+    """The lowest and the highest that the score which ranks can be."""
+    metric = METRICS[asked_of(result.task).primary]
+    return min(metric.worst, metric.best), max(metric.worst, metric.best)
+
+
+def averages(results: Sequence[Result]) -> dict[str, float]:
+    """The score that ranks, by task."""
+    return {result.name: statistics.average(rankings([result])) for result in results}
+
+
+def rival(row: Row, others: Mapping[str, Mapping[str, float]]) -> Rival | None:
+    """The best of rows that have all tasks, name -> task -> score, on the tasks that a row has; None without any."""
+    done = [result.name for result in row.results if finished(result)]
+    found = [Rival(name, mean([scores[task] for task in done])) for name, scores in others.items()]
+    return max(found, key=lambda one: one.score, default=None) if done else None
+
+
 def on_front(rows: Sequence[Row]) -> list[Row]:
-    """The rows, marked where no other that ranks, nor the truth itself, is as accurate and as cheap, and better in one."""
-    accuracy = [row.score.mean if row.ranks else np.nan for row in rows]
+    """The rows, marked where no other that ranks, nor the truth itself, is as accurate and as cheap, and better in one.
+
+    Rows not told from chance are not on the front, and keep nobody off it.
+    """
+    accuracy = [row.score.mean if row.ranks and row.told_from_chance else np.nan for row in rows]
     front = statistics.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
     return [replace(row, front=on) for row, on in zip(rows, front[:-1], strict=True)]
 
@@ -463,9 +522,9 @@ def claims(results: Sequence[Result]) -> tuple[str, ...]:
     if all(result.trusted for result in claimed):
         both = [(one.verified.value, one.claimed.value) for one in claimed if one.verified and one.claimed]
         sides = [*zip(*(pair for pair in both if None not in pair), strict=True)]
-        return ("verified {:.3f} (claimed {:.3f})".format(*map(mean, sides)) if sides else "verified",)
+        return ("verified {} (claimed {})".format(*(figure(mean(side)) for side in sides)) if sides else "verified",)
     known = defined([number(one.claimed.value) for one in claimed if one.claimed])
-    return ("unverified" + (f", claimed {mean(known):.3f}" if known else ""), *sorted({*map(verdict, claimed)} - {""}))
+    return ("unverified" + (f", claimed {figure(mean(known))}" if known else ""), *sorted({*map(verdict, claimed)} - {""}))
 
 
 def verdict(result: Result) -> str:
@@ -519,9 +578,11 @@ def reference(found: Bounds, name: str) -> Scored:
 
 
 def means(tasks: Sequence[Sequence[Scored]], columns: Sequence[Column]) -> dict[str, float]:
-    """For each column the mean over tasks of means over seeds; with gaps, over what is known."""
+    """For each column the mean over tasks of means over seeds; with gaps, over what is known; or the median over cells."""
+    found = {column: [[column.of(one) for one in seeds] for seeds in tasks] for column in columns}
     return {
-        column.title: nested([[column.of(one) for one in seeds] for seeds in tasks], gaps=column.gaps) for column in columns
+        column.title: median([*chain(*values)]) if column.robust else nested(values, gaps=column.gaps)
+        for column, values in found.items()
     }
 
 
@@ -563,7 +624,7 @@ def bounds(results: Sequence[Result], limits: Known) -> dict[str, Bounds]:
 def limited(limit: Limit, found: Iterable[Bounds]) -> str:
     """A limit at the last horizon, the mean over seeds that have it; nothing where none has."""
     values = last(limit.name, found)
-    return limit.form.format(mean(values)) if values else ""
+    return figure(mean(values), limit.digits) if values else ""
 
 
 def last(name: str, found: Iterable[Bounds]) -> list[float]:
@@ -610,3 +671,20 @@ def defined(values: Iterable[float]) -> list[float]:
 def mean(values: Sequence[float]) -> float:
     """Mean, NaN of none."""
     return float(np.mean(values)) if values else np.nan
+
+
+def median(values: Sequence[float]) -> float:
+    """Median, NaN of none and where one is NaN."""
+    return float(np.median(values)) if values and not np.isnan(values).any() else np.nan
+
+
+def figure(value: float, digits: int | None = 3) -> str:
+    """A number in at most `WIDEST` characters: so many decimals, fewer where it is too long, else as 2.3e7; "" for NaN.
+
+    With None in place of `digits` it is of the last form, with one digit.
+    """
+    if np.isnan(value):
+        return ""
+    forms = [f"{value:.0e}"] if digits is None else [f"{value:.{places}f}" for places in range(digits, -1, -1)]
+    forms += [f"{value:.{places}e}".replace("e+0", "e").replace("e+", "e") for places in (1, 0)]
+    return next((form for form in forms if len(form) <= WIDEST), forms[-1])

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from benchmark import __version__
-from benchmark.board import Row, Table
+from benchmark.board import Row, Table, figure
 from benchmark.errors import LoobenchError
 from benchmark.statistics import Interval
 from benchmark.text import latex, line
@@ -134,7 +134,7 @@ def score(table: Table, row: Row) -> str:
     seeds = " to ".join(dict.fromkeys(map(str, row.seeds)))
     over = f"{row.done} of {plural(row.tasks, 'task')}, {plural(seeds, 'seed')} each"
     claim = "" if row.trusted else " Claimed by its submitter, not verified."
-    return f"{table.columns[0].title} {row.score.mean:.3f}, {ends(row.score)}; {over}.{claim}"
+    return f"{table.columns[0].title} {figure(row.score.mean)}, {ends(row.score)}; {over}.{claim}"
 
 
 def plural(count: int | str, noun: str) -> str:
@@ -144,7 +144,7 @@ def plural(count: int | str, noun: str) -> str:
 
 def ends(score: Interval) -> str:
     """An interval in words."""
-    return "no interval" if np.isnan(score.low) else f"95 % interval {score.low:.3f} to {score.high:.3f}"
+    return "no interval" if np.isnan(score.low) else f"95 % interval {figure(score.low)} to {figure(score.high)}"
 
 
 # ---- the benchmark ---------------------------------------------------------------------------------------------------

@@ -73,15 +73,13 @@ def typed(name: str, file: str) -> Iterator[None]:
     except (Failure, KeyboardInterrupt):
         raise
     except BaseException as error:
-        found = "" if isinstance(error, Withheld | Unsolved) else place(error, file)
+        found = "" if isinstance(error, Unsolved) else place(error, file)
         where = f"{name} ({found})" if found else name
         raise Failure(*_kind(where, error), traced(error)) from error
 
 
 def _kind(name: str, error: BaseException) -> tuple[str, str]:
     """The kind of failure that an error is, and what to say of it and of who and where."""
-    if isinstance(error, Withheld):
-        return "unsupported", f"{name}: {error}"
     if isinstance(error, Unsolved):
         return "unsolved", f"{name}: {error}"
     said = _brief(error)
@@ -111,9 +109,24 @@ def _call(estimator: Estimator, run: Trajectory, device: str) -> Answer:
         machine.synchronize(device)
         clock = machine.clock(device)
         start = clock()
-        effect = estimator(run)
+        effect = answer(estimator, run)
         machine.synchronize(device)
         return Answer(effect, clock() - start, count, peak())
+
+
+def answer(estimator: Estimator, run: Trajectory) -> Any:
+    """What the estimator returns of a run; Failure "unsupported" where it ends with what the run refused it.
+
+    The run notes what it refuses: a stranger can raise Withheld or a Failure too, and that is a crash like any other.
+    """
+    try:
+        return estimator(run)
+    except Withheld as error:
+        if not run.refused:
+            raise
+        raise Failure("unsupported", f"{estimator.name}: {error}", traced(error)) from error
+    except Failure as error:
+        raise Failure("crashed", f"{estimator.name} raised {_brief(error)}", traced(error)) from error
 
 
 def _brief(error: BaseException) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 import benchmark
 from benchmark import calculus, kernel, registry, transport, warmup
 from benchmark.errors import Failure, LoobenchError
-from benchmark.evaluate import of_shape, same_bits, typed
+from benchmark.evaluate import answer, of_shape, same_bits, typed
 from benchmark.files import pack, unpack
 from benchmark.problem import map_tensors, tensors
 from benchmark.registry import ALLOWED, Estimator
@@ -178,7 +178,7 @@ def _ask(line: socket.socket, estimator: Estimator) -> None:
     send(line, b"ready")
     receive(line)
     with calculus.counting() as count:
-        effect = estimator(given)
+        effect = answer(estimator, given)
     send(line, b"done")
     receive(line)
     of_shape(effect, run, estimator)  # so that nothing large is sent in vain

@@ -23,8 +23,10 @@ from benchmark.board import (
     Scored,
     Suite,
     Table,
+    alone,
     bounds,
     curve,
+    figure,
     kind,
     limited,
     mean,
@@ -248,20 +250,22 @@ def table_record(table: Table, limits: Known) -> Record:
 def row_record(row: Row, table: Table) -> Record:
     """A row: figures as leaderboard.md has them, and as numbers to sort and draw by."""
     behind = row.compared.difference if row.compared else None
-    values = [row.means[column.title] for column in table.columns[1:]]
+    score = alone() if row.partial else row.score  # means over other tasks than the others' are not shown as theirs
+    values = [math.nan if row.partial else row.means[column.title] for column in table.columns[1:]]
     return {
         "name": row.name,
         "estimator": bool(row.results),
         "group": letters(row.compared.group) if row.compared else "",
         "number": row.compared.group if row.compared else None,
         "p": round_to(row.compared.p, 3) if row.compared else None,
-        "score": numbers(row.score),
-        "shown": interval(row.score),
+        "score": numbers(score),
+        "shown": interval(score),
+        "partly": partly(row),
         "behind": numbers(behind) if behind else None,
         "behind_shown": interval(behind) if behind else "",
         "values": [round_to(value) for value in values],
-        "texts": [text(value, column.digits) for value, column in zip(values, table.columns[1:], strict=True)],
-        "cost": round_to(row.means["cost"]),
+        "texts": [figure(value, column.digits) for value, column in zip(values, table.columns[1:], strict=True)],
+        "cost": None if row.partial else round_to(row.means["cost"]),
         "front": row.front,
         "complete": row.complete,
         "trusted": row.trusted,
@@ -272,6 +276,14 @@ def row_record(row: Row, table: Table) -> Record:
         "seeds": list(row.seeds),
         "marks": list(row.marks),
     }
+
+
+def partly(row: Row) -> str:
+    """What is said of the score of a row that lacks tasks, beside that of the best which has all; nothing of others."""
+    if not row.partial or math.isnan(row.score.mean):
+        return ""
+    there = f", where {row.rival.name} has {figure(row.rival.score)}" if row.rival else ""
+    return f"{figure(row.score.mean)} on {row.done} of {row.tasks} tasks{there}"
 
 
 def ceiling(table: Table, limits: Known) -> float | None:
@@ -424,8 +436,3 @@ def numbers(found: Interval) -> list[float | None]:
 def round_to(value: float | None, digits: int = DIGITS) -> float | None:
     """A number to so many significant digits, None where it is not finite."""
     return float(f"{value:.{digits}g}") if value is not None and math.isfinite(value) else None
-
-
-def text(value: float, digits: int) -> str:
-    """A figure as leaderboard.md has it; nothing where it is not defined."""
-    return "" if math.isnan(value) else f"{value:.{digits}f}"

@@ -270,10 +270,18 @@ class Replay:
 
 @dataclass(frozen=True, eq=False)
 class FinalState:
-    """States (T + 1, S, P) of a run of which only the last is shown: to ask for another raises Withheld."""
+    """States (T + 1, S, P) of a run of which only the last is shown: to ask for another raises Withheld, and is noted."""
 
     last: Tensor  # (S, P)
     steps: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_asked", [])  # of this record alone: a copy begins with none
+
+    @property
+    def refused(self) -> bool:
+        """Whether a state that is not shown was asked for."""
+        return bool(self._asked)  # type: ignore[attr-defined]
 
     @property
     def shape(self) -> torch.Size:
@@ -293,6 +301,7 @@ class FinalState:
             return self
         first, *rest = at if isinstance(at, tuple) else (at,)
         if not isinstance(first, int) or range(self.steps + 1)[first] != self.steps:
+            self._asked.append(at)  # type: ignore[attr-defined]
             raise Withheld("this task shows the final model alone, not the states before it")
         return self.last.clone()[tuple(rest)]
 
@@ -313,6 +322,16 @@ class Trajectory:
     def final(self) -> Tensor:
         """Parameters (P,) after the last step."""
         return self.params(self.problem.steps)
+
+    @property
+    def final_alone(self) -> bool:
+        """Whether no state but the last is shown."""
+        return isinstance(self.states, FinalState)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a state that is not shown was asked for, of this record or a cut of it, not of a copy."""
+        return isinstance(self.states, FinalState) and self.states.refused
 
     def until(self, steps: int) -> "Trajectory":
         """The run cut after `steps` steps: what a run with that one horizon would have been, and nothing of what came after."""

@@ -25,6 +25,7 @@ from benchmark.board import (
     Table,
     bounds,
     by_task,
+    figure,
     last,
     limited,
     mean,
@@ -62,9 +63,10 @@ report`; do not edit. To look closer, open [docs/index.html](docs/index.html).
 """
 HEADLINE_TEXT = """## Headline
 
-The {} best estimators of each main suite, and what they score in all of them, with the letter of their tie group: rows of one
-letter cannot be told apart in that suite. A score of some tasks only says of how many. cost: the median over suites; 1 is the
-price of exact retraining. What is not verified is left out.
+The {} best estimators of each main suite, and what they score in each whose tasks they all answer, with the letter of their tie
+group: rows of one letter cannot be told apart in that suite. Rows of the same suites stand together, by their mean over these,
+those of the most suites first; the order of rows of different suites says nothing. cost: the median over the suites shown; 1 is
+the price of exact retraining. What is not verified is left out.
 """
 CHOICE = """\
 What a submission is scored on: a fixed choice of {} tasks of other suites, seeds 0 to {} of each, the same for everybody; its
@@ -89,14 +91,20 @@ Each ReLU task beside its twin with softplus: same data, initial parameters and 
 then over pairs. Ceiling: the exact shift, read off to first order.
 """
 RENORMALISED = "Counterfactual: a batch is divided by what is left of it, not by its size.\n"
+LACKING = """\
+Rows that lack tasks, which are compared with no other. {score}: over the tasks that a row has. best there: the highest {score}
+over just these, and of which row: among those that have all tasks and are not the truth itself.
+"""
 LEGEND = """\
 **The score.** tau: Kendall's tau-b against the exact effects at the last horizon, the mean over queries, seeds and tasks, with
-its 95 % interval by hierarchical bootstrap over seeds, then queries; tasks are not drawn. One seed has no interval.
+its 95 % interval by hierarchical bootstrap over seeds, then queries, on the arcsine's scale, so that it ends within the range
+of the score; tasks are not drawn. One seed has no interval.
 
 **Groups.** Rows of one letter are a tie: none is told from the best of them by both a Wilcoxon signed-rank test over seeds and
-tasks (Holm's correction, .05) and the paired difference. *behind*: that difference, the best row minus this one. Rows that lack
-a task have no letter and stand below (a method for SGD lacks the tasks of Adam: the scores by task, and the tables of single
-tasks on the page, compare it where it answers); what is the truth itself (*exact*) has no letter either.
+tasks (Holm's correction, .05) and the paired difference. *behind*: that difference, the best row minus this one. Rows are
+compared over the same tasks only. Those that lack a task have no letter, are not on the front and stand in a table of their own
+(a method for SGD lacks the tasks of Adam: the scores by task, and the tables of single tasks on the page, compare it where it
+answers). What is the truth itself (*exact*) has no letter either.
 
 **Claims.** by: who computed the row. *verified*: sent by its submitter and computed again by the maintainers, whose value comes
 first. *unverified*: nobody has computed it again, or the word behind it says how that went; such a row stands below all others,
@@ -104,15 +112,18 @@ has no letter, is never the best nor on the front, and moves no other row.
 
 **Cost.** cost: processor time over that of exact leave-one-out on the same machine and thread (rows of loobench before 0.6:
 wall time); grad, hvp: counted per-sample gradients and Hessian products over the gradients of exact leave-one-out; MB: most
-memory at once beyond what was there before, where measured. *Pareto*: no other row, nor exact retraining (score 1, cost 1), is
-as accurate and as cheap, and better in one.
+memory at once beyond what was there before, where measured. *Pareto*: the row is told from chance (the interval of its score is
+above 0), and no other such row, nor exact retraining (score 1, cost 1), is as accurate and as cheap, and better in one.
 
-**Other columns.** Means over seeds. rho: Spearman. RMSE/sd: root mean squared error over the standard deviation of the exact
-effects, for methods in units of loss. J10: overlap of the 5 % most harmful and 5 % most helpful samples. n: seeds.
+**Other columns.** Means over seeds, then tasks. rho: Spearman. RMSE/sd: root mean squared error over the standard deviation of
+the exact effects, for methods in units of loss; it has no bound, and so it is the median over cells (a seed of a task each).
+J10: overlap of the 5 % most harmful and 5 % most helpful samples. n: seeds. Figures have up to six characters: 2.3e7 is 23
+million.
 
-**Marks.** *interpretation*: our reading of a method whose formula is known only second-hand; *unsupported*: the method says
-that it does not answer such a task; *not converged*: a solver's residual is above what it promises; *not counted*: it takes
-derivatives that its counts leave out; other words are failures.
+**Marks.** *interpretation*: our reading of a method whose formula is known only second-hand; *unsupported*: the method declares
+that it does not answer such a task, or asks for states that a task of the final model does not show; *2 of 28 diverged*: in two
+of its 28 cells RMSE/sd is above 100 (to predict the mean gets 1); *not converged*: a solver's residual is above what it
+promises; *not counted*: it takes derivatives that its counts leave out; other words are failures.
 [docs/protocol.md]({home}docs/protocol.md) has all definitions.
 """
 LEGENDS = {
@@ -186,7 +197,8 @@ def section(suite: Suite, named: Link) -> list[str]:
     """A suite's heading, what it asks where that is not plain leave-one-out, its table and its version."""
     renormalised = suite.overall.results[0].task.get("counterfactual") == "renormalised"
     about = [text for text in (choice(suite), ABOUT[suite.kind], RENORMALISED * renormalised) if text]
-    return [f"## Suite {markdown(suite.title)}\n", *about, f"{table(suite.overall, named)}\n", f"{version(suite)}\n"]
+    tables = [f"{shown}\n" for shown in (table(suite.overall, named), lacking(suite.overall, named)) if shown]
+    return [f"## Suite {markdown(suite.title)}\n", *about, *tables, f"{version(suite)}\n"]
 
 
 def choice(suite: Suite) -> str:
@@ -217,47 +229,79 @@ def headline(made: Board, named: Link) -> list[str]:
     suites = [suite for name in HEADLINE for suite in made.suites if suite.name == name]
     if len(suites) < 2:
         return []
-    rows = [{row.name: row for row in suite.overall.estimators if row.trusted} for suite in suites]
+    rows = [{row.name: row for row in suite.overall.estimators if row.sound} for suite in suites]
     names = {row.name for suite in suites for row in [row for row in suite.overall.rows if row.compared][:BEST]}
     found = {name: [table.get(name) for table in rows] for name in names}
-    order = sorted(names, key=lambda name: (-_average(found[name]), name))
+    order = sorted(names, key=lambda name: (*_answered(found[name]), name))
     headers = ["estimator", *(suite.name for suite in suites), "cost"]
     lines = [[named(name), *_headline_row(found[name])] for name in order]
     body = tabulate(lines, headers, tablefmt="github", disable_numparse=True, colalign=_align(headers))
     return [HEADLINE_TEXT.format(BEST), f"{body}\n"]
 
 
-def _average(rows: Sequence[Row | None]) -> float:
-    return mean([row.score.mean for row in rows if row and row.compared])
+def _answered(rows: Sequence[Row | None]) -> tuple[int, list[bool], float]:
+    """Where a row of the headline stands: how many suites it lacks, which, and its mean over the others, to sort by."""
+    without = [row is None or np.isnan(row.score.mean) for row in rows]
+    return sum(without), without, -mean([row.score.mean for row, lacks in zip(rows, without, strict=True) if row and not lacks])
 
 
 def _headline_row(rows: Sequence[Row | None]) -> list[str]:
-    costs = [row.means["cost"] for row in rows if row and row.done]
-    return [*(_headline_cell(row) for row in rows), f"{np.median(costs):.2f}"]
-
-
-def _headline_cell(row: Row | None) -> str:
-    if not row or np.isnan(row.score.mean):
-        return ""
-    return f"{interval(row.score)} {_group(row)}" if row.compared else f"{row.score.mean:.3f} ({row.done}/{row.tasks})"
+    costs = [row.means["cost"] for row in rows if row]
+    return [
+        *(f"{interval(row.score)} {_group(row)}".strip() if row else "" for row in rows),
+        figure(float(np.median(costs)), 2),
+    ]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 def table(made: Table, named: Link, *, style: str = "github") -> str:
-    """A table of the board."""
+    """A table of the board, of the rows that have all tasks; nothing without any."""
     first, *others = made.columns
     headers = ["", "estimator", first.title, "behind", *(column.title for column in others), "tasks", "n", "by", ""]
-    lines = [line(row, made.columns, named) for row in made.rows]
-    return str(tabulate(lines, headers, tablefmt=style, disable_numparse=True, colalign=_align(headers)))
+    return _tabulated([line(row, made.columns, named) for row in made.rows if not row.partial], headers, style)
+
+
+def lacking(made: Table, named: Link) -> str:
+    """What is said of the rows that lack tasks, and their table; nothing without any."""
+    title = made.columns[0].title
+    shown = _tabulated(_partial(made, named, markdown), ["estimator", title, "best there", *_PARTIAL], "github")
+    return shown and f"{LACKING.format(score=title)}\n{shown}"
+
+
+_PARTIAL = ["of", "tasks", "n", "by", ""]  # titles of the table of rows that lack tasks, from the name of the best there on
+
+
+def _partial(made: Table, named: Link, safe: Callable[[str], str]) -> list[list[str]]:
+    """The rows that lack tasks, as the strings of their table cells."""
+    return [
+        [
+            named(row.name),
+            figure(row.score.mean),
+            *((figure(row.rival.score), named(row.rival.name)) if row.rival else ("", "")),
+            f"{row.done}/{row.tasks}",
+            _seeds(row),
+            safe(shorten(row.by)),
+            safe(_marks(row)),
+        ]
+        for row in made.rows
+        if row.partial
+    ]
 
 
 def brief(made: Table) -> str:
-    """A table of the board that fits a terminal."""
+    """A table of the board that fits a terminal, and below it one of the rows that lack tasks."""
     first = made.columns[0]
     shown = [column for column in made.columns if column.title in ("of ceiling", "cost")]
     headers = ["", "estimator", first.title, *(column.title for column in shown), "n", ""]
-    rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), _seeds(row), _marks(row)] for row in made.rows]
-    return str(tabulate(rows, headers, disable_numparse=True, colalign=_align(headers)))
+    whole = [row for row in made.rows if not row.partial]
+    rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), _seeds(row), _marks(row)] for row in whole]
+    partial = _tabulated(_partial(made, plain, plain), ["lacks tasks", first.title, "best there", *_PARTIAL], "simple")
+    return "\n\n".join(found for found in (_tabulated(rows, headers, "simple"), partial) if found)
+
+
+def _tabulated(rows: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:
+    """A table as text; nothing without rows."""
+    return tabulate(rows, headers, tablefmt=style, disable_numparse=True, colalign=_align(headers)) if rows else ""
 
 
 def line(row: Row, columns: Sequence[Column], named: Link) -> list[str]:
@@ -279,7 +323,7 @@ def interval(found: Interval) -> str:
     """A mean and its interval, where it has one; nothing where it is not defined."""
     if np.isnan(found.mean):
         return ""
-    return f"{found.mean:.3f}" + ("" if np.isnan(found.low) else f" [{found.low:.3f}, {found.high:.3f}]")
+    return figure(found.mean) + ("" if np.isnan(found.low) else f" [{figure(found.low)}, {figure(found.high)}]")
 
 
 def _named(row: Row, named: Link) -> list[str]:
@@ -297,8 +341,7 @@ def letters(number: int) -> str:
 
 
 def _means(row: Row, columns: Sequence[Column]) -> list[str]:
-    values = ((column, row.means[column.title]) for column in columns)
-    return ["" if np.isnan(value) else f"{value:.{column.digits}f}" for column, value in values]
+    return [figure(row.means[column.title], column.digits) for column in columns]
 
 
 def _seeds(row: Row) -> str:
@@ -316,7 +359,7 @@ def shorten(name: str) -> str:
 
 
 def _align(headers: Sequence[str]) -> list[str]:
-    return ["left" if name in ("", "estimator", "by") else "right" for name in headers]
+    return ["left" if name in ("", "estimator", "lacks tasks", "of", "by") else "right" for name in headers]
 
 
 # ---- tasks side by side ----------------------------------------------------------------------------------------------
@@ -355,8 +398,8 @@ def answer(result: Result, places: Places = PLACES) -> str:
         said = " ".join(sorted(statuses - {"unsupported"}))
     else:
         value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
-        figure, doubt = f"{value:.{COLUMNS[board.kind(result)][0].digits}f}", " unverified" * (not result.trusted)
-        said = "" if np.isnan(value) else figure + doubt
+        shown, doubt = figure(value, COLUMNS[board.kind(result)][0].digits), " unverified" * (not result.trusted)
+        said = shown and shown + doubt
     return said and f"[{said}]({quote(path(result, places[isinstance(result, Own)]).as_posix())})"
 
 
@@ -400,8 +443,8 @@ def twin_line(name: str, pairs: Sequence[Pair], limits: Known) -> list[str]:
     scores, ceilings = ([found for pair in pairs if (found := side_by_side(c, pair, limits))] for c in (first, CEILING))
     if not scores:
         return []
-    shown = [f"{value:.3f}" for value in np.mean(scores, axis=0)]
-    above = [f"{value:.3f}" for value in np.mean(ceilings, axis=0)] if ceilings else ["", ""]
+    shown = [figure(float(value)) for value in np.mean(scores, axis=0)]
+    above = [figure(float(value)) for value in np.mean(ceilings, axis=0)] if ceilings else ["", ""]
     return [markdown(name), *shown, *above, str(len(scores))]
 
 

@@ -30,17 +30,19 @@ from benchmark.truth import MakeBar
 Figures = dict[str, list[float | None]]  # metric -> H values
 Scores = Mapping[tuple[str, str], Mapping[int, Figures]]  # of a task and an estimator, by seed
 SLACK, WIDEST, RUNS, ENOUGH = 0.03, 0.1, 30, 5
-REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE = "reproduced", "not reproduced", "not comparable"
-TOO_FEW, NOT_RUN = "too few seeds", "not run"
+REPRODUCED, NOT_REFUTED, NOT_REPRODUCED = "reproduced", "not refuted", "not reproduced"
+NOT_COMPARABLE, TOO_FEW, NOT_RUN = "not comparable", "too few seeds", "not run"
 RULE = f"""\
-A figure is *reproduced* where our mean over seeds is within {SLACK} of it; or, from {ENOUGH} seeds on, where it lies in our
-95 % interval (Student's t over seeds) widened by twice the published standard error, which is the published standard
-deviation, where there is one, over the root of {RUNS} runs, but no more than {WIDEST} away. A relative gain that only the
-interval reproduces must itself differ from 0, that is, our interval must not hold 0; for gains {SLACK} are
-{100 * SLACK:.0f} percentage points. A figure read as "at least" or "at most" is met by all on its side of it. A direction is
-reproduced where our mean has its sign and our interval does not hold 0. One seed decides nothing. Otherwise a figure is
-*not reproduced* if there are {ENOUGH} seeds to say so, else there are *too few seeds*; it is *not comparable* where it is of
-other data or of another protocol, and *not run* where results are missing."""
+Ours is the mean over seeds with its 95 % interval (Student's t over seeds). A figure is *reproduced* where it lies in our
+interval as measured and the interval reaches no more than {WIDEST} to either side. It is *not refuted* where that interval is
+wider and holds it, so that it cannot tell; or where only a widened interval holds it: one that reaches {SLACK} at least, or as
+far as ours and twice the published standard error (the published standard deviation, where there is one, over the root of
+{RUNS} runs), but no more than {WIDEST}. A relative gain whose interval holds both the figure and 0 is not refuted either; for
+gains {WIDEST} are {100 * WIDEST:.0f} percentage points. A figure read as "at least" or "at most" is met by all on its side of
+it, and reproduced where the whole interval is there. A direction is reproduced where our mean has its sign and our interval
+does not hold 0, and not refuted where it holds 0. All else is *not reproduced*. One seed decides nothing; fewer than
+{ENOUGH} can reproduce a figure, else there are *too few seeds*. A figure is *not comparable* where it is of other data or of
+another protocol, and *not run* where results are missing."""
 
 
 @dataclass(frozen=True)
@@ -79,52 +81,56 @@ def papers(name: str | None) -> tuple[str, ...]:
 def judge(published: Published, ours: Sequence[float]) -> Finding:
     """The verdict on a published value v by our values (n,), one for each seed, of mean m and half 95 % interval h.
 
-    Reproduced: ``|m - v| <= .03``, or, for n of 5 or more, ``|m - v| <= min(.1, h + 2 s / sqrt(30))``, s the published
-    deviation; of a gain then also ``|m| > h``. For "at least" the distance is ``max(0, v - m)``, for "at most"
-    ``max(0, m - v)``. A direction or its control: ``|m| > h`` with the sign of v, a control's being negative. Else not
-    reproduced from n = 5 on, below it too few; without a value not run.
+    With ``a = |m - v|``, for "at least" ``v - m``, for "at most" ``m - v``: reproduced where ``a <= h <= .1``, of a gain also
+    ``|m| > h``, or where all of the interval is on the side of a bound, ``a <= -h``. Not refuted where ``a <= h`` otherwise, or
+    ``a <= max(.03, min(.1, h + 2 s / sqrt(30)))``, s the published deviation. A direction or its control: reproduced where
+    ``|m| > h`` with the sign of v, a control's being negative; not refuted where ``|m| <= h``. Else not reproduced. Below n = 5
+    what is not reproduced has too few seeds; without a value it is not run.
     """
     if published.comparable:
         return Finding(published, [*ours], NOT_COMPARABLE, published.comparable)
     if not ours:
         return Finding(published, [], NOT_RUN, f"`loobench reproduce {published.paper}`")
     rule = _alone if len(ours) == 1 else _sign if published.kind in ("direction", "control") else _nearness
-    good, reason = rule(published, ours)
-    if good or len(ours) >= ENOUGH:
-        return Finding(published, [*ours], REPRODUCED if good else NOT_REPRODUCED, reason)
+    verdict, reason = rule(published, ours)
+    if verdict == REPRODUCED or len(ours) >= ENOUGH:
+        return Finding(published, [*ours], verdict, reason)
     return Finding(published, [*ours], TOO_FEW, f"{reason}: `loobench reproduce {published.paper} --seeds {ENOUGH}`")
 
 
-def _alone(_published: Published, _ours: Sequence[float]) -> tuple[bool, str]:
-    return False, "one seed has no interval"
+def _alone(_published: Published, _ours: Sequence[float]) -> tuple[str, str]:
+    return NOT_REFUTED, "one seed has no interval"
 
 
-def _nearness(published: Published, ours: Sequence[float]) -> tuple[bool, str]:
+def _nearness(published: Published, ours: Sequence[float]) -> tuple[str, str]:
     found, half = mean(ours), half_width(ours)
-    away = _distance(published, found)
-    widened = min(WIDEST, half + 2 * (published.deviation or 0) / RUNS**0.5)
-    if away <= SLACK:
-        return True, f"within {SLACK}"
-    if len(ours) < ENOUGH:
-        return False, f"off by {away:.3f}"
-    if away > widened:
-        return False, f"off by {away:.3f}, the widened interval reaches {widened:.3f}"
+    beyond = _beyond(published, found)
+    widened = max(SLACK, min(WIDEST, half + 2 * (published.deviation or 0) / RUNS**0.5))
+    if published.kind.startswith("at ") and beyond <= -half:
+        return REPRODUCED, "our whole interval is on its side"
+    if beyond > max(half, widened):
+        return NOT_REPRODUCED, f"off by {beyond:.3f}, our interval reaches {half:.3f}, the widened one {widened:.3f}"
+    if beyond > half:
+        return NOT_REFUTED, f"within the widened interval alone: off by {beyond:.3f}, ours reaches {half:.3f}"
+    if half > WIDEST:
+        return NOT_REFUTED, f"our interval is too wide to tell: it reaches {half:.3f}"
     if published.kind == "gain" and abs(found) <= half:
-        return False, "our interval holds 0: no gain is seen"
-    return True, "within the widened interval"
+        return NOT_REFUTED, "our interval holds 0 too"
+    return REPRODUCED, "within our interval"
 
 
-def _distance(published: Published, found: float) -> float:
+def _beyond(published: Published, found: float) -> float:
+    """How far ours is from a figure, or beyond a bound: below 0 on its side."""
     value = published.value or 0.0
-    signed = {"at least": value - found, "at most": found - value}
-    return max(0.0, signed.get(published.kind, abs(found - value)))
+    return {"at least": value - found, "at most": found - value}.get(published.kind, abs(found - value))
 
 
-def _sign(published: Published, ours: Sequence[float]) -> tuple[bool, str]:
+def _sign(published: Published, ours: Sequence[float]) -> tuple[str, str]:
     found, half = mean(ours), half_width(ours)
-    if found * (-1.0 if published.value is None else published.value) <= 0:
-        return False, "our mean has not that sign"
-    return abs(found) > half, "the sign alone is judged" if abs(found) > half else "our interval holds 0"
+    if abs(found) <= half:
+        return NOT_REFUTED, "our interval holds 0"
+    same = found * (-1.0 if published.value is None else published.value) > 0
+    return (REPRODUCED, "the sign alone is judged") if same else (NOT_REPRODUCED, "our interval is on the other side of 0")
 
 
 def ours(published: Published, scores: Scores) -> list[float]:
@@ -454,7 +460,7 @@ def page(scores: Scores) -> str:
 def _count(scores: Scores) -> str:
     verdicts = [found.verdict for paper in PAPERS for found in findings(paper, scores)]
     verdicts += [shape(scores, task.name)[0] for task in suites.suite("final-model").tasks]
-    kinds = (REPRODUCED, NOT_REPRODUCED, NOT_COMPARABLE, TOO_FEW, NOT_RUN)
+    kinds = (REPRODUCED, NOT_REFUTED, NOT_REPRODUCED, NOT_COMPARABLE, TOO_FEW, NOT_RUN)
     return (
         f"Of {len(verdicts)} figures, shapes and controls: "
         + ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)

@@ -7,7 +7,7 @@ queries. n is the number of seeds of a task, M of tasks, C of cells, R of rows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ from benchmark.streams import stream
 Values = NDArray[np.float64]
 Scores = Sequence[Mapping[str, NDArray[Any]]]
 Rows = Mapping[str, Scores]
+Range = tuple[float, float]  # the lowest and the highest that a score can be
 
 REPLICATES = 4000
 LEVEL = 0.05  # of every test, and what an interval leaves out
@@ -64,7 +65,7 @@ class _Mean:
     freedom: Values
 
 
-def interval(scores: Scores) -> Interval:
+def interval(scores: Scores, between: Range | None = None) -> Interval:
     """Mean over tasks of the mean over seeds of the mean over queries, with its 95 % interval by hierarchical bootstrap.
 
     ``mean + se t_k / t_inf q(z)`` for the 2.5 % and 97.5 % quantiles q of `REPLICATES` standardised replicates z, which draw
@@ -75,36 +76,56 @@ def interval(scores: Scores) -> Interval:
     quantile of Student's t with ``k = (sum v_t)^2 / sum(v_t^2 / n_t) - 1`` degrees of freedom, kept between the fewest n_t - 1
     and their sum: halfway between Satterthwaite's (n_t - 1 and 0 in place of n_t and 1), too few for tasks of 2 or 3 seeds,
     and Welch's of 1947, Biometrika 34 (n_t + 1 and 2), too many where tasks differ in variance. With one seed in some task,
-    whose variance is then unknown, both ends are NaN. Ends are not cut to the range of the score. Raises LoobenchError where
-    there is no task, a task has no seed, or a score is not finite.
+    whose variance is then unknown, both ends are NaN. Where scores lie `between` two numbers the ends do too, as `kept_between`
+    has it. Raises LoobenchError where there is no task, a task has no seed, or a score is not finite.
     """
     _check("these scores", scores)
     seeds = min(len(task) for task in scores)
-    mean = _average(scores)
+    mean = average(scores)
     if seeds < 2:
         return Interval(mean, np.nan, np.nan, seeds)
     blocks = _blocks(scores)
     found = _means(_table_of(blocks))
     spread = found.error[0] * special.stdtrit(found.freedom[0], 1 - LEVEL / 2) / special.ndtri(1 - LEVEL / 2)
     low, high = mean + spread * np.quantile(_replicates(blocks), [LEVEL / 2, 1 - LEVEL / 2])
-    return Interval(mean, float(low), float(high), seeds)
+    whole = Interval(mean, float(low), float(high), seeds)
+    return kept_between(whole, between) if between else whole
 
 
-def difference(row: Scores, other: Scores) -> Interval:
+def kept_between(found: Interval, between: Range) -> Interval:
+    """The interval on the scale of the arcsine, so that its ends are within the range of the score.
+
+    With the range mapped to -1 ... 1, an end at e from the mean m becomes ``sin(asin m + e / sqrt(1 - m^2))``, the angle kept
+    between -pi/2 and pi/2. To first order that is ``m + e``; near an end of the range it is nearer to that end on its side, and
+    farther from it on the other, as the skewness of bounded scores wants it. At the very end it is the mean itself.
+    """
+    middle, half = (between[0] + between[1]) / 2, (between[1] - between[0]) / 2
+    mean = min(1.0, max(-1.0, (found.mean - middle) / half))
+    slope = np.sqrt((1 - mean) * (1 + mean))
+    if slope == 0:
+        return replace(found, low=found.mean, high=found.mean)
+    angles = np.arcsin(mean) + (np.array([found.low, found.high]) - found.mean) / half / slope
+    low, high = middle + half * np.sin(np.clip(angles, -np.pi / 2, np.pi / 2))
+    return replace(found, low=float(low), high=float(high))
+
+
+def difference(row: Scores, other: Scores, between: Range | None = None) -> Interval:
     """Mean of row minus other over the seeds both have, with its 95 % interval: `interval` of the differences query by query.
 
     Where the two have different numbers of queries in a cell, its means are subtracted. Where they share no seed in some task
-    there is nothing to compare: all NaN, seeds 0. Raises LoobenchError as `interval`, and where the numbers of tasks differ.
+    there is nothing to compare: all NaN, seeds 0. `between` is the range of the scores, not of their difference. Raises
+    LoobenchError as `interval`, and where the numbers of tasks differ.
     """
     _check_rows({"row": row, "other": other})
     paired = [
         {seed: _minus(mine[seed], theirs[seed]) for seed in mine if seed in theirs}
         for mine, theirs in zip(row, other, strict=True)
     ]
-    return interval(paired) if all(paired) else Interval(np.nan, np.nan, np.nan, 0)
+    apart = (between[0] - between[1], between[1] - between[0]) if between else None
+    return interval(paired, apart) if all(paired) else Interval(np.nan, np.nan, np.nan, 0)
 
 
-def compare(rows: Rows) -> dict[str, Compared]:
+def compare(rows: Rows, between: Range | None = None) -> dict[str, Compared]:
     """Each row against the best, that of the highest mean, in the order of means (then of names), with groups of ties.
 
     Group 1 begins with the best row, each further group with the best of the rest. The next group begins at the first row, in
@@ -120,13 +141,14 @@ def compare(rows: Rows) -> dict[str, Compared]:
     seed in common in some task `difference` is all NaN. Raises LoobenchError where there is no row, and as `difference`.
     """
     _check_rows(rows)
-    order = sorted(rows, key=lambda name: (-_average(rows[name]), name))
+    order = sorted(rows, key=lambda name: (-average(rows[name]), name))
     cells = _table([rows[name] for name in order])
     adjusted = [1.0, *holm(_signed_ranks(cells, 0)).tolist()]
     groups = _groups(cells)
     best = rows[order[0]]
     return {
-        name: Compared(difference(best, rows[name]), p, group) for name, p, group in zip(order, adjusted, groups, strict=True)
+        name: Compared(difference(best, rows[name], between), p, group)
+        for name, p, group in zip(order, adjusted, groups, strict=True)
     }
 
 
@@ -209,7 +231,7 @@ def _check(name: str, scores: Scores) -> None:
             raise LoobenchError(f"{name}: expected finite scores (Q,) of each seed, got {values}; leave out what is not known")
 
 
-def _average(scores: Scores) -> float:
+def average(scores: Scores) -> float:
     """Mean over tasks of the mean over seeds of the mean over queries, whatever the order of tasks and seeds."""
     return float(np.mean(sorted(_block(task).mean() for task in scores)))
 

@@ -26,6 +26,7 @@ SUBSETS, FURTHER, USED = "subsets-adult-mlp-50", "final-model-adult-sgd", "clean
 CURVE = [0.0, 0.0, 0.5]
 PUBLISHED = Path(__file__).parents[1] / "results"
 MADE = {"command": "loobench run", "loobench": "0.0.0"}
+TAU = (-1.0, 1.0)  # the range of a tau
 LEADS = np.linspace(0.2, 0.3, 12)  # of one row over another, by seed
 
 
@@ -159,7 +160,7 @@ def test_rows_are_compared_task_by_task_whatever_the_order_of_their_results() ->
     compared = rows([*better, *worse[::-1]])["loss"].compared
 
     assert compared
-    assert compared.difference == statistics.difference(board.rankings(better), board.rankings(worse))
+    assert compared.difference == statistics.difference(board.rankings(better), board.rankings(worse), TAU)
     assert compared.group == 2
 
 
@@ -167,7 +168,7 @@ def test_rows_are_sorted_by_the_mean_over_seeds_and_carry_its_interval() -> None
     found = rows([scored("grad-dot", 0.1, 0.2), scored("sgd-ie", 0.5, 0.7), scored("loss", 0.4)])
 
     assert [*found] == ["sgd-ie", "loss", "grad-dot"]
-    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.5]), "1": np.array([0.7])}])
+    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.5]), "1": np.array([0.7])}], TAU)
     assert found["sgd-ie"].score.mean == pytest.approx(0.6)
     assert found["sgd-ie"].score.low < 0.5 < 0.7 < found["sgd-ie"].score.high
     assert [row.seeds for row in found.values()] == [(2, 2), (1, 1), (2, 2)]
@@ -206,7 +207,7 @@ def test_the_score_is_the_mean_over_queries_where_they_are_known_and_their_mean_
     assert {name: row.score.mean for name, row in found.items()} == pytest.approx(
         {"loss": 0.5, "grad-dot": (0.2 + 0.7) / 2, "sgd-ie": (0.2 + 0.4) / 2}
     )
-    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.1, 0.3]), "1": np.array([0.2, 0.6])}])
+    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.1, 0.3]), "1": np.array([0.2, 0.6])}], TAU)
     assert found["sgd-ie"].score.high > statistics.interval([{"0": np.array([0.2]), "1": np.array([0.4])}]).mean
 
 
@@ -221,7 +222,7 @@ def test_a_query_without_a_score_leaves_the_row_without_one() -> None:
 
 
 def test_failures_and_missing_tasks_sort_below_and_have_no_group() -> None:
-    both = [scored("grad-dot", 0.1, task=task) for task in TWO]
+    both = [scored("grad-dot", 0.1, 0.1, task=task) for task in TWO]
     half = [scored("sgd-ie", 0.9, task=TWO[0]), failed("sgd-ie", "unsupported", TWO[1])]
     missing = [scored("tracin", 0.8, task=TWO[0])]
     none = [failed("loss", "crashed", task) for task in TWO]
@@ -306,12 +307,12 @@ def test_what_is_exact_on_the_tasks_it_has_is_marked_and_still_sorts_below() -> 
 
 def test_the_front_is_what_nothing_is_as_accurate_and_as_cheap_as_exact_retraining_included() -> None:
     made = [
-        costing(scored("dear", 0.99), 1.5),  # retraining is better and cheaper
-        costing(scored("good", 0.9), 0.9),
-        costing(scored("worse", 0.8), 0.95),
-        costing(scored("cheap", 0.1), 0.01),
-        costing(scored("equal", 0.1), 0.01),
-        costing(scored("cheapest", 0.9, task=TWO[1]), 0.001),  # lacks no task of its own, but of the suite
+        costing(scored("dear", 0.99, 0.99), 1.5),  # retraining is better and cheaper
+        costing(scored("good", 0.9, 0.9), 0.9),
+        costing(scored("worse", 0.8, 0.8), 0.95),
+        costing(scored("cheap", 0.1, 0.1), 0.01),
+        costing(scored("equal", 0.1, 0.1), 0.01),
+        costing(scored("cheapest", 0.9, 0.9, task=TWO[1]), 0.001),  # lacks no task of its own, but of the suite
     ]
     whole = [*made[:-1], *(replace_task(one, TWO[1]) for one in made[:-1])]
     found = rows([*whole, made[-1]])
@@ -325,10 +326,25 @@ def replace_task(made: Result, task: str) -> Result:
 
 
 def test_exact_retraining_counts_as_a_row_of_score_1_and_cost_1() -> None:
-    assert rows([costing(scored("exact", 1.0), 1.0)])["exact"].front  # as good as retraining, not worse
-    assert rows([costing(scored("exact", 1.0), 0.99)])["exact"].front
-    assert not rows([costing(scored("exact", 1.0), 1.01)])["exact"].front
-    assert not rows([costing(scored("exact", 0.9), 1.0)])["exact"].front
+    assert rows([costing(scored("exact", 1.0, 1.0), 1.0)])["exact"].front  # as good as retraining, not worse
+    assert rows([costing(scored("exact", 1.0, 1.0), 0.99)])["exact"].front
+    assert not rows([costing(scored("exact", 1.0, 1.0), 1.01)])["exact"].front
+    assert not rows([costing(scored("exact", 0.9, 0.9), 1.0)])["exact"].front
+
+
+def test_the_front_is_of_rows_told_from_chance_and_no_other_keeps_them_off_it() -> None:
+    made = [
+        costing(scored("chance", -0.02, 0.03, -0.01, 0.01), 0.001),
+        costing(scored("luck", -0.5, 1.0, 0.9, 0.9), 0.001),  # cheaper and higher than `weak`, but it might be chance
+        costing(scored("once", 0.9), 0.0001),  # one seed tells nothing
+        costing(scored("weak", 0.10, 0.12, 0.11, 0.13), 0.01),
+        costing(scored("wrong", -0.9, -0.9, -0.9, -0.9), 0.0),
+    ]
+    found = rows(made)
+
+    assert found["luck"].score.mean > found["weak"].score.mean
+    assert found["luck"].score.low < 0 < found["weak"].score.low
+    assert [name for name, row in found.items() if row.front] == ["weak"]
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------
@@ -730,7 +746,7 @@ def test_uses_stand_between_the_true_effects_and_random_ones_over_the_tasks_that
 
 def test_a_reference_has_no_group_is_on_no_front_and_is_not_what_others_are_behind() -> None:
     known = limits(USED, {}, random={"kendall": 0.0}, oracle={"kendall": 1.0})
-    found = rows([answers("sgd-ie", USED, {"kendall": [0.5]})], known)
+    found = rows([answers("sgd-ie", USED, {"kendall": [0.5]}, {"kendall": [0.5]})], known)
 
     assert [(name, bool(row.compared), row.front, row.complete, row.marks) for name, row in found.items()] == [
         ("(oracle)", False, False, False, ()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from cases import MODELS, OPTIMIZERS, problem
 from scipy import stats
 from torch import Tensor
 
-from benchmark import counterfactuals
+from benchmark import counterfactuals, sandbox
 from benchmark.counterfactuals import Design
 from benchmark.errors import LoobenchError, Withheld
 from benchmark.evaluate import Failure, estimate
 from benchmark.metrics import scores
 from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import GroundTruth, Problem, Trajectory
+from benchmark.problem import GroundTruth, Problem, Trajectory, map_tensors
 from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, Uses, asked_of, record
 from benchmark.registry import registered
 from benchmark.streams import stream
@@ -191,6 +192,49 @@ def test_an_estimator_that_follows_the_run_is_unsupported_where_only_its_end_is_
         with pytest.raises(Failure) as failure:
             estimate(registered()[name], run.final_only())
         assert failure.value.status == "unsupported", name
+
+
+def test_a_refusal_is_noted_by_the_run_that_was_asked_and_by_no_other() -> None:
+    run = train(problem()).final_only()
+    other = map_tensors(run, torch.clone)
+    assert run.until(run.problem.steps).params(run.problem.steps) is not None
+    assert (run.final_alone, run.refused) == (True, False)
+    with pytest.raises(Withheld):
+        run.until(run.problem.steps).params(0)
+
+    assert run.refused
+    assert not other.refused
+    assert not map_tensors(run, torch.clone).refused
+    assert (train(problem()).final_alone, train(problem()).refused) == (False, False)
+
+
+HEAD = """
+from benchmark.errors import Failure, Withheld
+from benchmark.registry import estimator
+
+@estimator("mine", paper="none")
+def mine(run):
+"""
+WORDS_OF_ITS_OWN = {  # on a task that shows all, and on one that shows the final model alone
+    "raises it": ("raise Withheld('I would rather not')",) * 2,
+    "raises it of a cut run": ("run.until(3).params(3); raise Withheld('not shown')", "run.final; raise Withheld('not shown')"),
+    "raises another after it": ("raise ValueError('no')", "try:\n        run.params(0)\n    except Withheld:\n        1 / 0"),
+    "raises the failure": ("raise Failure('unsupported', 'I would rather not')",) * 2,
+}
+
+
+@pytest.mark.parametrize("confined", [False, True], ids=["here", "in the sandbox"])
+@pytest.mark.parametrize("alone", [False, True], ids=["all is shown", "the end is shown"])
+@pytest.mark.parametrize("way", WORDS_OF_ITS_OWN)
+def test_who_says_itself_that_a_task_is_unsupported_has_crashed(way: str, alone: bool, confined: bool, tmp_path: Path) -> None:
+    whole = train(problem()).until(9)
+    at = tmp_path / "mine.py"
+    at.write_text(f"{HEAD}    {WORDS_OF_ITS_OWN[way][alone]}\n")
+    (mine,) = sandbox.resolve([str(at)], sandbox.Rules(strangers=confined))
+    with pytest.raises(Failure, match="mine") as failure:
+        estimate(mine, whole.final_only() if alone else whole)
+
+    assert failure.value.status == "crashed"
 
 
 def test_an_estimator_of_the_final_model_answers_as_if_all_was_shown() -> None:

@@ -308,6 +308,9 @@ FORGED = {  # what a stranger's code could say in the name of the program that r
         "pack = sys.modules['benchmark.files'].pack; import torch; say(b'done'); "
         "say(pack({'effect': torch.rand(12, 3)}, {'gradients': 1, 'hessian_products': 1, 'notes': {'<b>': 1}}))"
     ),
+    "that this task is not for it": (
+        "pack = sys.modules['benchmark.files'].pack; say(pack({}, {'failure': 'unsupported', 'message': 'no states'}))"
+    ),
     "a failure of its own making": (
         "pack = sys.modules['benchmark.files'].pack; "
         "say(pack({}, {'failure': '<script>', 'message': '<script>\\n\\x1b[31m' * 999}))"

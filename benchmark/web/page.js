@@ -18,7 +18,7 @@ const page = (() => {
     "cos": "cosine between estimates and effects, the mean over all lengths of further training",
     "cos first": "the same at the shortest length", "cos last": "the same at the longest length",
     "of ceiling": "the score over the ceiling of the same truth: what an exact shift of the parameters, read off to first order, would score",
-    "rho": "Spearman's correlation with the true effects", "RMSE/sd": "root mean squared error over the standard deviation of the true effects",
+    "rho": "Spearman's correlation with the true effects", "RMSE/sd": "root mean squared error over the standard deviation of the true effects, the median over seeds and tasks",
     "J10": "overlap of the 5 % most harmful and 5 % most helpful samples",
     "cost": "wall time over that of exact retraining on the same machine and thread", "grad": "per-sample gradients over those of exact retraining",
     "hvp": "Hessian products over the gradients of exact retraining", "MB": "most memory at once beyond what was there before, where measured",
@@ -27,10 +27,10 @@ const page = (() => {
     "fresh loss": "as cleansed, from other starts in other orders; lower is better", "fresh error": "the same of the test error",
     "coreset loss": "test loss with the most helpful samples alone; lower is better",
     "del random": "agreement with deleting random groups", "del clustered": "agreement with deleting clustered groups",
-    "Pareto": "on the front: no other row is as accurate and as cheap, and better in one", "tasks": "tasks with all seeds scored, of all there are",
+    "Pareto": "on the front: told from chance, and no other such row is as accurate and as cheap, and better in one", "tasks": "tasks with all seeds scored, of all there are",
     "seeds": "independent repetitions: own split, initial parameters, order and queries",
     "by": "who computed the row; of one that was sent, its submitter, and who verified it",
-    "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method says that it does not answer such a task; not converged: a solver fell short; other words are failures; verified: sent by its submitter and computed again; unverified: not, so that it stands below and is compared with nothing",
+    "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method declares that it does not answer such a task, or asks for states that a task of the final model does not show; diverged: RMSE/sd above 100; not converged: a solver fell short; other words are failures; verified: sent by its submitter and computed again; unverified: not, so that it stands below and is compared with nothing",
   };
   const PLAIN = new Set(["exact", "interpretation", "unsupported", "not converged"]); // marks that are no failures
   const plainly = (mark) => PLAIN.has(mark) || mark.startsWith("verified");
@@ -115,7 +115,7 @@ const page = (() => {
     return [
       number("group", (row) => row.number, (row) => row.group, { up: true, words: true }),
       number("estimator", (row) => row.name.toLowerCase(), null, { up: true, words: true }),
-      number(first.title, (row) => row.score[0], (row) => interval(row.shown, "score")),
+      number(first.title, (row) => row.score[0], (row) => (row.partly ? el("span", { className: "within" }, row.partly) : interval(row.shown, "score"))),
       number("behind", (row) => row.behind && row.behind[0], (row) => (row.number === 1 && row.behind && row.behind[0] === 0 ? "best" : interval(row.behind_shown)), { up: true }),
       ...others.map((column, at) => number(column.title, (row) => row.values[at], (row) => row.texts[at], { up: lowerIsBetter(column.title) })),
       number("Pareto", (row) => (row.front ? 1 : null), (row) => (row.front ? el("span", { className: "tag front" }, "front") : ""), { words: true }),
@@ -312,7 +312,7 @@ const page = (() => {
 
   function figures(row, table) {
     const [first, ...others] = table.columns;
-    return pairsOf([[first.title, row.shown], ["group", row.group], ["behind the best", row.behind_shown], ["p of no difference", row.p],
+    return pairsOf([[first.title, row.partly || row.shown], ["group", row.group], ["behind the best", row.behind_shown], ["p of no difference", row.p],
       ...others.map((column, at) => [column.title, row.texts[at]]), ["Pareto front", row.front ? "yes" : "no"], ["tasks", `${row.done}/${row.tasks}`], ["seeds", seeds(row.seeds)], ["by", row.by], ["marks", row.marks.map(tag)]], "figures");
   }
 
