@@ -174,7 +174,7 @@ class Row:
     score: Interval  # of the score that ranks
     means: dict[str, float]  # title of the column -> mean over tasks of means over seeds, or median; NaN where not defined
     compared: Compared | None  # with the best; None where the row does not rank, and where its answer is the truth itself
-    front: bool  # told from chance, and no other such row, nor the truth itself, is as accurate and cheap, and better in one
+    front: bool  # told from chance, and no other that ranks, nor the truth itself, is as accurate and cheap, and better in one
     done: int  # tasks with all seeds scored
     tasks: int
     results: tuple[Result, ...]  # by task; none of a reference
@@ -504,11 +504,11 @@ def rival(row: Row, others: Mapping[str, Mapping[str, float]]) -> Rival | None:
 def on_front(rows: Sequence[Row]) -> list[Row]:
     """The rows, marked where no other that ranks, nor the truth itself, is as accurate and as cheap, and better in one.
 
-    Rows not told from chance are not on the front, and keep nobody off it.
+    Only what is told from chance can be on the front.
     """
-    accuracy = [row.score.mean if row.ranks and row.told_from_chance else np.nan for row in rows]
+    accuracy = [row.score.mean if row.ranks else np.nan for row in rows]
     front = statistics.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
-    return [replace(row, front=on) for row, on in zip(rows, front[:-1], strict=True)]
+    return [replace(row, front=on and row.told_from_chance) for row, on in zip(rows, front[:-1], strict=True)]
 
 
 def claims(results: Sequence[Result]) -> tuple[str, ...]:

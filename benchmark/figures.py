@@ -285,7 +285,7 @@ def frame_cost(axes: "Axes", table: Table, rows: Sequence[Row]) -> None:
 
 
 def within(limits: tuple[float, float]) -> tuple[float, float]:
-    """Limits of a score's axis: scores lie in -1 ... 1, though an interval may not."""
+    """Limits of a score's axis: scores and their intervals lie in -1 ... 1."""
     return max(limits[0], -1.05), min(limits[1], 1.05)
 
 

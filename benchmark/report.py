@@ -56,9 +56,9 @@ Computed by loobench from [results/](results); do not edit. To look closer, open
 """
 OWN_HEAD = """# Your results beside the published ones
 
-Rows whose name ends in *(yours)* are your results, which nobody has published. They stand where their scores are,
-below all complete rows where they lack a task. They have no letter, are never on the front, and move no other row: all others
-are as in [leaderboard.md]({home}leaderboard.md). Costs were measured on the machine of who computed a row. Written by `loobench
+Rows whose name ends in *(yours)* are your results, which nobody has published. They stand where their scores are, in the table
+of rows that lack tasks where they lack one. They have no letter, are never on the front, and move no other row: all others are
+as in [leaderboard.md]({home}leaderboard.md). Costs were measured on the machine of who computed a row. Written by `loobench
 report`; do not edit. To look closer, open [docs/index.html](docs/index.html).
 """
 HEADLINE_TEXT = """## Headline
@@ -113,7 +113,7 @@ has no letter, is never the best nor on the front, and moves no other row.
 **Cost.** cost: processor time over that of exact leave-one-out on the same machine and thread (rows of loobench before 0.6:
 wall time); grad, hvp: counted per-sample gradients and Hessian products over the gradients of exact leave-one-out; MB: most
 memory at once beyond what was there before, where measured. *Pareto*: the row is told from chance (the interval of its score is
-above 0), and no other such row, nor exact retraining (score 1, cost 1), is as accurate and as cheap, and better in one.
+above 0), and no other row, nor exact retraining (score 1, cost 1), is as accurate and as cheap, and better in one.
 
 **Other columns.** Means over seeds, then tasks. rho: Spearman. RMSE/sd: root mean squared error over the standard deviation of
 the exact effects, for methods in units of loss; it has no bound, and so it is the median over cells (a seed of a task each).

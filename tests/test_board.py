@@ -131,8 +131,8 @@ def rows(made: Sequence[Result], known: dict[str, Limits] | None = None) -> dict
 
 def described(row: Row) -> list[Any]:
     """All that a row says, NaN being equal to NaN."""
-    facts = (row.name, row.score, row.means, row.compared, row.front, row.done, row.tasks, row.seeds, row.marks, row.digest)
-    return [repr(fact) for fact in facts]
+    facts = (row.name, row.score, row.means, row.compared, row.rival, row.front, row.done, row.tasks, row.seeds, row.marks)
+    return [repr(fact) for fact in (*facts, row.digest)]
 
 
 def everything(made: Board) -> list[Any]:
@@ -266,6 +266,37 @@ def test_a_row_says_what_is_to_be_known_beside_its_figures() -> None:
     assert rows([changed(short, 1, notes={"unconverged": 0.0})])["sgd-ie"].marks == ()
 
 
+def test_an_error_without_bound_is_the_median_over_cells_and_the_row_says_how_many_diverged() -> None:
+    errors = ((0.5, 4.7e47, 0.3), (0.7, 100.1, 100.0))
+    made = [
+        answers("sgd-ie", task, *({"kendall": [0, 0, 0.5], "relative_rmse": [9.0, 9.0, value]} for value in some))
+        for task, some in zip(TWO, errors, strict=True)
+    ]
+    row = rows(made)["sgd-ie"]
+
+    assert row.means["RMSE/sd"] == (0.7 + 100.0) / 2  # of 0.3 0.5 0.7 100.0 100.1 4.7e47
+    assert row.marks == ("2 of 6 diverged",)
+    assert rows([scored("sgd-ie", 0.5)])["sgd-ie"].marks == ()
+    unknown = answers("sgd-ie", TWO[0], {"kendall": [0, 0, 0.5], "relative_rmse": [1, 1, None]}, *taus(0.5))
+    assert np.isnan(rows([unknown])["sgd-ie"].means["RMSE/sd"])
+
+
+def test_a_row_that_lacks_tasks_stands_beside_the_best_that_has_all_on_its_tasks_alone() -> None:
+    made = [scored("steady", tau, tau, task=task) for task, tau in zip(TWO, (0.6, 0.2), strict=True)]
+    made += [scored("best", tau, tau, task=task) for task, tau in zip(TWO, (0.5, 0.9), strict=True)]
+    made += [scored("exact", 1.0, 1.0, task=task) for task in TWO]
+    made += [claimed(scored("theirs", 0.9, 0.9, task=task)) for task in TWO]
+    made += [scored("partial", 0.55, 0.65), failed("none", "crashed"), failed("none", "crashed", TWO[1])]
+    found = rows(made)
+
+    assert (found["partial"].rival, found["partial"].score.mean) == (board.Rival("steady", 0.6), pytest.approx(0.6))
+    assert [name for name, row in found.items() if row.partial] == ["partial", "none"]
+    assert [row.rival for name, row in found.items() if name != "partial"] == [None] * 5
+    assert found["best"].compared
+    assert found["best"].compared.group == 1
+    assert rows([scored("partial", 0.5), *(failed("none", "crashed", task) for task in TWO)])["partial"].rival is None
+
+
 # ---- the truth itself, ties, and cost --------------------------------------------------------------------------------
 def test_rows_told_apart_are_in_groups_and_behind_the_best_by_their_paired_difference() -> None:
     best = scored("sgd-ie", *(0.6 + LEADS))
@@ -332,19 +363,20 @@ def test_exact_retraining_counts_as_a_row_of_score_1_and_cost_1() -> None:
     assert not rows([costing(scored("exact", 0.9, 0.9), 1.0)])["exact"].front
 
 
-def test_the_front_is_of_rows_told_from_chance_and_no_other_keeps_them_off_it() -> None:
+def test_only_rows_told_from_chance_are_on_the_front() -> None:
     made = [
-        costing(scored("chance", -0.02, 0.03, -0.01, 0.01), 0.001),
-        costing(scored("luck", -0.5, 1.0, 0.9, 0.9), 0.001),  # cheaper and higher than `weak`, but it might be chance
-        costing(scored("once", 0.9), 0.0001),  # one seed tells nothing
-        costing(scored("weak", 0.10, 0.12, 0.11, 0.13), 0.01),
         costing(scored("wrong", -0.9, -0.9, -0.9, -0.9), 0.0),
+        costing(scored("chance", -0.02, 0.03, -0.01, 0.01), 0.001),
+        costing(scored("weak", 0.10, 0.12, 0.11, 0.13), 0.01),
+        costing(scored("luck", -0.5, 1.0, 0.9, 0.9), 0.02),  # the cheapest of its mean, but it might be chance
+        costing(scored("once", 0.9), 0.03),  # one seed tells nothing
+        costing(scored("good", 0.95, 0.96, 0.96, 0.95), 0.04),
     ]
     found = rows(made)
 
-    assert found["luck"].score.mean > found["weak"].score.mean
+    assert [name for name, row in found.items()] == ["good", "once", "luck", "weak", "chance", "wrong"]
     assert found["luck"].score.low < 0 < found["weak"].score.low
-    assert [name for name, row in found.items() if row.front] == ["weak"]
+    assert [name for name, row in found.items() if row.front] == ["good", "weak"]
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Intervals that cover, ties that hold, winners that are found."""
 
+from dataclasses import astuple
 from itertools import product
 from typing import Any
 
@@ -86,6 +87,80 @@ def test_the_interval_of_bounded_skewed_scores_covers_the_mean_on_9_of_10_boards
     found = [st.interval(scores(draw.beta(8, 2, size=(tasks, seeds, 1)))) for _ in range(BOARDS)]
 
     assert 0.9 <= np.mean([one.low <= 0.8 <= one.high for one in found]) <= 0.97
+
+
+BETWEEN = (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("tasks", "seeds"), [(1, 2), (1, 3), (1, 5), (6, 2)])
+@pytest.mark.parametrize(("a", "b"), [(40, 2), (8, 2), (2, 8), (2, 2)])
+def test_the_interval_within_a_range_covers_the_mean_at_least_as_often_and_ends_in_it(
+    tasks: int, seeds: int, a: int, b: int
+) -> None:
+    draw, true = RandomState(0), 2 * a / (a + b) - 1
+    plain = [st.interval(scores(2 * draw.beta(a, b, size=(tasks, seeds, 1)) - 1)) for _ in range(BOARDS // 2)]
+    kept = [st.kept_between(one, BETWEEN) for one in plain]
+    covered = [np.mean([one.low <= true <= one.high for one in some]) for some in (plain, kept)]
+
+    assert covered[1] >= covered[0]
+    assert 0.9 <= covered[1] <= 0.98
+    assert all(-1 <= one.low <= one.mean <= one.high <= 1 for one in kept)
+    assert any(one.high > 1 or one.low < -1 for one in plain)
+
+
+def test_the_interval_within_a_range_is_the_usual_one_to_first_order() -> None:
+    for mean in (-0.6, 0.0, 0.3):
+        rows = [single(*(mean + width * np.array([-1, -0.2, 0.1, 0.4, 0.7]))) for width in (0.1, 0.05, 0.025)]
+        apart = [np.subtract(astuple(st.interval(row, BETWEEN)), astuple(st.interval(row)))[1:3] for row in rows]
+
+        assert np.abs(apart[0]).max() < 0.02
+        assert np.abs(apart[1]).max() < 0.3 * np.abs(apart[0]).max() + 1e-12  # of second order: a quarter at half the width
+        assert np.abs(apart[2]).max() < 0.3 * np.abs(apart[1]).max() + 1e-12
+
+
+def test_the_interval_within_a_range_is_by_the_angle_whose_sine_the_score_is() -> None:
+    row = single(0.5, 0.9, 0.8, 0.9)
+    plain, kept = st.interval(row), st.interval(row, BETWEEN)
+    slope = (np.arcsin(plain.mean + 1e-6) - np.arcsin(plain.mean - 1e-6)) / 2e-6
+
+    assert plain.high > 1
+    assert kept.mean == plain.mean
+    for end, of in ((kept.low, plain.low), (kept.high, plain.high)):
+        assert end == pytest.approx(np.sin(np.arcsin(plain.mean) + slope * (of - plain.mean)), abs=1e-9)
+    assert kept.low < plain.low
+    assert kept.high < 1
+    assert st.interval(single(0.2, 0.99), BETWEEN).high == 1  # where the angle would be beyond pi/2
+
+
+def test_the_interval_within_a_range_moves_with_scale_and_sign() -> None:
+    values = np.array([0.55, 0.9, 0.7, 0.99])
+    plain, found = st.interval(single(*values)), st.interval(single(*values), BETWEEN)
+    scaled = st.interval(single(*(3 + 2 * values)), (1.0, 5.0))
+    mirrored = st.kept_between(st.Interval(-plain.mean, -plain.high, -plain.low, 4), BETWEEN)
+
+    assert [scaled.low, scaled.high] == pytest.approx([3 + 2 * found.low, 3 + 2 * found.high])
+    assert [mirrored.low, mirrored.high] == pytest.approx([-found.high, -found.low])
+
+
+@pytest.mark.parametrize("end", [1.0, -1.0])
+def test_the_interval_at_the_very_end_of_a_range_is_that_end_and_one_seed_has_none(end: float) -> None:
+    found = st.interval(single(end, end, end), BETWEEN)
+
+    assert (found.mean, found.low, found.high) == (end, end, end)
+    assert np.isnan([st.interval(single(end), BETWEEN).low, st.interval(single(end), BETWEEN).high]).all()
+    assert np.isnan(st.interval([{"0": np.array([end])}, *single(0.1, 0.2)], BETWEEN).low)
+    near = st.interval(single(end * (1 - 1e-9), end * (1 - 3e-9)), BETWEEN)
+    assert max(abs(near.low), abs(near.high)) <= 1
+    assert near.high - near.low < 1e-6
+
+
+def test_a_difference_is_between_the_differences_that_scores_can_have() -> None:
+    best, worst = single(1, 0.9, 1), single(-1, -0.8, -1)
+    plain, kept = st.difference(best, worst), st.difference(best, worst, BETWEEN)
+
+    assert plain.high > 2 >= kept.high
+    assert st.compare({"best": best[0:1], "worst": worst}, BETWEEN)["worst"].difference == kept
+    assert astuple(kept) == pytest.approx(astuple(st.interval(single(2, 1.7, 2), (-2.0, 2.0))))
 
 
 def test_the_interval_covers_where_tasks_differ_in_variance_and_seeds() -> None:

@@ -27,7 +27,7 @@ const page = (() => {
     "fresh loss": "as cleansed, from other starts in other orders; lower is better", "fresh error": "the same of the test error",
     "coreset loss": "test loss with the most helpful samples alone; lower is better",
     "del random": "agreement with deleting random groups", "del clustered": "agreement with deleting clustered groups",
-    "Pareto": "on the front: told from chance, and no other such row is as accurate and as cheap, and better in one", "tasks": "tasks with all seeds scored, of all there are",
+    "Pareto": "on the front: told from chance, and no other row is as accurate and as cheap, and better in one", "tasks": "tasks with all seeds scored, of all there are",
     "seeds": "independent repetitions: own split, initial parameters, order and queries",
     "by": "who computed the row; of one that was sent, its submitter, and who verified it",
     "marks": "interpretation: our reading of a method known only second-hand; unsupported: the method declares that it does not answer such a task, or asks for states that a task of the final model does not show; diverged: RMSE/sd above 100; not converged: a solver fell short; other words are failures; verified: sent by its submitter and computed again; unverified: not, so that it stands below and is compared with nothing",
