@@ -13,7 +13,7 @@ from cases import problem
 
 from benchmark import jail, kernel, sandbox
 from benchmark.cli import main
-from benchmark.errors import Failure, LoobenchError
+from benchmark.errors import MOST, Failure, LoobenchError
 from benchmark.evaluate import Estimate, estimate
 from benchmark.problem import Trajectory
 from benchmark.sandbox import Allowance, Rules
@@ -286,7 +286,9 @@ def test_a_patched_torch_and_scorer_change_nothing_outside(tmp_path: Path, run: 
 
 
 LINE = """
-import os, sys
+import json, os, sys
+from safetensors.torch import save
+pack = lambda tensors, facts: save(tensors, {name: json.dumps(value) for name, value in facts.items()})
 class Line:
     send = sendall = lambda self, content: os.write(3, content)
     close = lambda self: os.close(3)
@@ -301,20 +303,15 @@ FORGED = {  # what a stranger's code could say in the name of the program that r
     "a header nested deep": "h = b'[' * 60000; say(len(h).to_bytes(8, 'little') + h)",
     "done before the work": "line.send((4).to_bytes(8, 'little') + b'done'); line.close()",
     "counts that cannot be": (
-        "pack = sys.modules['benchmark.files'].pack; import torch; say(b'done'); "
+        "import torch; say(b'done'); "
         "say(pack({'effect': torch.rand(12, 3)}, {'gradients': -1, 'hessian_products': 10**30, 'notes': {}}))"
     ),
     "notes with HTML": (
-        "pack = sys.modules['benchmark.files'].pack; import torch; say(b'done'); "
+        "import torch; say(b'done'); "
         "say(pack({'effect': torch.rand(12, 3)}, {'gradients': 1, 'hessian_products': 1, 'notes': {'<b>': 1}}))"
     ),
-    "that this task is not for it": (
-        "pack = sys.modules['benchmark.files'].pack; say(pack({}, {'failure': 'unsupported', 'message': 'no states'}))"
-    ),
-    "a failure of its own making": (
-        "pack = sys.modules['benchmark.files'].pack; "
-        "say(pack({}, {'failure': '<script>', 'message': '<script>\\n\\x1b[31m' * 999}))"
-    ),
+    "that this task is not for it": "say(pack({}, {'failure': 'unsupported', 'message': 'no states'}))",
+    "a failure of its own making": "say(pack({}, {'failure': '<script>', 'message': '<script>\\n\\x1b[31m' * 999}))",
 }
 
 
@@ -327,7 +324,7 @@ def test_a_forged_conversation_is_a_typed_failure(backend: str, what: str, tmp_p
     usual = ("crashed", "timeout", "forbidden-access")
     assert failure.value.status in ("bad-shape" if "bytes" in what else usual), f"{backend}: {failure.value}"
     assert "\n" not in str(failure.value)
-    assert len(str(failure.value)) < 400
+    assert len(str(failure.value)) <= MOST
     assert "<script>" not in failure.value.status
     assert "\x1b" not in str(failure.value)
 
