@@ -41,6 +41,7 @@ Link = Callable[[str], str]  # from the name of an estimator to the cell that sh
 Places = tuple[Path, Path]  # of results that are published and of one's own, from where a page lies
 
 OPENING, CLOSING = "<!-- headline: `loobench report --publish` writes this table -->", "<!-- end of headline -->"
+PARTIAL = ("best there", "of", "tasks", "n")  # titles of the table of rows that lack tasks, behind name and mean
 BEST = 5  # rows of each suite in the headline
 PLACES = PUBLISHED, Path()
 MOST_COLUMNS = 8  # tasks side by side in one table
@@ -229,7 +230,9 @@ def headline(made: Board, named: Link) -> list[str]:
     suites = [suite for name in HEADLINE for suite in made.suites if suite.name == name]
     if len(suites) < 2:
         return []
-    rows = [{row.name: row for row in suite.overall.estimators if row.sound} for suite in suites]
+    rows = [
+        {row.name: row for row in suite.overall.estimators if row.sound and not np.isnan(row.score.mean)} for suite in suites
+    ]
     names = {row.name for suite in suites for row in [row for row in suite.overall.rows if row.compared][:BEST]}
     found = {name: [table.get(name) for table in rows] for name in names}
     order = sorted(names, key=lambda name: (*_answered(found[name]), name))
@@ -241,8 +244,8 @@ def headline(made: Board, named: Link) -> list[str]:
 
 def _answered(rows: Sequence[Row | None]) -> tuple[int, list[bool], float]:
     """Where a row of the headline stands: how many suites it lacks, which, and its mean over the others, to sort by."""
-    without = [row is None or np.isnan(row.score.mean) for row in rows]
-    return sum(without), without, -mean([row.score.mean for row, lacks in zip(rows, without, strict=True) if row and not lacks])
+    without = [row is None for row in rows]
+    return sum(without), without, -mean([row.score.mean for row in rows if row])
 
 
 def _headline_row(rows: Sequence[Row | None]) -> list[str]:
@@ -264,28 +267,15 @@ def table(made: Table, named: Link, *, style: str = "github") -> str:
 def lacking(made: Table, named: Link) -> str:
     """What is said of the rows that lack tasks, and their table; nothing without any."""
     title = made.columns[0].title
-    shown = _tabulated(_partial(made, named, markdown), ["estimator", title, "best there", *_PARTIAL], "github")
+    rows = [[*in_part(row, named), markdown(shorten(row.by)), markdown(_marks(row))] for row in made.rows if row.partial]
+    shown = _tabulated(rows, ["estimator", title, *PARTIAL, "by", ""], "github")
     return shown and f"{LACKING.format(score=title)}\n{shown}"
 
 
-_PARTIAL = ["of", "tasks", "n", "by", ""]  # titles of the table of rows that lack tasks, from the name of the best there on
-
-
-def _partial(made: Table, named: Link, safe: Callable[[str], str]) -> list[list[str]]:
-    """The rows that lack tasks, as the strings of their table cells."""
-    return [
-        [
-            named(row.name),
-            figure(row.score.mean),
-            *((figure(row.rival.score), named(row.rival.name)) if row.rival else ("", "")),
-            f"{row.done}/{row.tasks}",
-            _seeds(row),
-            safe(shorten(row.by)),
-            safe(_marks(row)),
-        ]
-        for row in made.rows
-        if row.partial
-    ]
+def in_part(row: Row, named: Link) -> list[str]:
+    """A row that lacks tasks: its name, its mean, the best there and of which row, its tasks and seeds."""
+    best = (figure(row.rival.score), named(row.rival.name)) if row.rival else ("", "")
+    return [named(row.name), figure(row.score.mean), *best, f"{row.done}/{row.tasks}", _seeds(row)]
 
 
 def brief(made: Table) -> str:
@@ -295,8 +285,9 @@ def brief(made: Table) -> str:
     headers = ["", "estimator", first.title, *(column.title for column in shown), "n", ""]
     whole = [row for row in made.rows if not row.partial]
     rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), _seeds(row), _marks(row)] for row in whole]
-    partial = _tabulated(_partial(made, plain, plain), ["lacks tasks", first.title, "best there", *_PARTIAL], "simple")
-    return "\n\n".join(found for found in (_tabulated(rows, headers, "simple"), partial) if found)
+    others = [[*in_part(row, plain), _marks(row)] for row in made.rows if row.partial]
+    below = _tabulated(others, ["lacks tasks", first.title, *PARTIAL, ""], "simple")
+    return "\n\n".join(found for found in (_tabulated(rows, headers, "simple"), below) if found)
 
 
 def _tabulated(rows: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:
