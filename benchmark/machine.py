@@ -262,6 +262,7 @@ def provenance(command: str, device: str, dtype: str) -> Provenance:
         "system": f"{platform.system()} {platform.machine()}",
         "device": line(hardware(device)),
         "instructions": instructions(),
+        "arithmetic": arithmetic(),
         **variables(),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
