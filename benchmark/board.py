@@ -228,7 +228,7 @@ class Row:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What is to be said beside the figures: claims, interpretation, failures, solvers that fell short."""
+        """What is to be said beside the figures: an old protocol, claims, interpretation, failures, solvers that fell short."""
         cells = [cell for result in self.results for cell in result.cells.values()]
         own = ("interpretation",) if self.results and self.results[0].estimator.interpretation else ()
         short = [word for note, word in NOTED.items() if any(cell.notes.get(note) for cell in cells)]
@@ -236,7 +236,8 @@ class Row:
         lost = sum(error > DIVERGED for error in errors)
         diverged = (f"{lost} of {len(errors)} diverged",) if lost else ()
         exact = ("exact",) if self.results and self.trusted and self.score.mean > EXACT else ()
-        return (*claims(self.results), *exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *diverged, *short)
+        old = ("stale",) if any(result.protocol != PROTOCOL for result in self.results) else ()
+        return (*old, *claims(self.results), *exact, *own, *sorted({cell.status for cell in cells} - {"ok"}), *diverged, *short)
 
     @cached_property
     def digest(self) -> str:

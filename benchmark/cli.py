@@ -166,6 +166,7 @@ def _report_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--check", action="store_true", help="write nothing; fail where what is published is not what its results give"
     )
+    command.add_argument("--release", action="store_true", help="with --check: fail where a row is stale, of another protocol")
     command.add_argument(
         "--board",
         type=Path,
@@ -747,6 +748,8 @@ def report_command(options: argparse.Namespace) -> int:
     """`loobench report`: the board of one's own results, unless it is about what is published."""
     from benchmark import own, results
 
+    if options.release and not options.check:
+        raise LoobenchError("--release goes with --check: say `loobench report --check --release`")
     if options.check:
         return _publication(options)
     if options.publish:
@@ -773,27 +776,35 @@ def _publication(options: argparse.Namespace) -> int:
     expected[board] = report.leaderboard(made, sources).encode()
     if (readme := board.parent / "README.md").exists():
         expected[readme] = report.quoted(files.unix(files.read(readme)).decode(), made, sources).encode()
-    stale = [old for old in (folder / "data").rglob("*.js") if old not in (*expected, library)]
+    left = [old for old in (folder / "data").rglob("*.js") if old not in (*expected, library)]
     silent = manifest.silent(before, now)
     _tell(silent)
     if options.check:
-        unsaid = manifest.differences(before, now)
-        _tell(unsaid)
-        wrong = [one for one, content in expected.items() if not one.exists() or not page.same(files.read(one), content)]
-        wrong += [library] * (not library.exists())
-        for one in [*wrong, *stale]:
-            print(f"error: {line(one)} is not what {at} gives: run `loobench report --publish`", file=sys.stderr)
-        print(f"{len(expected) - len(wrong)} of {len(expected)} files are what {at} gives")
-        return FAILED if wrong or stale or unsaid or silent else 0
+        old = manifest.stale(found, results.all_limits(at).values()) if options.release else []
+        said = [*manifest.differences(before, now), *old]
+        _tell(said)
+        return FAILED if _differ(at, expected, library, left) or said or silent else 0
     if silent:
         return FAILED
     for one, content in [*expected.items(), (library, page.library())]:
         files.write(one, content)
-    for one in stale:
+    for one in left:
         one.unlink()
     manifest.save(now, at)
     print(f"wrote {board} and {folder / 'index.html'}")
     return 0
+
+
+def _differ(at: Path, expected: Mapping[Path, bytes], library: Path, left: Sequence[Path]) -> bool:
+    """Whether files are not what results give, each of which is told; `left`: those that results no longer give."""
+    from benchmark import files, page
+
+    wrong = [one for one, content in expected.items() if not one.exists() or not page.same(files.read(one), content)]
+    lacking = [library] * (not library.exists())
+    for one in [*wrong, *lacking, *left]:
+        print(f"error: {line(one)} is not what {at} gives: run `loobench report --publish`", file=sys.stderr)
+    print(f"{len(expected) - len(wrong) - len(lacking)} of {len(expected)} files are what {at} gives")
+    return bool(wrong or lacking or left)
 
 
 def _tell(lines: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """results/manifest.json: what is published, one line for each file, so that nothing of it changes silently."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from benchmark import board, results
+from benchmark import PROTOCOL, board, results
 from benchmark.errors import DamagedFile
 from benchmark.files import read, sha256, write
 from benchmark.places import MANIFEST
@@ -162,6 +162,13 @@ def silent(before: Manifest | None, now: Manifest) -> list[str]:
     both = ((name, old[name], entry) for name, entry in now.results.items() if name in old)
     changed = ((name, [*changes(was, entry)]) for name, was, entry in both if same_version(was, entry))
     return [f"{name}: {'; '.join(said)}, but not the estimator's version: {ADVICE}" for name, said in changed if said]
+
+
+def stale(found: Sequence[Result], limits: Iterable[Limits]) -> list[str]:
+    """Results and limits of another protocol than this one, in lines: numbers that may not come out again."""
+    old = [(f"{one.name} {one.estimator.name}", one.protocol) for one in found if one.protocol != PROTOCOL]
+    old += [(f"the file of limits of {one.name}", one.protocol) for one in limits if one.protocol != PROTOCOL]
+    return [f"{name} is stale: of protocol {protocol}, here is {PROTOCOL}: compute it again" for name, protocol in old]
 
 
 def same_version(before: Published, now: Published) -> bool:

@@ -124,7 +124,8 @@ million.
 **Marks.** *interpretation*: our reading of a method whose formula is known only second-hand; *unsupported*: the method declares
 that it does not answer such a task, or asks for states that a task of the final model does not show; *2 of 28 diverged*: in two
 of its 28 cells RMSE/sd is above 100 (to predict the mean gets 1); *not converged*: a solver's residual is above what it
-promises; *not counted*: it takes derivatives that its counts leave out; other words are failures.
+promises; *not counted*: it takes derivatives that its counts leave out; *stale*: computed under another protocol, so that its
+numbers may not come out again; other words are failures.
 [docs/protocol.md]({home}docs/protocol.md) has all definitions.
 """
 LEGENDS = {
@@ -143,7 +144,7 @@ Lower is better in these. del: Spearman between sums of effects and the truth of
 """,
 }
 LIMITED = """\
-**Limits.** of ceiling: the score that ranks the rows over the ceiling of the same truth, both at the last horizon, from the
+**Limits.** of ceiling: the score that ranks the rows over the ceiling of the same task and seed, both at the last horizon, from the
 seeds where the ceiling is known and above 0. For leave-one-out the ceiling is the score of the exact shift of the parameters
 read off to first order, from at most 50 of the samples: a method that reads its shift off exactly can be above 1. For subsets
 and further training it is what the expectation of the truth would score, from two halves of its repeats. Limits, in brackets

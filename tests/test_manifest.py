@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from test_board import TWO, answers, changed, limits, of_protocol, scored, taus
 
-from benchmark import manifest, page, results
+from benchmark import PROTOCOL, manifest, page, results
 from benchmark.cli import main
 from benchmark.errors import DamagedFile
 from benchmark.results import Result
+from benchmark.tasks import record_digest
 
 FOLDER = Path("results")
 
@@ -129,7 +130,7 @@ def test_no_more_than_twenty_lines_are_printed_and_then_a_count(capsys: pytest.C
     assert "and 7 more" in lines
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"format":2,"results":{},"limits":{}}', b'{"format":1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"format":9,"results":{},"limits":{}}', b'{"format":1}', b"\xff"])
 def test_a_damaged_manifest_is_an_error_that_names_it(content: bytes) -> None:
     published()
     (FOLDER / "manifest.json").write_bytes(content)
@@ -181,3 +182,31 @@ def test_a_score_may_change_with_the_version_or_the_protocol_and_by_rounding(nam
 
     assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
+
+
+# ---- what another protocol computed ----------------------------------------------------------------------------------
+def test_a_row_of_another_protocol_is_stale_on_the_board_and_refused_for_a_release(capsys: pytest.CaptureFixture[str]) -> None:
+    save(scored("sgd-ie", 0.5, 0.6), of_protocol(scored("loss", 0.5, 0.6, task=TWO[1]), "1.0"))
+    assert main(["report", "--publish"]) == 0
+    marked = [line for line in Path("leaderboard.md").read_text().splitlines() if line.startswith("| ") and "stale" in line]
+
+    assert any("loss" in line for line in marked)
+    assert not any("sgd-ie" in line for line in marked)
+    assert main(["report", "--check"]) == 0
+    assert main(["report", "--check", "--release"]) == 1
+    assert errors(capsys)[-1] == f"{TWO[1]} loss is stale: of protocol 1.0, here is {PROTOCOL}: compute it again"
+
+
+def test_limits_of_another_protocol_are_stale_too(capsys: pytest.CaptureFixture[str]) -> None:
+    save(scored("sgd-ie", 0.5, 0.6))
+    known = limits(TWO[1], {"ceiling": [0.5]})[TWO[1]]
+    results.save_limits(replace(known, protocol="1.0", task_digest=record_digest(known.task, "1.0")), FOLDER)
+    assert main(["report", "--publish"]) == 0
+
+    assert main(["report", "--check", "--release"]) == 1
+    assert f"the file of limits of {TWO[1]} is stale" in errors(capsys)[-1]
+
+
+def test_a_release_is_no_other_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--release"]) == 2
+    assert "--release goes with --check" in capsys.readouterr().err
