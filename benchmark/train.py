@@ -246,18 +246,25 @@ def leave_one_out(
     The settings are those of `retrain`.
     The run with every sample is trained along with the others, so that rounding common to all of them cancels.
     """
-    losses = retrain(
+    return against_all(
         run.problem,
         left_out(run.problem),
         states=run.states,
         since=since,
-        read=Runs.query_losses,
         gram=gram,
         runs=runs,
         means=means,
         ledger=ledger,
         progress=progress,
     )
+
+
+def against_all(problem: Problem, keep: Tensor, **settings: Any) -> Tensor:
+    """Query losses of each run less those of the last, which keeps every sample. (M + 1, N) -> (H, M, Q)
+
+    The settings are those of `retrain`.
+    """
+    losses = retrain(problem, keep, read=Runs.query_losses, **settings)
     return losses[:, :-1] - losses[:, -1:]
 
 

@@ -14,13 +14,13 @@ from benchmark import calculus, chunks, machine
 from benchmark.chunks import FREE, Means
 from benchmark.counterfactuals import Design, design
 from benchmark.counterfactuals import leave_one_out as each_sample
-from benchmark.engine import Runs, gram_pays
+from benchmark.engine import gram_pays
 from benchmark.errors import DamagedFile, Diverged
 from benchmark.files import claimed, json_digest, read_sealed, write_sealed
 from benchmark.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
 from benchmark.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
 from benchmark.tasks import Task, build, flipped
-from benchmark.train import Clock, Progress, leave_one_out, retrain, trained
+from benchmark.train import Clock, Progress, against_all, leave_one_out, trained
 from benchmark.uses import Prepared, packed, preparation_visits, prepare, unpacked
 
 PARTS = ("effect", "removed", "repeats")  # tensors of a truth
@@ -137,8 +137,7 @@ def ground_truth(
 def _effects(run: Trajectory, asked: Design, problem: Problem, ledger: Clock, means: Means, progress: Progress) -> Tensor:
     """Effects (H, M, Q) of a design's groups in one of its problems."""
     states = (run if problem is run.problem else trained(problem, means)).states
-    losses = retrain(problem, asked.keep, states=states, read=Runs.query_losses, means=means, ledger=ledger, progress=progress)
-    return losses[:, :-1] - losses[:, -1:]
+    return against_all(problem, asked.keep, states=states, means=means, ledger=ledger, progress=progress)
 
 
 def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:

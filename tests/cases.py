@@ -76,6 +76,17 @@ def _targets(model: Network, values: object) -> Tensor:
     return numbers if model.loss == "cross-entropy" else numbers.double()
 
 
+def walked(given: Problem, keep: Tensor) -> Tensor:
+    """Parameters (H, P) at each horizon of a loop of its own, with weight 0 for each sample that is not kept, of (N,)."""
+    state, found = given.start(), []
+    for t in range(given.horizons[-1]):
+        batch = given.batch(t)
+        state = given.step(t, state, keep[batch].double() / len(batch))
+        if t + 1 in given.horizons:
+            found.append(state[0])
+    return torch.stack(found)
+
+
 def here(name: str, *values: str, slow: bool = False) -> Any:
     """A parameter set of an estimator and more, skipped with its reason where a library that it needs is missing."""
     reason = registered()[name].missing

@@ -8,7 +8,7 @@ from cases import MODELS, OPTIMIZERS, problem
 
 from benchmark import calculus
 from benchmark.evaluate import estimate
-from benchmark.models import Network, mlp
+from benchmark.models import LOSSES, Network, mlp
 from benchmark.optimizers import Sgd
 from benchmark.problem import Trajectory, map_tensors
 from benchmark.registry import registered
@@ -83,6 +83,75 @@ def test_few_directions_are_nearer_to_acc_than_sgd_ie_is() -> None:
 
     assert few < fewer < none
     assert few < 0.1 * error(effects(run, SGD_IE, "exact")[-1], expected)
+
+
+def matrix(model: Network, flat: torch.Tensor) -> torch.Tensor:
+    """Flat vectors (R, P) of a linear model as (R, C, D), the bias last."""
+    ((weight, bias),) = model.parts(flat)
+    return torch.cat([weight, bias[..., None]], dim=2)
+
+
+def swept(run: Trajectory) -> list[torch.Tensor]:
+    """``u_{t+1}`` (Q, C, D) of every step, by dense Hessians of autograd."""
+    given, found = run.problem, []
+    u = torch.autograd.functional.jacobian(given.query_losses, run.final)
+    for t in reversed(range(given.steps)):
+        found.append(matrix(given.model, u))
+        batch = given.train[given.batch(t)]
+        hessian = torch.autograd.functional.hessian(lambda at, batch=batch: given.losses(at, batch).mean(), run.params(t))
+        u = u - given.optimizer.rate(t) * u @ hessian
+    return found[::-1]
+
+
+class Densely:
+    """The definition of acc-lowcost with shifts (C, D) held whole: V by singular vectors, outside it the Gram matrix itself."""
+
+    def __init__(self, run: Trajectory, rank: int) -> None:
+        self.run, self.problem, self.swept = run, run.problem, swept(run)
+        self.phi, self.asked = extended(run.problem.train), extended(run.problem.query)
+        axes = torch.linalg.svd(self.phi).Vh[:rank]
+        self.inside = axes.T @ axes  # (D, D), onto V
+        self.outside = torch.eye(len(self.inside), dtype=torch.float64) - self.inside
+        self.weights = matrix(run.problem.model, run.states[:, 0])
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return LOSSES[self.problem.model.loss](output[None], target[None])[0]
+
+    def effects(self) -> torch.Tensor:
+        return torch.stack([self.effect(i) for i in range(len(self.phi))])
+
+    def effect(self, i: int) -> torch.Tensor:
+        given, phi, slope = self.problem, self.phi, torch.func.grad(self.loss)
+        low, rest = torch.zeros_like(self.weights[0]), torch.zeros_like(self.weights[0])
+        others = (phi.T @ phi - torch.outer(phi[i], phi[i])) / len(phi)
+        effect = torch.zeros(given.queries, dtype=torch.float64)
+        for t in range(given.steps):
+            rate, batch, weights = given.optimizer.rate(t), given.batch(t).tolist(), self.weights[t]
+            bent = {b: torch.func.hessian(self.loss)(weights @ phi[b], given.train.targets[b]) for b in batch}
+            felt = sum(torch.outer(bent[b] @ low @ phi[b], self.inside @ phi[b]) for b in batch if b != i)
+            mean, shift = torch.stack([*bent.values()]).mean(0), low + rest
+            low = low - rate * (felt / len(batch) + mean @ rest @ others @ self.inside)
+            rest = rest - rate * mean @ shift @ others @ self.outside
+            if i in batch:
+                own = slope(weights @ phi[i], given.train.targets[i])
+                pulled = torch.outer(own + bent[i] @ shift @ phi[i], phi[i])
+                effect += rate / len(batch) * (self.swept[t] * pulled).sum((1, 2))
+                low = low + rate / len(batch) * torch.outer(own, self.inside @ phi[i])
+                rest = rest + rate / len(batch) * torch.outer(own, self.outside @ phi[i])
+        return effect + torch.stack([self.bend(low + rest, q) for q in range(given.queries)])
+
+    def bend(self, shift: torch.Tensor, q: int) -> torch.Tensor:
+        before, moved, target = self.weights[-1] @ self.asked[q], shift @ self.asked[q], self.problem.query.targets[q]
+        linear = torch.func.grad(self.loss)(before, target) @ moved
+        return self.loss(before + moved, target) - self.loss(before, target) - linear
+
+
+@pytest.mark.parametrize("model", ["logistic", "classes"])
+def test_outside_the_directions_it_moves_by_the_mean_curvature_of_all_other_samples(model: str) -> None:
+    run = trained(LINEAR[model], epochs=3)
+    found = acc_lowcost(run, rank=3, share=1000, nodes=3, most=1.0)
+
+    assert error(found, Densely(run, 3).effects()) < 1e-9
 
 
 def test_the_directions_are_orthonormal_and_no_more_than_the_features_span() -> None:

@@ -13,10 +13,11 @@ from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 from benchmark import chunks, evaluate, machine, suites, truth
 from benchmark.chunks import MIB, Means
 from benchmark.cli import main
+from benchmark.convolution import MaxPoolRuns
 from benchmark.engine import Runs, gram_pays
 from benchmark.errors import LoobenchError
 from benchmark.files import read_tensors, write_tensors
-from benchmark.models import Block, Network, cnn, mlp
+from benchmark.models import Block, MaxPool, Network, cnn, mlp
 from benchmark.optimizers import Optimizer
 from benchmark.problem import Problem, Trajectory, map_tensors
 from benchmark.registry import Estimator, registered
@@ -84,6 +85,30 @@ def test_training_stops_at_the_last_horizon() -> None:
 def test_a_maximum_over_an_odd_image_is_an_error() -> None:
     with pytest.raises(LoobenchError, match=r"2 x 2 maxima need an even image, got \(3, 7, 7\)"):
         cnn((1, 9, 9), (Block(3, 3),), 2)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_of_equal_pixels_the_first_of_a_square_has_the_slope_as_in_torch(apart: bool) -> None:
+    runs, size, random = 3, 5, torch.Generator().manual_seed(0)
+    images = torch.randint(0, 2, (runs, size, 2, 4, 6), generator=random).double()  # most squares have ties
+    slope = torch.randn(runs, size, 2, 2, 3, generator=random, dtype=torch.float64)
+    leaf = images.clone().requires_grad_()
+    torch.nn.functional.max_pool2d(leaf.flatten(0, 1), 2).backward(slope.flatten(0, 1))
+    pool = MaxPoolRuns(problem(), MaxPool((2, 4, 6)), [], runs)
+    pool.apart = apart
+
+    pool.forward(_sample_last(images, apart))
+    found = pool.backward(0, slope.flatten(2).mT.contiguous(), None)
+
+    assert torch.equal(found.view(runs, -1, size), _sample_last(leaf.grad, apart).view(runs, -1, size))
+
+
+def _sample_last(images: torch.Tensor, apart: bool) -> torch.Tensor:
+    """(R, B, C, H, W) -> (R, C H W, B), with `apart` the corners of all squares one after another in each channel."""
+    if apart:
+        squares = images.unflatten(4, (-1, 2)).unflatten(3, (-1, 2))  # (R, B, C, H/2, 2, W/2, 2)
+        images = squares.permute(0, 1, 2, 4, 6, 3, 5)
+    return images.flatten(2).mT.contiguous()
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from benchmark.streams import stream
 from benchmark.suites import TASKS, task
 from benchmark.tasks import batches
 from benchmark.train import leave_one_out, train
-from benchmark.truth import ground_truth
+from benchmark.truth import cached_truth, ground_truth
 
 
 def answered(run: Trajectory, design: Design) -> GroundTruth:
@@ -127,19 +127,46 @@ def test_the_reference_run_is_the_same_under_either_counterfactual() -> None:
     assert torch.equal(train(given).states, train(replace(given, counterfactual="renormalised")).states)
 
 
+ASKED = Subsets(0.5, count=4, repeats=3)
+
+
+def from_each_start(run: Trajectory) -> tuple[Tensor, Tensor]:
+    """Effects (R, H, M, Q) of subsets by loops, from the run's own start and those of the streams `subsets/initial/1, 2`."""
+    random, groups = stream("subsets", 3), []
+    for _ in range(ASKED.count):
+        kept = {*random.permutation(12)[:6].tolist()}
+        groups.append([i in kept for i in range(12)])
+    starts = [run.problem.model.initial(stream(f"subsets/initial/{r}", 3)) for r in (1, 2)]
+    givens = [run.problem, *(replace(run.problem, initial=start) for start in starts)]
+    effects = [torch.stack([plainly(given, keep) - plainly(given, [True] * 12) for keep in groups], 1) for given in givens]
+    return torch.stack(effects), ~torch.tensor(groups)
+
+
 def test_subset_effects_are_those_of_a_loop_from_each_start() -> None:
     run = train(problem(MODELS["mlp"]))
-    truth = answered(run, counterfactuals.subsets(run, Subsets(0.5, count=4, repeats=2), seed=3))
-    other = replace(run.problem, initial=run.problem.model.initial(stream("subsets/initial/1", 3)))
-    keeps = (~truth.removed).tolist() if truth.removed is not None else []
-    expected = [
-        torch.stack([plainly(given, keep) - plainly(given, [True] * 12) for keep in keeps], dim=1)
-        for given in (run.problem, other)
-    ]
+    truth = answered(run, counterfactuals.subsets(run, ASKED, seed=3))
+    expected, removed = from_each_start(run)
 
     assert truth.repeats is not None
-    close(truth.repeats, torch.stack(expected), 1e-10)
-    close(truth.effect, torch.stack(expected).mean(0), 1e-10)
+    assert truth.removed is not None
+    assert torch.equal(truth.removed, removed)
+    close(truth.repeats, expected, 1e-10)
+    close(truth.effect, expected.mean(0), 1e-10)
+
+
+def test_the_chunks_that_are_kept_of_one_repeat_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    run = train(problem(MODELS["mlp"]))
+    asked = replace(task("quick-breast-cancer-mlp-sgd"), truth=ASKED)
+
+    close(cached_truth(asked, 3, run, tmp_path, "cpu").repeats, from_each_start(run)[0], 1e-10)
+
+
+@pytest.mark.parametrize(("part", "kept"), [(0.29, 29), (0.57, 57), (0.5, 50)])  # 0.29 * 100 is below 29 in floating point
+def test_a_subset_keeps_its_part_of_the_samples_rounded_and_not_cut(part: float, kept: int) -> None:
+    run = train(problem(train=100, batch=50, epochs=1))
+    design = counterfactuals.subsets(run, Subsets(part, count=3, repeats=2), seed=0)
+
+    assert design.keep.sum(1).tolist() == [kept] * 3 + [100]
 
 
 @pytest.mark.parametrize("optimizer", [Sgd(0.02), Adam(0.003)], ids=["sgd", "adam"])

@@ -44,7 +44,10 @@ def torch_twin(optimizer: Optimizer, parameters: list[Tensor]) -> torch.optim.Op
 
 
 # ---- 1, 2, 3: the optimisers and the fold --------------------------------------------------------------------------
-@every_optimizer
+FALLING = Adam(0.05, decay=0.1, schedule="inverse-sqrt")  # whose decay falls with its rate
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS.values(), FALLING], ids=[*OPTIMIZERS, "adamw-decaying"])
 def test_1_an_optimizer_equals_that_of_torch(optimizer: Optimizer) -> None:
     gradients = torch.randn(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gradients[:, 0] = 0  # a weight that never sees a gradient
@@ -60,9 +63,15 @@ def test_1_an_optimizer_equals_that_of_torch(optimizer: Optimizer) -> None:
     close(state[0], theta.detach(), 1e-13)
 
 
-@pytest.mark.parametrize("kind", [*OPTIMIZERS, "frozen"])
+def test_1_the_rate_falls_as_one_over_the_root_of_the_number_of_the_step() -> None:
+    assert [Sgd(0.6, schedule="inverse-sqrt").rate(t) for t in (0, 3, 8)] == pytest.approx([0.6, 0.3, 0.2], rel=1e-15)
+    assert [Adam(0.6, schedule="inverse-sqrt").rate(t) for t in (0, 3, 8)] == pytest.approx([0.6, 0.3, 0.2], rel=1e-15)
+    assert {Sgd(0.6).rate(t) for t in (0, 3, 8)} == {Adam(0.6).rate(t) for t in (0, 3, 8)} == {0.6}
+
+
+@pytest.mark.parametrize("kind", [*OPTIMIZERS, "frozen", "adamw-decaying"])
 def test_1_the_derivative_of_a_step_is_that_of_automatic_differentiation(kind: str) -> None:
-    optimizer = FrozenAdam(0.05) if kind == "frozen" else OPTIMIZERS[kind]
+    optimizer = {**OPTIMIZERS, "frozen": FrozenAdam(0.05), "adamw-decaying": FALLING}[kind]
     draw = torch.Generator().manual_seed(0)
     state, shift = (torch.randn(optimizer.rows, 4, 6, generator=draw, dtype=torch.float64) for _ in range(2))
     gradient, change = (torch.randn(4, 6, generator=draw, dtype=torch.float64) for _ in range(2))
@@ -85,6 +94,20 @@ def test_2_many_runs_at_once_equal_one_at_a_time_equal_a_plain_loop(model: Netwo
 
     close(at_once, one_by_one, 1e-13)
     close(at_once, loops, 1e-12)
+
+
+def test_2_the_decay_of_adamw_falls_with_its_rate_in_the_engine_as_in_torch() -> None:
+    given = problem(optimizer=FALLING, weight_decay=0.0)
+    theta = nn.Parameter(given.initial.clone())
+    twin = torch.optim.AdamW([theta], lr=0.05, weight_decay=0.1)
+    falling = torch.optim.lr_scheduler.LambdaLR(twin, lambda t: (t + 1) ** -0.5)
+    for t in range(given.steps):
+        twin.zero_grad()
+        given.model.losses(theta, *vars(given.train[given.batch(t)]).values()).mean().backward()
+        twin.step()
+        falling.step()
+
+    close(retrain(given, torch.ones(2, 12))[-1], theta.detach().expand(2, -1), 1e-12)
 
 
 FORMS = [

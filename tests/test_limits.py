@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import MODELS, OPTIMIZERS, problem
+from cases import MODELS, OPTIMIZERS, problem, walked
+from scipy import stats
 from torch import Tensor
 
 from benchmark import chunks
@@ -18,19 +19,22 @@ from benchmark.limits import (
     deviation,
     evenly,
     kinks,
+    limits,
     linear_readout,
     measured,
     noise_floor,
     seed_agreement,
+    shift_effects,
     split_half,
     without_class,
 )
 from benchmark.metrics import METRICS, scores
 from benchmark.models import Activation, mlp
 from benchmark.optimizers import Sgd
-from benchmark.problem import Problem, Trajectory, in_precision
+from benchmark.problem import GroundTruth, Problem, Trajectory, in_precision
 from benchmark.readout import readout
 from benchmark.streams import stream
+from benchmark.suites import task
 from benchmark.train import departures, leave_one_out, left_out, retrain, train
 
 RELU = mlp((5, 4, 3, 1), "relu")
@@ -268,6 +272,40 @@ def test_a_linear_readout_is_scored_like_the_estimate_that_it_is() -> None:
     expected = scores(last, effect[-1:], units=True)
     assert {name: values[-1] for name, values in found.items()} == pytest.approx({name: expected[name][0] for name in found})
     assert 0.01 < found["relative_rmse"][-1] < 1
+
+
+def test_linear_ceilings_read_the_distance_to_the_run_with_all_samples() -> None:
+    given = problem(RELU)
+    everyone = walked(given, torch.ones(12))
+    slopes = [torch.autograd.functional.jacobian(given.query_losses, theta) for theta in everyone]  # (Q, P)
+    without = torch.stack([walked(given, torch.arange(12) != i) for i in range(12)], dim=1)  # (H, K, P)
+    expected = torch.stack([(some - all_of) @ at.T for some, all_of, at in zip(without, everyone, slopes, strict=True)])
+
+    assert torch.allclose(shift_effects(train(given)), expected, rtol=1e-9, atol=1e-13)
+
+
+def test_the_limits_of_a_seed_compare_with_the_streams_of_that_seed() -> None:
+    given = replace(problem(RELU, train=20, batch=5, epochs=3), horizons=(12,))
+    run = train(given)
+    effect = leave_one_out(run)
+    rows = [np.reshape(order, (4, 5)) for order in _orders("limits/order", 6, 20, 3)]
+    others = {
+        "other_order": replace(given, batches=torch.from_numpy(np.concatenate(rows))),
+        "other_initial": replace(given, initial=given.model.initial(stream("limits/initial", 6))),
+    }
+
+    found = limits(replace(task("quick-breast-cancer-mlp-sgd"), epochs=3, horizons=(3,)), 6, run, GroundTruth(effect, 1.0, 1))
+
+    for name, other in others.items():
+        whole = other.query_losses(walked(other, torch.ones(20))[0])
+        without = torch.stack([other.query_losses(walked(other, torch.arange(20) != i)[0]) - whole for i in range(20)])
+        taus = [stats.kendalltau(without[:, q], effect[0, :, q]).statistic for q in range(3)]
+        assert found[name] == [pytest.approx(np.mean(taus), abs=1e-12)]
+
+
+def _orders(name: str, seed: int, samples: int, epochs: int) -> list[np.ndarray]:
+    drawn = stream(name, seed)
+    return [drawn.permutation(samples) for _ in range(epochs)]
 
 
 # ---- means over repeats ---------------------------------------------------------------------------------------------

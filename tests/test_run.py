@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import problem, walked
 from test_estimators import BROKEN, GOOD, declare
 
-from benchmark import machine, metrics, results, run, suites, tasks, truth
+from benchmark import evaluate, machine, metrics, results, run, suites, tasks, truth
 from benchmark.chunks import Means
 from benchmark.cli import main
 from benchmark.errors import Diverged, LoobenchError
@@ -21,7 +22,10 @@ from benchmark.files import read_tensors, write_tensors
 from benchmark.limits import Curve
 from benchmark.optimizers import Sgd
 from benchmark.problem import Trajectory
+from benchmark.registry import registered
 from benchmark.results import Bounds
+from benchmark.streams import stream
+from benchmark.train import train
 
 TASK = "quick-breast-cancer-logistic-sgd"
 SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
@@ -214,7 +218,7 @@ def test_a_run_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.Mon
         truth.reference(wild, 0, tmp_path, "cpu")
 
     reference = truth.reference(suites.task(TASK), 0, tmp_path, "cpu")
-    monkeypatch.setattr(truth, "retrain", lambda *_, **__: torch.full((3, 101, 1), float("nan")))
+    monkeypatch.setattr(truth, "against_all", lambda *_, **__: torch.full((3, 100, 1), float("nan")))
     with pytest.raises(LoobenchError, match="retraining diverged without 100 of 100 samples"):
         truth.ground_truth(reference)
 
@@ -276,6 +280,25 @@ def test_a_damaged_truth_is_computed_again_and_said(tmp_path: Path, capsys: pyte
     assert "a kept truth is damaged" in capsys.readouterr().err
     assert load("loss").cells["0"].truth == load("sgd-ie").cells["0"].truth
     assert scores("sgd-ie") == before
+
+
+def test_self_influence_is_the_effect_of_each_sample_on_its_own_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(query_kind="mean", query=5)
+    given = replace(given, horizons=(given.steps,))
+    exact = truth.ground_truth(train(given))
+    case = run.Case(suites.task(TASK), 4, given, train(given), replace(exact, gradients=10**9), None)
+    plan = run.Plan((), (), (), "cpu", tmp_path, tmp_path, "")
+    monkeypatch.setattr(run, "SELF", 5)
+    estimator = registered()["exact-loo"]
+
+    found = run.self_influence(plan, case, estimator, evaluate.estimate(estimator, case.run))
+
+    numbers = sorted(stream("self-influence", 4).permutation(12)[:5].tolist())
+    models = [walked(given, torch.ones(12))[0], *(walked(given, torch.arange(12) != i)[0] for i in numbers)]
+    losses = torch.stack([given.model.losses(theta, *vars(given.train[numbers]).values()) for theta in models])
+    assert found is not None
+    assert found[0].tolist() == numbers
+    assert torch.allclose(found[1], (losses[1:] - losses[0]).diagonal(), rtol=1e-9, atol=1e-14)
 
 
 def test_float32_has_its_own_task_and_row() -> None:

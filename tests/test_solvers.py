@@ -1,5 +1,6 @@
 """Inverse-curvature products: every solver against a dense solve, and what it says of itself."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 from cases import MODELS, problem
 from torch import Tensor
+from torch.nn.functional import unfold
 
 from benchmark import calculus, kronecker
 from benchmark.errors import LoobenchError, Unsolved
 from benchmark.evaluate import Failure, estimate
-from benchmark.models import LOSS_CURVATURES, LOSSES, mlp
+from benchmark.models import LOSS_CURVATURES, LOSSES, Conv, GroupNorm, mlp
 from benchmark.problem import Trajectory, map_tensors
 from benchmark.registry import Estimator, registered
 from benchmark.solvers import MATRICES, SOLVERS, System, lanczos, refuse_singular, solve
@@ -104,6 +106,56 @@ def test_a_solver_equals_a_dense_solve(solver: str, matrix: str, model: str) -> 
         assert count.notes["unconverged"] == 0
 
 
+def layers_by_autograd(run: Trajectory, matrix: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Of each layer the moments of inputs and slopes that K-FAC multiplies, and gradients (N, D, outputs, inputs + 1)."""
+    given, model = run.problem, run.problem.model
+    parts, values = model.parts(run.final), given.train.inputs
+    targets, outputs = given.train.targets, model.outputs(run.final, given.train.inputs)
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[model.loss](output[None], target[None])[0]
+
+    bend = torch.func.vmap(torch.func.hessian(loss))(outputs, targets)  # (N, C, C)
+    sizes, axes = torch.linalg.eigh(bend)
+    root = axes * sizes.clamp(min=0).sqrt()[:, None]
+    along = root if matrix == "gauss-newton" else torch.func.vmap(torch.func.grad(loss))(outputs, targets)[..., None]
+    jacobian = torch.autograd.functional.jacobian(lambda theta: model.outputs(theta, given.train.inputs), run.final)
+    flat = along.mT @ jacobian  # (N, D, P)
+    for depth, (layer, own) in enumerate(zip(model.layers, model.parts(flat), strict=True)):
+        before, values = values, layer.apply(values, *parts[depth])
+        if isinstance(layer, GroupNorm):
+            gradients = torch.cat(own, dim=2)[..., None]
+            yield torch.ones(1, 1).double(), torch.einsum("ndoi,ndpi->op", gradients, gradients) / len(targets), gradients
+        elif own:
+            gradients = torch.cat([own[0].flatten(3), own[1][..., None]], dim=3)
+            places = before[:, None]
+            if isinstance(layer, Conv):
+                places = unfold(before.reshape(-1, *layer.image), layer.kernel, padding=layer.padding).mT
+            places = torch.cat([places, torch.ones_like(places[..., :1])], dim=2)  # (N, L, inputs + 1)
+
+            def rest(value: Tensor, depth: int = depth) -> Tensor:
+                value = value[None]
+                for after, parameters in zip(model.layers[depth + 1 :], parts[depth + 1 :], strict=True):
+                    value = after.apply(value, *parameters)
+                return value[0]
+
+            slopes = along.mT @ torch.stack([torch.func.jacrev(rest)(value) for value in values])  # (N, D, features)
+            slopes = slopes.view(*slopes.shape[:2], -1, places.shape[1])  # (N, D, outputs, L)
+            moments = (
+                torch.einsum("nli,nlj->ij", places, places) / places.shape[1],
+                torch.einsum("ndol,ndpl->op", slopes, slopes),
+            )
+            yield moments[0] / len(targets), moments[1] / len(targets), gradients
+
+
+def along_axes(inputs: Tensor, slopes: Tensor, gradients: Tensor) -> Tensor:
+    """EK-FAC's matrix: mean squares of the gradients along the axes of K-FAC's."""
+    p, q = torch.linalg.eigh(inputs)[1], torch.linalg.eigh(slopes)[1]
+    squares = torch.einsum("ok,ndoi,il->ndkl", q, gradients, p).square().sum(1).mean(0)
+    turns = torch.kron(q, p)
+    return turns @ torch.diag(squares.flatten()) @ turns.T
+
+
 @pytest.mark.parametrize("matrix", ["gauss-newton", "fisher"])
 @pytest.mark.parametrize("solver", ["kfac", "ekfac"])
 @pytest.mark.parametrize("samples", [12, 3])  # 3 are fewer than the features of a dense layer
@@ -115,11 +167,9 @@ def test_kronecker_solvers_equal_dense_solves_of_the_matrix_they_stand_for(
     asked = vectors(run)
     found = solve(System(run, matrix, 0.05), asked, solver, share=0.1)
 
-    axes = getattr(kronecker, solver)(run.problem, run.final, matrix)
     parts = [kronecker.matrices(run.problem.model, rows) for rows in (asked, found)]
-    for layer, v, x in zip(axes, *parts, strict=True):
-        turns = torch.kron(layer.slopes.contiguous(), layer.inputs.contiguous())
-        dense = turns @ torch.diag(layer.curvatures.flatten()) @ turns.T
+    for (inputs, slopes, gradients), v, x in zip(layers_by_autograd(run, matrix), *parts, strict=True):
+        dense = torch.kron(slopes, inputs) if solver == "kfac" else along_axes(inputs, slopes, gradients)
         shift = 0.05 + run.problem.weight_decay + 0.1 * dense.diagonal().mean()
         expected = torch.linalg.solve(dense + shift * torch.eye(len(dense), dtype=torch.float64), v.flatten(1).T).T
         assert gap(x.flatten(1), expected) < 1e-9

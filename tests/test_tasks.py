@@ -97,6 +97,26 @@ def test_a_problem_draws_each_thing_from_the_stream_of_its_name(tmp_path: Path) 
     assert torch.equal(given.batches, batches(100, 10, 10, stream("batches", 7)))
 
 
+def test_feature_noise_of_a_seed_is_what_the_stream_feature_noise_of_that_seed_draws(tmp_path: Path) -> None:
+    given = build(replace(QUICK, scaling="none", noise="gaussian", noise_rate=0.3), 7, tmp_path)
+    inputs, _ = features("breast_cancer", "all", tmp_path)
+    train, query = (inputs[stream("split", 7).permutation(569)[rows]] for rows in (slice(100), slice(100, 200)))
+
+    assert np.array_equal(given.train.inputs, train + 0.3 * stream("feature-noise", 7).standard_normal(train.shape))
+    assert np.array_equal(given.query.inputs, query)
+
+
+def test_flipped_labels_of_a_seed_are_what_the_streams_label_noise_of_that_seed_draw(tmp_path: Path) -> None:
+    task = replace(QUICK, dataset="digits", noise="labels", noise_rate=0.13)
+    _, targets = features("digits", "all", tmp_path)
+    clean = targets[stream("split", 7).permutation(1797)[:100]]
+    wrong, steps = stream("label-noise", 7).permutation(100)[:13], stream("label-noise/classes", 7).randint(1, 10, size=100)
+    expected = clean.copy()
+    expected[wrong] = (clean + steps)[wrong] % 10
+
+    assert build(task, 7, tmp_path).train.targets.tolist() == expected.tolist()
+
+
 def test_a_value_that_no_code_stands_behind_is_an_error() -> None:
     for field, value in {"queries": "banana", "noise": "salt", "counterfactual": "reordered", "model": "mlp-9"}.items():
         with pytest.raises(LoobenchError, match=f"unknown {field} of task {QUICK.name} '{value}'"):

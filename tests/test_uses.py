@@ -157,6 +157,12 @@ def test_the_lowest_effects_go_first_and_the_highest_stay_ties_by_sample_number(
     assert [row.nonzero().flatten().tolist() for row in uses.coreset(effect, (0.125, 0.25, 0.5))] == [[2], [2, 5], [2, 4, 5, 6]]
 
 
+def test_a_coreset_keeps_its_part_of_the_samples_rounded_and_not_cut() -> None:
+    effect = torch.arange(100.0)
+
+    assert uses.coreset(effect, (0.29, 0.57, 0.5)).sum(1).tolist() == [29, 57, 50]  # 0.29 * 100 is below 29
+
+
 def test_a_planted_wrong_label_is_the_first_to_go_and_the_test_loss_falls_without_it_same_and_fresh(
     given: Problem, ready: Prepared
 ) -> None:
