@@ -11,7 +11,7 @@ READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
 
-.PHONY: help run test test-slow test-peers lint report publish figures verify-pr gpu clean
+.PHONY: help run test test-slow test-peers mutants lint report publish figures verify-pr gpu clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test-slow: $(READY)  ## the tests that are marked slow
 
 test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
 	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"
+
+mutants: $(READY)  ## break the code in each way that tests/mutants.toml lists, in a copy, and see that its tests find it (20 minutes)
+	$(BIN)/python tests/mutants.py
 
 lint: $(READY)  ## lint, formatting and types
 	$(BIN)/ruff check .

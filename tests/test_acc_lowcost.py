@@ -148,7 +148,7 @@ class Densely:
 
 @pytest.mark.parametrize("model", ["logistic", "classes"])
 def test_outside_the_directions_it_moves_by_the_mean_curvature_of_all_other_samples(model: str) -> None:
-    run = trained(LINEAR[model], epochs=3)
+    run = trained(LINEAR[model], epochs=2)
     found = acc_lowcost(run, rank=3, share=1000, nodes=3, most=1.0)
 
     assert error(found, Densely(run, 3).effects()) < 1e-9

@@ -7,12 +7,13 @@ import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 
-from benchmark import calculus
+from benchmark import calculus, evaluate
 from benchmark.errors import LoobenchError
 from benchmark.evaluate import Failure, estimate
 from benchmark.optimizers import Adam
 from benchmark.problem import map_tensors, tensors
 from benchmark.registry import Estimator, load, registered, resolve
+from benchmark.sandbox import Answer
 from benchmark.train import leave_one_out, train
 
 HEAD = """
@@ -269,6 +270,16 @@ def test_the_cost_is_that_of_the_last_horizon() -> None:
     run = train(problem(query_kind="mean"))
 
     assert estimate(registered()["sgd-ie"], run).count == calculus.Count(3 * 12 + 3, 3 * 12)
+
+
+def test_the_cost_is_that_of_the_dearest_horizon() -> None:
+    counts = [calculus.Count(5, 7), calculus.Count(6, 3), calculus.Count(2, 1)]
+    rows = torch.arange(12.0).double()[:, None].expand(12, 3)
+    answers = [Answer(rows, *took) for took in zip((1.0, 3.0, 2.0), counts, (9, None, 4), strict=True)]
+
+    found = evaluate._dearest(torch.stack([rows] * 3), answers)
+
+    assert (found.seconds, found.count, found.memory) == (3.0, calculus.Count(6, 7), 9)
 
 
 def test_the_source_is_that_of_the_declaring_file_also_under_another_decorator(tmp_path: Path) -> None:

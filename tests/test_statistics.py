@@ -333,6 +333,19 @@ def test_a_clear_winner_is_alone_in_its_group(shape: tuple[int, int], rows: int,
     assert alone(shape, rows, gap, boards=200) > 0.95
 
 
+def test_rows_are_told_by_the_two_sided_student_test_over_all_pairs() -> None:
+    told = []
+    for outlier in np.linspace(1, 12, 45):  # leads all of one sign, so that the signed-rank test tells them in any case
+        leads = np.append(np.linspace(0.5, 1.5, 9), outlier)
+        p = stats.ttest_1samp(leads, 0).pvalue
+        found = st.compare({"best": single(*leads), "other": single(*np.zeros(10))})
+        assert found["other"].group == (2 if p < 0.05 else 1)
+        told.append(p)
+
+    assert any(0.05 < p < 0.1 for p in told)
+    assert min(told) < 0.05
+
+
 def test_five_cells_tell_nothing_and_six_do() -> None:
     five, six = ({"a": scores(RandomState(0).randn(1, n, 1) + 50), "b": scores(np.zeros((1, n, 1)))} for n in (5, 6))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from benchmark import PROTOCOL
 from benchmark.errors import LoobenchError
 from benchmark.features import features
+from benchmark.models import MODELS
 from benchmark.optimizers import Adam, Sgd
 from benchmark.questions import Subsets, Uses
 from benchmark.streams import stream
@@ -95,6 +97,25 @@ def test_a_problem_draws_each_thing_from_the_stream_of_its_name(tmp_path: Path) 
     assert given.query.targets.tolist() == targets[rows[100:200]].tolist()
     assert torch.equal(given.initial, given.model.initial(stream("initial", 7)))
     assert torch.equal(given.batches, batches(100, 10, 10, stream("batches", 7)))
+
+
+def test_initial_parameters_are_uniform_within_one_over_the_root_of_what_comes_in() -> None:
+    layers = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 20, 5), nn.Linear(320, 10)
+    random, expected = np.random.RandomState(3), []
+    for layer in layers:
+        bound = nn.init._calculate_fan_in_and_fan_out(layer.weight)[0] ** -0.5
+        expected += [random.uniform(-bound, bound, tuple(part.shape)).ravel() for part in (layer.weight, layer.bias)]
+
+    found = MODELS["mnist-cnn"].build(784, 10).initial(np.random.RandomState(3))
+
+    assert np.array_equal(found, np.concatenate(expected))
+
+
+def test_a_horizon_is_after_the_last_batch_of_its_epoch_also_where_that_is_short(tmp_path: Path) -> None:
+    given = build(replace(QUICK, batch=30, horizons=(1, 10)), 0, tmp_path)
+
+    assert given.horizons == (4, 40)
+    assert {*given.batches[:4].flatten().tolist()} == {-1, *range(100)}
 
 
 def test_feature_noise_of_a_seed_is_what_the_stream_feature_noise_of_that_seed_draws(tmp_path: Path) -> None:
