@@ -64,7 +64,7 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     """The exit code of pytest on some tests of a tree, and what it said."""
     ids = [f"tests/{one}" for one in tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *ids]
-    mine = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    mine = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, cwd=tree, env=mine, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
@@ -72,15 +72,22 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def rewrite(at: Path, text: str) -> None:
+    """Write a source file anew, and forget its compiled form: two versions within a second may pass for one."""
+    at.write_text(text)
+    for compiled in (at.parent / "__pycache__").glob(f"{at.stem}.*"):
+        compiled.unlink()
+
+
 def attempt(tree: Path, mutant: Mutant) -> Tried:
     """Make a break in a tree, run its tests, and take it back."""
     at, began = tree / mutant.file, time.monotonic()
     whole = at.read_text()
-    at.write_text(mutant.applied(whole))
+    rewrite(at, mutant.applied(whole))
     try:
         code, said = run_tests(tree, mutant.tests)
     finally:
-        at.write_text(whole)
+        rewrite(at, whole)
     found = re.search(r"^FAILED tests/(\S+)", said, re.MULTILINE)
     lines = said.strip().splitlines() or [""]
     return Tried(found[1] if code == 1 and found else "", lines[-1], time.monotonic() - began)

@@ -128,6 +128,16 @@ def test_chunks_are_nearly_equal_and_an_even_number() -> None:
     assert chunks.plan(given, 200, False, Means(workers=4)).workers == 1
 
 
+def test_what_decides_last_bits_is_as_it_was_for_the_published_truths() -> None:
+    """The form of the first layer, and how many runs are trained at once."""
+    wide, narrow = (problem(mlp((inputs, 8, 1))) for inputs in (25, 24))  # 12 samples
+
+    assert (gram_pays(wide), gram_pays(narrow)) == (True, False)
+    assert chunks.at_once(problem(mlp((784, 8, 1))), False) == 2**22 // (8 * 784 * 8) == 83
+    assert chunks.at_once(problem(mlp((784, 8, 1)), train=1000), True) == 2**22 // (8 * 1000 * 8) == 65
+    assert (chunks.at_once(problem(), False), chunks.at_once(problem(mlp((784, 512, 1))), False)) == (256, 32)
+
+
 def test_less_memory_means_fewer_chunks_side_by_side_then_fewer_runs_then_an_error() -> None:
     given = large(mlp((784, 128, 10), loss="cross-entropy"), OPTIMIZERS["sgd"])
     usual = chunks.plan(given, 300, False, Means(workers=2))

@@ -62,7 +62,7 @@ def ridge(given: Problem, keep: Sequence[bool]) -> Tensor:
 
 
 def converged(**changes: object) -> Problem:
-    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=2500, weight_decay=0.1)
+    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=800, weight_decay=0.1)
     return replace(given, horizons=(given.steps,), **changes)
 
 
@@ -94,7 +94,7 @@ def test_subset_effects_converge_to_the_closed_form() -> None:
 def test_further_training_of_a_ridge_regression_converges_to_the_closed_form() -> None:
     given = replace(converged(), batches=converged().batches[:40], horizons=(40,))
     run = train(given)
-    truth = answered(run, counterfactuals.further_training(run, FurtherTraining(Sgd(0.5), (10, 2500), repeats=2), seed=0))
+    truth = answered(run, counterfactuals.further_training(run, FurtherTraining(Sgd(0.5), (10, 800), repeats=2), seed=0))
 
     assert truth.effect.shape == (2, 12, 3)
     close(truth.effect[1], change(given, [without(i) for i in range(12)]), 1e-9)

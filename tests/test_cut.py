@@ -77,6 +77,13 @@ def test_a_final_model_holds_nothing_of_the_states_before_it(kind: str) -> None:
         hidden.until(STEPS - 1)
 
 
+def test_segments_are_nearly_equal_and_the_later_ones_the_longer() -> None:
+    run = train(problem(batch=12, epochs=10))
+
+    assert [(part.start, part.stop) for part in run.segments(4)] == [(0, 2), (2, 5), (5, 7), (7, 10)]
+    assert [(part.start, part.stop) for part in run.segments(20)] == [(t, t + 1) for t in range(10)]
+
+
 def test_an_estimator_is_given_memory_that_shows_no_later_step() -> None:
     """It walks from the views it has to what they are views of."""
     from benchmark.evaluate import estimate

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark import data
 from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.features import RECIPES, SENTENCES, adult, features, sst2_words
+from benchmark.features import RECIPES, SENTENCES, adult, cifar10, features, mnist, mnist_1_7, news_ibm_mac, sst2_words
 from benchmark.files import read_tensors, write_tensors
 from benchmark.models import MODELS
 
@@ -204,6 +204,39 @@ def test_only_the_first_sentences_are_taken_in_canonical_order(monkeypatch: pyte
     assert len(inputs) == 7
     assert np.array_equal(inputs, first[0])  # words, too, are counted in the first only
     assert np.array_equal(targets, splits["train"]["label"][:7])
+
+
+def test_digits_1_and_7_have_pixels_from_0_to_1_and_7_is_the_second_class() -> None:
+    images = np.random.RandomState(0).randint(0, 256, (6, 28, 28)).astype(np.uint8)
+    table: data.Splits = {"train": {"image": images, "label": np.array([1, 7, 3, 7, 1, 0])}}
+    inputs, targets = mnist_1_7(table)
+
+    assert np.array_equal(inputs, images[[0, 1, 3, 4]].reshape(4, 784) / 255)
+    assert targets.tolist() == [0, 1, 1, 0]
+    assert np.array_equal(mnist(table)[0], images.reshape(6, 784))
+    assert mnist(table)[1].tolist() == [1, 7, 3, 7, 1, 0]
+
+
+def test_images_in_colour_are_three_planes_row_by_row() -> None:
+    images = np.random.RandomState(0).randint(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    inputs, targets = cifar10({"train": {"img": images, "label": np.array([3, 9])}})
+
+    assert np.array_equal(inputs[1], np.concatenate([images[1, :, :, plane].ravel() for plane in range(3)]))
+    assert targets.tolist() == [3, 9]
+
+
+def test_news_are_weighed_by_the_words_of_the_train_posts_neither_too_frequent_nor_stop_words() -> None:
+    ibm, mac = "comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware"
+    words = ["alpha alpha beta", "alpha gamma", "beta delta", "delta delta", "delta", "epsilon the", *["zeta"] * 4]
+    groups = [ibm, mac] * 5
+    train = {"text": [*words, "omega"], "label_text": [*groups, "rec.autos"]}
+    inputs, targets = news_ibm_mac({"train": train, "test": {"text": ["beta kappa alpha zeta"], "label_text": [mac]}})
+
+    rarity = {word: 1 + np.log(11 / (1 + posts)) for word, posts in (("alpha", 2), ("beta", 2), ("epsilon", 1), ("gamma", 1))}
+    counts = np.array([[2, 1, 0, 0], [1, 0, 0, 1], [0, 1, 0, 0], *[[0] * 4] * 2, [0, 0, 1, 0], *[[0] * 4] * 4, [1, 1, 0, 0]])
+    weighed = counts * np.array([*rarity.values()])  # "delta" is in 3 of 10 posts, "zeta" in 4: more than .20
+    assert inputs == pytest.approx(weighed / np.linalg.norm(weighed, axis=1, keepdims=True).clip(1e-9), abs=1e-12)
+    assert targets.tolist() == [0, 1] * 5 + [1]
 
 
 def test_every_data_set_has_a_recipe() -> None:

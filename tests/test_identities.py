@@ -14,7 +14,7 @@ from baselines.influence_function import influence_function
 from benchmark import calculus
 from benchmark.engine import Runs, gram_applies, gram_pays
 from benchmark.errors import LoobenchError
-from benchmark.metrics import METRICS, scores
+from benchmark.metrics import METRICS, ranking, scores
 from benchmark.models import LOSSES, Network, mlp
 from benchmark.optimizers import Adam, FrozenAdam, Optimizer, Sgd
 from benchmark.problem import Trajectory, in_precision, map_tensors
@@ -304,7 +304,7 @@ def test_7_acc_equals_sgd_ie_when_each_sample_is_seen_once(optimizer: Optimizer)
 
 
 def converged() -> Trajectory:
-    given = problem(MODELS["logistic"], Sgd(1.0), batch=12, epochs=4000, weight_decay=0.05)
+    given = problem(MODELS["logistic"], Sgd(1.0), batch=12, epochs=800, weight_decay=0.05)
     return train(replace(given, horizons=(given.steps,)))
 
 
@@ -388,6 +388,15 @@ def test_11_jaccard_and_cosine_of_a_hand_computed_case() -> None:
     assert METRICS["cosine"].value(estimate * 1e-300, truth) == pytest.approx(found["cosine"])
 
 
+def test_11_a_score_throughout_is_the_mean_over_horizons_and_else_that_of_the_last() -> None:
+    estimate, truth = torch.randn(2, 3, 40, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    cosines = ((estimate * truth).sum(1) / (estimate.norm(dim=1) * truth.norm(dim=1))).numpy()  # (H, Q)
+
+    assert ranking(estimate, truth, METRICS["cosine"], throughout=True) == pytest.approx(cosines.mean(0), abs=1e-12)
+    assert ranking(estimate, truth, METRICS["cosine"], throughout=False) == pytest.approx(cosines[-1], abs=1e-12)
+    assert scores(estimate, truth, units=False)["cosine"] == pytest.approx(cosines.mean(1), abs=1e-12)
+
+
 def test_11_a_metric_that_is_not_defined_is_none() -> None:
     estimate = torch.randn(1, 40, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     truth = estimate.clone()
@@ -398,7 +407,7 @@ def test_11_a_metric_that_is_not_defined_is_none() -> None:
 
 # ---- 12: the harness itself ----------------------------------------------------------------------------------------
 def test_12_full_batch_training_reproduces_the_closed_form_leave_one_out_of_ridge_regression() -> None:
-    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=2500, weight_decay=0.1)
+    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=800, weight_decay=0.1)
     given = replace(given, horizons=(given.steps,))
     inputs = torch.cat([given.train.inputs, torch.ones(12, 1, dtype=torch.float64)], dim=1)
 

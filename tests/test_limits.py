@@ -1,6 +1,8 @@
 """Ceilings and floors: against plain loops, closed forms and simulations whose answer is known."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from benchmark import chunks
+from benchmark import limits as file
 from benchmark.chunks import Means
 from benchmark.errors import LoobenchError
 from benchmark.limits import (
@@ -284,28 +287,37 @@ def test_linear_ceilings_read_the_distance_to_the_run_with_all_samples() -> None
     assert torch.allclose(shift_effects(train(given)), expected, rtol=1e-9, atol=1e-13)
 
 
-def test_the_limits_of_a_seed_compare_with_the_streams_of_that_seed() -> None:
+def shifts_and_losses(given: Problem, samples: list[int]) -> tuple[Tensor, Tensor]:
+    """What leaving out each of the samples does to parameters (K, P) and query losses (K, Q) at the end, by loops."""
+    thetas = [walked(given, torch.arange(len(given.train)) != i)[-1] for i in (*samples, -1)]
+    losses = torch.stack([given.query_losses(theta) for theta in thetas])
+    return torch.stack(thetas[:-1]) - thetas[-1], losses[:-1] - losses[-1]
+
+
+def test_the_limits_of_a_seed_are_of_samples_evenly_spread_and_the_streams_of_that_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     given = replace(problem(RELU, train=20, batch=5, epochs=3), horizons=(12,))
     run = train(given)
-    effect = leave_one_out(run)
-    rows = [np.reshape(order, (4, 5)) for order in _orders("limits/order", 6, 20, 3)]
-    others = {
-        "other_order": replace(given, batches=torch.from_numpy(np.concatenate(rows))),
-        "other_initial": replace(given, initial=given.model.initial(stream("limits/initial", 6))),
-    }
+    chosen, random = [0, 3, 6, 9, 12, 15, 19], stream("limits/order", 6)
+    rows = np.concatenate([random.permutation(20).reshape(4, 5) for _ in range(3)])
+    start = given.model.initial(stream("limits/initial", 6))
+    others = {"other_order": replace(given, batches=torch.from_numpy(rows)), "other_initial": replace(given, initial=start)}
+    shifts, effect = shifts_and_losses(given, chosen)
+    slopes = torch.autograd.functional.jacobian(given.query_losses, run.final)
+    monkeypatch.setattr(file, "SAMPLES", 7)
 
-    found = limits(replace(task("quick-breast-cancer-mlp-sgd"), epochs=3, horizons=(3,)), 6, run, GroundTruth(effect, 1.0, 1))
+    found = limits(
+        replace(task("quick-breast-cancer-mlp-sgd"), epochs=3, horizons=(3,)), 6, run, GroundTruth(leave_one_out(run), 1.0, 1)
+    )
 
+    def mean(metric: Callable[..., Any], estimate: Tensor) -> list[object]:
+        return [pytest.approx(np.mean([metric(estimate[:, q], effect[:, q]).statistic for q in range(3)]), abs=1e-12)]
+
+    assert found["ceiling"] == mean(stats.kendalltau, shifts @ slopes.T)
+    assert found["linear_spearman"] == mean(stats.spearmanr, shifts @ slopes.T)
     for name, other in others.items():
-        whole = other.query_losses(walked(other, torch.ones(20))[0])
-        without = torch.stack([other.query_losses(walked(other, torch.arange(20) != i)[0]) - whole for i in range(20)])
-        taus = [stats.kendalltau(without[:, q], effect[0, :, q]).statistic for q in range(3)]
-        assert found[name] == [pytest.approx(np.mean(taus), abs=1e-12)]
-
-
-def _orders(name: str, seed: int, samples: int, epochs: int) -> list[np.ndarray]:
-    drawn = stream(name, seed)
-    return [drawn.permutation(samples) for _ in range(epochs)]
+        assert found[name] == mean(stats.kendalltau, shifts_and_losses(other, chosen)[1])
 
 
 # ---- means over repeats ---------------------------------------------------------------------------------------------

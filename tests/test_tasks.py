@@ -16,7 +16,7 @@ from benchmark.optimizers import Adam, Sgd
 from benchmark.questions import Subsets, Uses
 from benchmark.streams import stream
 from benchmark.suites import SUITES, TASKS, task
-from benchmark.tasks import Task, batches, build, cross_validated, record_digest, variant
+from benchmark.tasks import SCALINGS, Task, batches, build, cross_validated, record_digest, variant
 
 QUICK = TASKS["quick-breast-cancer-mlp-sgd"]
 OTHER = {
@@ -174,6 +174,10 @@ def test_inputs_are_standardised_by_the_training_samples_and_splits_are_disjoint
     assert given.train.inputs.std(0, correction=0) == pytest.approx(1)
     assert given.query.inputs.mean(0).abs().max() > 1e-3
     assert len(set(rows)) == 300
+
+
+def test_pixels_go_from_minus_one_to_one() -> None:
+    assert SCALINGS["pixels"](np.array([0, 51, 255], dtype=np.uint8))[0] == pytest.approx([-1, -0.6, 1], abs=1e-15)
 
 
 def test_a_constant_feature_keeps_its_scale(tmp_path: Path) -> None:

@@ -247,6 +247,17 @@ def test_groups_have_the_sizes_asked_and_clusters_are_a_sample_and_its_nearest(g
     assert all(len({*map(tuple, members[start : start + 4])}) == 4 for start in (0, 4, 20))
 
 
+def test_groups_and_random_effects_come_from_the_streams_of_their_names(given: Problem) -> None:
+    draw = stream("deletion", 5)
+    drawn = [draw.permutation(20) < 2 for _ in range(3)]
+    centres = draw.permutation(20)[:3]
+    removed, _ = uses.groups(given.train, SMALL, 5)
+
+    assert removed[:3].tolist() == np.array(drawn).tolist()
+    assert removed[3:6][range(3), centres].all()
+    assert np.array_equal(uses.random_effects(20, SMALL, 5), stream("random-removal", 5).normal(size=(2, 20)))
+
+
 def test_a_sample_is_in_its_own_cluster_even_where_others_have_its_inputs() -> None:
     inputs = torch.zeros(6, 2, dtype=torch.float64)
 
@@ -255,7 +266,7 @@ def test_a_sample_is_in_its_own_cluster_even_where_others_have_its_inputs() -> N
 
 
 def test_deleting_a_group_from_a_ridge_regression_has_its_closed_form() -> None:
-    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=2500, weight_decay=0.1, query_kind="each")
+    given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=800, weight_decay=0.1, query_kind="each")
     given = replace(given, horizons=(1, given.steps))
     removed, _ = uses.groups(given.train, SMALL, 0)
     columns = torch.cat([given.train.inputs, torch.ones(12, 1, dtype=torch.float64)], dim=1)
