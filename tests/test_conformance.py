@@ -15,7 +15,7 @@ from cases import MODELS, OPTIMIZERS, every_estimator, here, problem, supported_
 from torch import Tensor
 
 from benchmark.evaluate import Failure, estimate
-from benchmark.problem import Problem, Trajectory, tensors
+from benchmark.problem import Trajectory, tensors
 from benchmark.registry import registered
 from benchmark.train import train
 
@@ -75,9 +75,20 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert float((found - expected).abs().max()) <= 1e-8 * float(expected.abs().max())
 
 
-def permuted(given: Problem, order: Tensor) -> Problem:
+@cache
+def permuted(model: str, optimizer: str) -> tuple[Trajectory, Tensor]:
+    """The reference run with its samples in another order, and the order."""
+    given, order = reference(model, optimizer).problem, torch.randperm(12, generator=torch.Generator().manual_seed(1))
     where = order.argsort()
-    return replace(given, train=given.train[order], batches=torch.where(given.batches < 0, -1, where[given.batches]))
+    batches = torch.where(given.batches < 0, -1, where[given.batches])
+    return train(replace(given, train=given.train[order], batches=batches)), order
+
+
+@cache
+def least(optimizer: str) -> tuple[Trajectory, Trajectory]:
+    """A run of batches of one sample, and a run of one step."""
+    step = problem(optimizer=OPTIMIZERS[optimizer], batch=12, epochs=1)
+    return train(problem(optimizer=OPTIMIZERS[optimizer], batch=1, epochs=1)), train(replace(step, horizons=(1,)))
 
 
 @every_fit
@@ -95,8 +106,8 @@ def test_an_estimator_keeps_the_rules(name: str, model: str, optimizer: str) -> 
     assert all(map(torch.equal, tensors(run), before))
     if name in BLIND_TO_QUERIES:
         return
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
-    close(answer(name, train(permuted(run.problem, order))), found[order])
+    other, order = permuted(model, optimizer)
+    close(answer(name, other), found[order])
     for columns in ([1], [0, 1, 2, 1]):  # queries in other chunks
         asked = replace(run, problem=replace(run.problem, query=run.problem.query[columns]))
         close(answer(name, asked), found[:, columns])
@@ -123,9 +134,7 @@ def test_an_estimator_leaves_what_is_global_alone(name: str) -> None:
 @every_estimator
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_batches_of_one_sample_and_a_run_of_one_step_are_no_trouble(name: str, optimizer: str) -> None:
-    alone = train(problem(optimizer=OPTIMIZERS[optimizer], batch=1, epochs=1))
-    step = train(replace(problem(optimizer=OPTIMIZERS[optimizer], batch=12, epochs=1), horizons=(1,)))
-    for run in (alone, step):
+    for run in least(optimizer):
         if supported(name, run):
             assert answer(name, run).isfinite().all()
 
