@@ -22,7 +22,7 @@ from benchmark.train import train
 WHOLE: dict[str, tuple[dict[str, Any], float]] = {  # settings with which a solver finds the solution, and how near
     "direct": ({}, 1e-12),
     "cg": ({"iterations": 500}, 1e-9),
-    "lissa": ({"depth": 4000, "batch": 12, "scale": 1.0}, 1e-9),
+    "lissa": ({"depth": 1000, "batch": 12, "scale": 1.0}, 1e-9),
     "arnoldi": ({"rank": 1000, "iterations": 1000}, 1e-9),
     "nystrom": ({"rank": 1000}, 1e-9),
 }
