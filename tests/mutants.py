@@ -88,7 +88,7 @@ def attempt(tree: Path, mutant: Mutant) -> Tried:
         code, said = run_tests(tree, mutant.tests)
     finally:
         rewrite(at, whole)
-    found = re.search(r"^FAILED tests/(\S+)", said, re.MULTILINE)
+    found = re.search(r"^FAILED tests/(.+?)(?: - .*)?$", said, re.MULTILINE)
     lines = said.strip().splitlines() or [""]
     return Tried(found[1] if code == 1 and found else "", lines[-1], time.monotonic() - began)
 
