@@ -144,13 +144,13 @@ Lower is better in these. del: Spearman between sums of effects and the truth of
 """,
 }
 LIMITED = """\
-**Limits.** of ceiling: the score that ranks the rows over the ceiling of the same task and seed, both at the last horizon,
-from the seeds where the ceiling is known and above 0. For leave-one-out the ceiling is the score of the exact shift of the
-parameters read off to first order, from at most 50 of the samples: a method that reads its shift off exactly can be above 1. For subsets
-and further training it is what the expectation of the truth would score, from two halves of its repeats. Limits, in brackets
-below the tasks' scores, are means over seeds at the last horizon: tau with another start or order says how well the effects in
-another run agree with these; kinks, how often runs without a sample cross a kink of ReLU; noise, the error of training anew
-over the standard deviation of the effects.
+**Limits.** of ceiling: the score that ranks the rows over the ceiling of the same task and seed, both at the last
+horizon, from the seeds where the ceiling is known and above 0. For leave-one-out the ceiling is the score of the exact
+shift of the parameters read off to first order, from at most 50 of the samples: a method that reads its shift off exactly
+can be above 1. For subsets and further training it is what the expectation of the truth would score, from two halves of
+its repeats. Limits, in brackets below the tasks' scores, are means over seeds at the last horizon: tau with another start
+or order says how well the effects in another run agree with these; kinks, how often runs without a sample cross a kink of
+ReLU; noise, the error of training anew over the standard deviation of the effects.
 """
 CITE = """\
 ## How to cite
