@@ -10,8 +10,10 @@ DEVICE ?= cuda
 READY := .venv/.ready
 BIN := .venv/bin
 PEERS := .venv-peers
+UV ?= uv
+BARE := .venv-uv
 
-.PHONY: help run test test-slow test-peers mutants lint report publish figures verify-pr gpu clean
+.PHONY: help run test test-slow test-peers test-uv mutants lint report publish figures verify-pr gpu clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +30,10 @@ test-slow: $(READY)  ## the tests that are marked slow
 
 test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
 	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"
+
+test-uv: $(BARE)/.ready  ## set up .venv-uv by uv, which compiles no library ahead, then test what uses libraries
+	$(BARE)/bin/python -B -m pytest --numprocesses auto tests/test_estimators.py tests/test_data_baselines.py tests/test_conformance.py \
+		-k "lava or outlier or amortised or influence"
 
 mutants: $(READY)  ## break the code in each way that tests/mutants.toml lists, in a copy, and see that its tests find it (20 minutes)
 	$(BIN)/python tests/mutants.py
@@ -55,7 +61,12 @@ gpu:  ## for maintainers: what a GPU does, in eight minutes, with the torch of P
 	$(PYTHON) -m benchmark.card --device $(DEVICE)
 
 clean:  ## remove .venv and what tools left behind
-	rm -rf .venv $(PEERS) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(PEERS) $(BARE) *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(BARE)/.ready: pyproject.toml constraints.txt
+	$(UV) venv --quiet --clear --python $(PYTHON) $(BARE)
+	VIRTUAL_ENV=$(BARE) $(UV) pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
