@@ -32,6 +32,7 @@ FAILURES = (
 )
 ROUNDING = 1e-5  # how far a mean may be from that of its rounded parts
 TEXTS = ("name", "suite", "dataset", "model", "dtype", "queries")  # of a task's record, which tables and pages show
+ASKED = ("each", "mean")  # queries
 VERDICTS = ("verified", "differs", "fresh seeds differ", "failed", "cost differs")
 STATUSES = ("ok", "unsupported", *FAILURES)
 
@@ -369,9 +370,7 @@ def check(content: Any) -> Result:
     """`content` as a Result. Raises Mismatch that says where it is not one."""
     _check_schema(content)
     result: Result = decode(Result, content, "result")
-    horizons = _checked_task(result.task, "result.task")
-    if result.task_digest != (found := record_digest(result.task, result.protocol)):
-        raise Mismatch(f"result.task_digest: the task record has {found}, got {result.task_digest}")
+    horizons = _checked_task(result, "result")
     if result.verified and result.verified.verdict not in VERDICTS:
         expected = ", ".join(VERDICTS)
         raise Mismatch(f"result.verified.verdict: expected one of {expected}, got {result.verified.verdict!r}")
@@ -380,14 +379,19 @@ def check(content: Any) -> Result:
     return result
 
 
-def _checked_task(task: dict[str, Any], where: str) -> int:
-    """The number of horizons of a task's record. Raises Mismatch where it lacks what is shown of it."""
+def _checked_task(of: Result | Limits, name: str) -> int:
+    """The number of horizons of a task's record. Raises Mismatch where it lacks what is shown of it, or has another digest."""
+    task, where = of.task, f"{name}.task"
     horizons, truth = task.get("horizons"), task.get("truth", {"kind": LeaveOneOut.kind})
     whole = isinstance(horizons, list) and horizons and all(type(one) is int for one in horizons)
-    known = isinstance(truth, dict) and truth.get("kind") in [*QUESTIONS]
+    known = isinstance(truth, dict) and truth.get("kind") in [*QUESTIONS] and task.get("queries") in ASKED
     texts = all(isinstance(task.get(key), str) for key in TEXTS) and isinstance(task.get("query"), int)
     if not (whole and known and texts):
-        raise Mismatch(f"{where}: expected a task record with {', '.join(TEXTS)}, query, horizons and a known kind of truth")
+        raise Mismatch(
+            f"{where}: expected a task record with {', '.join(TEXTS)}, query, horizons, queries each or mean, and a known kind of truth"
+        )
+    if of.task_digest != (found := record_digest(task, of.protocol)):
+        raise Mismatch(f"{name}.task_digest: the task record has {found}, got {of.task_digest}")
     return len(horizons)  # type: ignore[arg-type]
 
 
@@ -395,7 +399,7 @@ def check_limits(content: Any) -> Limits:
     """`content` as Limits. Raises Mismatch that says where it is not one."""
     _check_schema(content)
     found: Limits = decode(Limits, content, "limits")
-    _checked_task(found.task, "limits.task")
+    _checked_task(found, "limits")
     for seed in found.seeds:
         _check_seed(f"limits.seeds.{seed}", seed)
     return found

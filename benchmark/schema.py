@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from benchmark.metrics import METRICS
 from benchmark.questions import QUESTIONS
 from benchmark.records import later
-from benchmark.results import SCHEMA, STATUSES, TEXTS, VERDICTS, Bounds, Cell, Described, Limits, Result, Verification
+from benchmark.results import ASKED, SCHEMA, STATUSES, TEXTS, VERDICTS, Bounds, Cell, Described, Limits, Result, Verification
 from benchmark.text import LONGEST, UNSEEN
 
 Schema = dict[str, Any]
@@ -105,6 +105,7 @@ def task() -> Schema:
     kinds = {"type": "object", **UNTYPED, "properties": {"kind": {"enum": [*QUESTIONS]}}, "required": ["kind"]}
     known = {
         **dict.fromkeys(TEXTS, PLAIN[str]),
+        "queries": {"enum": [*ASKED]},
         "query": PLAIN[int],
         "horizons": {"type": "array", "items": PLAIN[int], "minItems": 1},
     }

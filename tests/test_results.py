@@ -96,8 +96,8 @@ def test_an_edit_by_hand_is_found(name: str, saved: Path) -> None:
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "schema": (lambda c: c.update(schema=4), "expected schema 3, got 4 .a newer"),
-    "older schema": (lambda c: c.update(schema=2), "expected schema 3, got 2 .`loobench migrate` rewrites"),
+    "schema": (lambda c: c.update(schema=5), "expected schema 4, got 5 .a newer"),
+    "older schema": (lambda c: c.update(schema=2), "expected schema 4, got 2 .`loobench migrate` rewrites"),
     "missing": (lambda c: c["cells"]["0"].pop("truth"), r"result.cells.0: missing truth"),
     "unknown": (lambda c: c.update(extra=1), "result: unknown extra"),
     "type": (lambda c: c["cells"]["0"].update(seconds="fast"), "result.cells.0.seconds: expected float, got 'fast'"),
