@@ -387,9 +387,8 @@ def _checked_task(of: Result | Limits, name: str) -> int:
     known = isinstance(truth, dict) and truth.get("kind") in [*QUESTIONS] and task.get("queries") in ASKED
     texts = all(isinstance(task.get(key), str) for key in TEXTS) and isinstance(task.get("query"), int)
     if not (whole and known and texts):
-        raise Mismatch(
-            f"{where}: expected a task record with {', '.join(TEXTS)}, query, horizons, queries each or mean, and a known kind of truth"
-        )
+        fields = f"{', '.join(TEXTS)}, query, horizons, queries {' or '.join(ASKED)}, and a known kind of truth"
+        raise Mismatch(f"{where}: expected a task record with {fields}")
     if of.task_digest != (found := record_digest(task, of.protocol)):
         raise Mismatch(f"{name}.task_digest: the task record has {found}, got {of.task_digest}")
     return len(horizons)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """What a source file computes, as a digest of its syntax tree: layout, comments, docstrings and annotations do not count."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, TypeVar
@@ -10,17 +10,35 @@ from benchmark.errors import LoobenchError
 from benchmark.files import json_digest
 
 HOUSE = ("benchmark", "baselines", "estimators")  # whose modules may move
-DECLARATION = "estimator"  # its name and settings are part of an estimator's identity, and the rest is recorded as it is
+TWICE = ("ACTIVATIONS", "MODELS", "ekfac", "kfac")  # names that two modules for estimators have
+DECLARATION = "estimator"
+DECIDING = ("optimizers", "all_horizons", "max_parameters", "max_rank", "models")  # of what it declares; the rest is recorded
+LOOKING = {
+    "__doc__",
+    "__annotations__",
+    "get_type_hints",
+    "globals",
+    "locals",
+    "eval",
+    "exec",
+}  # a file that does so reads itself
 UNSEEN = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # fields of nodes
-FIELD = ast.Constant("a field")  # what stands for the annotation of one: without it a dataclass has none
+PLAIN = (  # what an annotation or an argument of a declaration may be made of to be left out: it does nothing
+    *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.UnaryOp, ast.USub),
+    *(ast.Load, ast.Dict, ast.keyword),
+)
+IMPORTS = (ast.Import, ast.ImportFrom)
+SCOPES = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef)
+FIELDS = ("ClassVar", "InitVar", "KW_ONLY")  # annotations that decide what a dataclass is
 Function = TypeVar("Function", ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def source_digest(source: bytes, name: str = "the file") -> str:
     """Digest of what a source file computes: of its syntax tree, and of what each imported name that it uses stands for.
 
-    Left out are comments, docstrings, other statements without effect, annotations, what ``@estimator(...)`` declares, where
-    imports stand, and where our own modules lie. Raises LoobenchError, with the name of the file, where it is not Python.
+    Left out are comments, docstrings, other statements without effect, annotations, what ``@estimator(...)`` only describes,
+    where plain imports stand, and where our own modules lie. A file that reads its own text is taken as it is written.
+    Raises LoobenchError, with the name of the file, where it is not Python.
     """
     try:
         return _digest(source)
@@ -30,31 +48,113 @@ def source_digest(source: bytes, name: str = "the file") -> str:
 
 @lru_cache(maxsize=128)
 def _digest(source: bytes) -> str:
-    tree, bare = ast.parse(source), Bare().visit(ast.parse(source))
-    return json_digest([plain(bare), sorted(origins(tree, bare))])
+    tree = ast.parse(source)
+    if {*names(tree)} & LOOKING:
+        return json_digest([plain(tree)])
+    moving = plain_imports(tree)
+    bare = Bare(moving).visit(ast.parse(source))
+    used = {*names(bare)}
+    return json_digest([plain(bare), sorted([name, whole] for name, whole in moving.items() if name in used)])
 
 
+def names(tree: ast.AST) -> Iterator[str]:
+    """All names that a tree speaks of: of variables, of attributes, of what it imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        if isinstance(node, IMPORTS):
+            yield from (part for one in node.names for part in one.name.split("."))
+
+
+# ---- imports ---------------------------------------------------------------------------------------------------------
+def plain_imports(tree: ast.Module) -> dict[str, str]:
+    """Names that stand for one thing in all of a file, and what for: imports bind them, nothing else, on no condition."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, IMPORTS):
+            for one in node.names:
+                found.setdefault(bound(one), set()).add(origin(node, one))
+    conditional = {bound(one) for node in elsewhere(tree) for one in node.names}
+    others = {*stored(tree)} | conditional | {"*"}
+    return {name: whole for name, (whole, *more) in found.items() if not more and name not in others}
+
+
+def elsewhere(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports that do not stand by themselves in a module or a function: in a class, behind a condition, dotted."""
+    plainly = {id(one) for node in ast.walk(tree) if isinstance(node, SCOPES) for one in node.body if isinstance(one, IMPORTS)}
+    for node in ast.walk(tree):
+        if isinstance(node, IMPORTS):
+            dotted = isinstance(node, ast.Import) and any("." in one.name and not one.asname for one in node.names)
+            if id(node) not in plainly or dotted:
+                yield node
+
+
+def stored(tree: ast.AST) -> Iterator[str]:
+    """Names that something else than an import binds."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            yield node.id
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        if isinstance(node, ast.arg):
+            yield node.arg
+        if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+            yield node.name
+        if isinstance(node, ast.MatchMapping) and node.rest:
+            yield node.rest
+
+
+def bound(name: ast.alias) -> str:
+    """The name that an import binds."""
+    return name.asname or name.name.partition(".")[0]
+
+
+def origin(node: ast.Import | ast.ImportFrom, name: ast.alias) -> str:
+    """What an imported name stands for; of our own modules the last part, with its module where two have that name."""
+    module = "" if isinstance(node, ast.Import) else f"{'.' * node.level}{node.module or ''}."
+    whole = module + name.name
+    if whole.split(".")[0] not in ("", *HOUSE):
+        return whole
+    return ".".join(whole.split(".")[-2:] if name.name in TWICE else whole.split(".")[-1:])
+
+
+# ---- what is left out ------------------------------------------------------------------------------------------------
 class Bare(ast.NodeTransformer):
-    """Takes from a syntax tree what changes no number."""
+    """Takes from a syntax tree what changes no number; imports of the names `moving`."""
 
-    def visit_Import(self, node: ast.Import) -> None: ...
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None: ...
+    def __init__(self, moving: Mapping[str, str]) -> None:
+        self.moving = moving
+
+    def visit_Import(self, node: ast.Import) -> ast.AST | None:
+        return self._kept(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return self._kept(node)
+
+    def _kept(self, node: ast.Import | ast.ImportFrom) -> ast.AST | None:
+        pairs = [[bound(one), origin(node, one) if one.name != "*" else ast.unparse(node)] for one in node.names]
+        left: list[ast.expr] = [ast.Constant(f"{name} from {whole}") for name, whole in pairs if name not in self.moving]
+        return ast.List(left, ast.Load()) if left else None
+
     def visit_Pass(self, node: ast.Pass) -> None: ...
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
-    def visit_arg(self, node: ast.arg) -> ast.arg:
-        return ast.arg(node.arg)
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        return ast.arg(node.arg, without_effect(node.annotation))
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        for one in node.body:
-            if isinstance(one, ast.AnnAssign):
-                one.annotation = FIELD
+        for one in (inner for statement in node.body for inner in ast.walk(statement)):
+            if isinstance(one, ast.AnnAssign) and does_nothing(one.annotation):
+                kinds = sorted({*names(one.annotation)} & {*FIELDS})
+                one.annotation = ast.Constant(f"a field {kinds}")  # without an annotation it is none
         return self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
-        if node.annotation is FIELD:
+        if isinstance(node.annotation, ast.Constant) or not does_nothing(node.annotation):
             return self.generic_visit(node)
         return self.visit(ast.Assign([node.target], node.value)) if node.value else None
 
@@ -63,24 +163,53 @@ class Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return self.generic_visit(undeclared(node))
+        return self.generic_visit(self._undeclared(node))
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        return self.generic_visit(undeclared(node))
+        return self.generic_visit(self._undeclared(node))
+
+    def _undeclared(self, node: Function) -> Function:
+        """A function without the type of its result, and with what decides of its declarations as an estimator."""
+        node.returns = without_effect(node.returns)
+        if self.moving.get(DECLARATION) == DECLARATION:
+            alone = all(map(declares, node.decorator_list))
+            brief = (deciding(one, named=not alone) if declares(one) else one for one in node.decorator_list)
+            node.decorator_list = [one for one in brief if one]
+        return node
 
 
-def undeclared(node: Function) -> Function:
-    """A function without the type of its result, and without its declarations as an estimator."""
-    node.returns = None
-    node.decorator_list = [one for one in node.decorator_list if not declares(one)]
-    return node
+def does_nothing(node: ast.AST) -> bool:
+    """Whether an expression can have no effect: it is made of names, constants, and what puts them together."""
+    return all(isinstance(one, PLAIN) for one in ast.walk(node))
+
+
+def without_effect(annotation: ast.expr | None) -> ast.expr | None:
+    """Nothing, unless an annotation may do something."""
+    return None if annotation is None or does_nothing(annotation) else annotation
 
 
 def declares(decorator: ast.expr) -> bool:
-    """Whether a decorator is ``@estimator(...)``."""
-    return isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == DECLARATION
+    """Whether a decorator is ``@estimator(...)`` whose arguments are plain."""
+    called = isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == DECLARATION
+    return called and does_nothing_in(decorator)
 
 
+def does_nothing_in(call: ast.expr) -> bool:
+    """Whether all arguments of a call are named but the first, and have no effect."""
+    if not isinstance(call, ast.Call):
+        return False
+    given = [*call.args, *(one.value for one in call.keywords)]
+    return len(call.args) <= 1 and all(one.arg for one in call.keywords) and all(map(does_nothing, given))
+
+
+def deciding(call: ast.expr, *, named: bool) -> ast.expr | None:
+    """A declaration without what only describes; its name too where its place among other decorators matters."""
+    assert isinstance(call, ast.Call)
+    kept = [one for one in call.keywords if one.arg in DECIDING]
+    return ast.Call(call.func, call.args * named, kept) if kept or named else None
+
+
+# ---- as a value ------------------------------------------------------------------------------------------------------
 def merged(values: Sequence[ast.expr]) -> list[ast.expr]:
     """The parts of an f-string, texts side by side put together: Python 3.12 leaves some apart."""
     found: list[ast.expr] = []
@@ -101,23 +230,3 @@ def plain(node: Any) -> Any:
         return node
     fields = {name: plain(value) for name, value in ast.iter_fields(node) if name not in UNSEEN and value not in (None, [])}
     return [type(node).__name__, fields]
-
-
-def origins(tree: ast.AST, bare: ast.AST) -> Iterator[tuple[str, str]]:
-    """Of each imported name of a tree that is used in it without annotations: the name, and what it stands for."""
-    used = {node.id for node in ast.walk(bare) if isinstance(node, ast.Name)} | {"*"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield from (pair for one in node.names if (pair := (bound(one), origin(node, one)))[0] in used)
-
-
-def bound(name: ast.alias) -> str:
-    """The name that an import binds."""
-    return name.asname or name.name.partition(".")[0]
-
-
-def origin(node: ast.Import | ast.ImportFrom, name: ast.alias) -> str:
-    """What an imported name stands for; of our own modules the last part."""
-    module = "" if isinstance(node, ast.Import) else f"{'.' * node.level}{node.module or ''}."
-    whole = module + (name.name if name.asname or module else bound(name))
-    return whole.rpartition(".")[2] if whole.split(".")[0] in ("", *HOUSE) else whole

@@ -1,15 +1,18 @@
 """The digest of a source file is of what it computes: a formatter changes nothing, an operator does."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from benchmark.errors import LoobenchError
-from benchmark.syntax import source_digest
+from benchmark.registry import ALLOWED
+from benchmark.syntax import TWICE, source_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
@@ -81,6 +84,94 @@ SOMETHING = {
 }
 
 
+IMPORTED = "from benchmark.registry import estimator\n"
+PAIRS = {  # two files that compute different numbers, by what is left out where it does nothing
+    "which branch imports": (
+        "try:\n from torch import neg as f\nexcept ImportError:\n from torch import abs as f\nf(1)",
+        "try:\n from torch import abs as f\nexcept ImportError:\n from torch import neg as f\nf(1)",
+    ),
+    "which function imports": (
+        "def a(x):\n from torch import neg as f\n return f(x)\ndef b(x):\n from torch import abs as f\n return f(x)",
+        "def a(x):\n from torch import abs as f\n return f(x)\ndef b(x):\n from torch import neg as f\n return f(x)",
+    ),
+    "which import is the last": (
+        "from torch import neg as f\nfrom torch import abs as f",
+        "from torch import abs as f\nfrom torch import neg as f",
+    ),
+    "what comes after an import": (
+        "from torch import neg as f\ndef f(x): return x",
+        "def f(x): return x\nfrom torch import neg as f",
+    ),
+    "an import in a class": ("class A:\n from torch import neg as f\nA.f(1)", "class A:\n from torch import abs as f\nA.f(1)"),
+    "an import that is found by its name": (
+        "from torch import neg as f\nglobals()['f'](1)",
+        "from torch import abs as f\nglobals()['f'](1)",
+    ),
+    "an import on a condition": ("if A:\n from torch import neg as f\nf(1)", "from torch import neg as f\nif A:\n pass\nf(1)"),
+    "a part of a library": ("import scipy.linalg\nscipy.linalg.x", "import scipy.special\nscipy.linalg.x"),
+    "stars": ("from benchmark.solvers import *\ncg(1)", "from benchmark.shifts import *\ncg(1)"),
+    "a name that two of our modules have": (
+        "from benchmark.solvers import kfac\nkfac()",
+        "from benchmark.kronecker import kfac\nkfac()",
+    ),
+    "the order of decorators": (
+        "@estimator('a')\n@twice\ndef f(run): return 1",
+        "@twice\n@estimator('a')\ndef f(run): return 1",
+    ),
+    "which variant another decorator changes": (
+        "@estimator('a')\n@twice\n@estimator('b')\ndef f(run): return 1",
+        "@estimator('b')\n@twice\n@estimator('a')\ndef f(run): return 1",
+    ),
+    "what a declaration decides": (
+        "@estimator('a', optimizers=('sgd',))\ndef f(run): return 1",
+        "@estimator('a')\ndef f(run): return 1",
+    ),
+    "all horizons": (
+        "@estimator('a', all_horizons=True)\ndef f(run): return 1",
+        "@estimator('a', all_horizons=False)\ndef f(run): return 1",
+    ),
+    "what a declaration does": (
+        "@estimator('a', k=(S := 2.0))\ndef f(run, k): return S",
+        "@estimator('a', k=(S := 3.0))\ndef f(run, k): return S",
+    ),
+    "a decorator of that name": (
+        "def estimator(k): return lambda f: lambda r: k * f(r)\n@estimator(2)\ndef f(run): return 1",
+        "def estimator(k): return lambda f: lambda r: k * f(r)\n@estimator(3)\ndef f(run): return 1",
+    ),
+    "what an annotation does": ("def f(run: (S := 2.0)): return S", "def f(run: (S := 3.0)): return S"),
+    "a docstring that is read": (
+        "def f(run):\n '2.0'\n return float(f.__doc__)",
+        "def f(run):\n '3.0'\n return float(f.__doc__)",
+    ),
+    "an annotation that is read": ("def f(run: 2): return f.__annotations__", "def f(run: 3): return f.__annotations__"),
+    "what is a field": ("class A:\n x: ClassVar[int] = 3\n y: int = 2", "class A:\n x: int = 3\n y: int = 2"),
+    "a field on a condition": ("class A:\n if 1:\n  x: int = 3", "class A:\n if 1:\n  x = 3"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_is_left_out_elsewhere_counts_where_it_decides(name: str) -> None:
+    one, other = (source_digest((IMPORTED + text).encode()) for text in PAIRS[name])
+
+    assert one != other
+
+
+def test_names_that_two_modules_for_estimators_have_are_known() -> None:
+    """Of such a name the digest has the module, too; of all others only the name, so that modules may move."""
+    found: dict[str, set[int]] = {}
+    for module in (importlib.import_module(f"benchmark.{name}") for name in ALLOWED):
+        for name, value in vars(module).items():
+            if not name.startswith("_") and not isinstance(value, ModuleType) and ours(value, module):
+                found.setdefault(name, set()).add(id(value))
+
+    assert {name for name, objects in found.items() if len(objects) > 1} == {*TWICE}
+
+
+def ours(value: object, module: ModuleType) -> bool:
+    """Whether something in a module of ours is not a library's."""
+    return str(getattr(value, "__module__", module.__name__)).startswith("benchmark.")
+
+
 def changed(old: str, new: str) -> bytes:
     assert SOURCE.count(old) == 1
     return SOURCE.replace(old, new).encode()
@@ -132,13 +223,20 @@ def test_another_formatter_neither() -> None:
 
 
 def breaks(tree: ast.AST) -> Iterator[ast.AST]:
-    """Nodes whose change must be seen: operators, numbers and calls outside what is declared and annotated."""
+    """Nodes whose change must be seen: operators, numbers and calls, but for those in annotations and declarations."""
+    left = {id(inner) for node in ast.walk(tree) for part in left_out(node) for inner in ast.walk(part)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            for inner in (found for statement in node.body for found in ast.walk(statement)):
-                number = isinstance(inner, ast.Constant) and type(inner.value) in (int, float)
-                if isinstance(inner, ast.BinOp | ast.Call) or number:
-                    yield inner
+        number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
+        if (isinstance(node, ast.BinOp | ast.Call) or number) and id(node) not in left:
+            yield node
+
+
+def left_out(node: ast.AST) -> Iterator[ast.AST]:
+    """Annotations and declarations of a node."""
+    if isinstance(node, ast.FunctionDef):
+        yield from (one for one in node.decorator_list if isinstance(one, ast.Call) and ast.unparse(one.func) == "estimator")
+        yield from filter(None, [node.returns])
+    yield from filter(None, [getattr(node, "annotation", None)])
 
 
 def broken(node: ast.AST) -> None:
@@ -152,10 +250,15 @@ def broken(node: ast.AST) -> None:
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
-def test_every_operator_number_and_call_of_our_own_is_in_its_digest(path: Path) -> None:
+def test_operators_numbers_and_calls_all_over_our_own_files_are_in_their_digests(path: Path) -> None:
     source = path.read_bytes()
     places = len([*breaks(ast.parse(source))])
-    for place in range(0, places, max(1, places // 8)):
+    for place in range(0, places, max(1, places // 12)):
         tree = ast.parse(source)
         broken([*breaks(tree)][place])
-        assert source_digest(ast.unparse(ast.fix_missing_locations(tree)).encode()) != source_digest(source)
+        assert tree_digest(tree) != source_digest(source)
+
+
+def tree_digest(tree: ast.Module) -> str:
+    """The digest of a changed tree."""
+    return source_digest(ast.unparse(ast.fix_missing_locations(tree)).encode())
