@@ -505,11 +505,11 @@ def rival(row: Row, others: Mapping[str, Mapping[str, float]]) -> Rival | None:
 def on_front(rows: Sequence[Row]) -> list[Row]:
     """The rows, marked where no other that ranks, nor the truth itself, is as accurate and as cheap, and better in one.
 
-    Only what is told from chance can be on the front.
+    What may be chance is not on the front, and keeps nobody off it.
     """
-    accuracy = [row.score.mean if row.ranks else np.nan for row in rows]
+    accuracy = [row.score.mean if row.ranks and row.told_from_chance else np.nan for row in rows]
     front = statistics.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
-    return [replace(row, front=on and row.told_from_chance) for row, on in zip(rows, front[:-1], strict=True)]
+    return [replace(row, front=on) for row, on in zip(rows, front[:-1], strict=True)]
 
 
 def claims(results: Sequence[Result]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from math import inf, isclose
+from math import floor, inf, log10
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -199,7 +199,12 @@ def _agree(one: Any, other: Any, digits: int) -> bool:
         return len(one) == len(other) and all(_agree(a, b, digits) for a, b in zip(one, other, strict=True))
     if one is None or other is None:
         return one is other
-    return isclose(one, other, rel_tol=10 ** (1 - digits), abs_tol=NEAR_ZERO)
+    return bool(abs(one - other) <= max(NEAR_ZERO, 1.01 * last_digit(max(abs(one), abs(other)), digits)))
+
+
+def last_digit(value: float, digits: int) -> float:
+    """What one unit of the last of so many significant digits is worth; 0 of 0."""
+    return 10.0 ** (floor(log10(value)) + 1 - digits) if value else 0.0
 
 
 @dataclass(frozen=True)

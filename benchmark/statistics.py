@@ -102,6 +102,8 @@ def kept_between(found: Interval, between: Range) -> Interval:
     middle, half = (between[0] + between[1]) / 2, (between[1] - between[0]) / 2
     mean = min(1.0, max(-1.0, (found.mean - middle) / half))
     slope = np.sqrt((1 - mean) * (1 + mean))
+    if np.isnan(found.low):
+        return found
     if slope == 0:
         return replace(found, low=found.mean, high=found.mean)
     angles = np.arcsin(mean) + (np.array([found.low, found.high]) - found.mean) / half / slope

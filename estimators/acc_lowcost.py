@@ -1,6 +1,6 @@
 """ACC-SGD-influence of linear models, read exactly, with fewer Hessian products.
 
-It takes .28 of exact retraining's time at 2,000 samples, and more than it at some hundred (docs/acc-lowcost.md).
+It takes 0.28 of exact retraining's time at 2,000 samples, and more than it at some hundred (docs/acc-lowcost.md).
 """
 
 from dataclasses import dataclass

@@ -363,20 +363,21 @@ def test_exact_retraining_counts_as_a_row_of_score_1_and_cost_1() -> None:
     assert not rows([costing(scored("exact", 0.9, 0.9), 1.0)])["exact"].front
 
 
-def test_only_rows_told_from_chance_are_on_the_front() -> None:
+def test_rows_that_may_be_chance_are_not_on_the_front_and_keep_nobody_off_it() -> None:
     made = [
         costing(scored("wrong", -0.9, -0.9, -0.9, -0.9), 0.0),
         costing(scored("chance", -0.02, 0.03, -0.01, 0.01), 0.001),
         costing(scored("weak", 0.10, 0.12, 0.11, 0.13), 0.01),
-        costing(scored("luck", -0.5, 1.0, 0.9, 0.9), 0.02),  # the cheapest of its mean, but it might be chance
+        costing(scored("luck", -0.5, 1.0, 0.9, 0.9), 0.02),  # it might be chance
+        costing(scored("dearer", 0.3, 0.31, 0.3, 0.32), 0.025),  # than that, and worse
         costing(scored("once", 0.9), 0.03),  # one seed tells nothing
         costing(scored("good", 0.95, 0.96, 0.96, 0.95), 0.04),
     ]
     found = rows(made)
 
-    assert [name for name, row in found.items()] == ["good", "once", "luck", "weak", "chance", "wrong"]
+    assert [name for name, row in found.items()] == ["good", "once", "luck", "dearer", "weak", "chance", "wrong"]
     assert found["luck"].score.low < 0 < found["weak"].score.low
-    assert [name for name, row in found.items() if row.front] == ["good", "weak"]
+    assert [name for name, row in found.items() if row.front] == ["good", "dearer", "weak"]
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------

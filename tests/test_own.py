@@ -21,6 +21,7 @@ from benchmark.cli import main
 from benchmark.errors import LoobenchError
 from benchmark.results import Limits, Result
 from benchmark.suites import CORE, TASKS
+from benchmark.tasks import record_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 QUALITIES = {"sgd-ie": (0.7, 0.5), "acc-sgd-ie": (0.75, 5.0), "grad-dot": (0.5, 0.05), "loss": (0.1, 0.01)}
@@ -414,7 +415,8 @@ def test_publishing_adds_seeds_to_a_file_of_the_same_version() -> None:
 
 
 def test_limits_of_another_definition_of_a_task_are_published_files_too(tmp_path: Path, capsys: Told) -> None:
-    old = replace(limits(TASK, {"ceiling": [0.5]})[TASK], task_digest="0" * 64)
+    made = limits(TASK, {"ceiling": [0.5]})[TASK]
+    old = replace(made, protocol="0.9", task_digest=record_digest(made.task, "0.9"))
     results.save_limits(old, places.PUBLISHED)
     before = (places.PUBLISHED / f"{TASK}.json").read_bytes()
 

@@ -36,7 +36,7 @@ def unlinked(cell: str) -> str:
     return re.sub(r"\[(.*)\]\(.*\)", r"\1", cell)
 
 
-def test_the_shown_pagedepends_on_the_results_alone_and_not_on_their_order() -> None:
+def test_the_page_depends_on_the_results_alone_and_not_on_their_order() -> None:
     made = [scored("sgd-ie", 0.5, 0.7), scored("grad-dot", 0.4, 0.4), scored("loss", 0.1, 0.2, task=TWO[1])]
 
     assert page(made) == page(made[::-1]) == page(made)
@@ -302,7 +302,7 @@ def test_the_headline_leaves_out_what_is_not_verified() -> None:
     assert rows["theirs"] == ""
 
 
-def test_with_one_core_suite_there_is_no_headline_and_a_shown_pagethat_quotes_it_stays_as_it_is() -> None:
+def test_with_one_core_suite_there_is_no_headline_and_a_page_that_quotes_it_stays_as_it_is() -> None:
     made = board.board([scored("sgd-ie", 0.5)], {})
     readme = f"before {report.OPENING} old {report.CLOSING} after"
 
@@ -310,7 +310,7 @@ def test_with_one_core_suite_there_is_no_headline_and_a_shown_pagethat_quotes_it
     assert report.quoted(readme, made, {}) == readme
 
 
-def test_the_table_of_the_headline_takes_its_place_in_a_shown_pagethat_has_the_marks() -> None:
+def test_the_table_of_the_headline_takes_its_place_in_a_page_that_has_the_marks() -> None:
     made = board.board(*everything(MAIN, {"sgd-ie": (0.5, 1.0)}, 2))
     once = report.quoted(f"before {report.OPENING} old {report.CLOSING} after", made, {})
 
