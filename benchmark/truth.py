@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, replace
+from functools import cache as once
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -215,18 +216,30 @@ def _keep(at: Path, truth: GroundTruth, of: str) -> None:
     """Write a truth, and the digest of what it is of."""
     tensors = {name: getattr(truth, name) for name in PARTS if getattr(truth, name) is not None}
     facts = {name: getattr(truth, name) for name in ("seconds", "gradients", "machine", "limits")}
-    write_sealed(at, tensors, {**facts, "of": of, "noise": asdict(truth.noise) if truth.noise else None})
+    made = {"of": of, "harness": machine.harness()[:16], "noise": asdict(truth.noise) if truth.noise else None}
+    write_sealed(at, tensors, {**facts, **made})
 
 
 def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundTruth, str] | None:
-    """A truth in the cache and the digest of what it is of; None where it is absent or, said aloud, damaged."""
+    """A truth in the cache and the digest of what it is of; None where it is absent or, said aloud, damaged.
+
+    That other sources of this protocol computed it is said, too: whoever changes the engine must not take it for new.
+    """
     at = path(task_digest, seed, cache, device)
     found = known(at, {}, "truth") if at.exists() else None
     if not found:
         return None
     facts = found[1]
     of, floor = facts.pop("of"), facts.pop("noise")
+    if (made := facts.pop("harness", None)) != machine.harness()[:16]:
+        _tell_sources(str(at), str(made))
     return GroundTruth(**dict[str, Any](found[0]), **facts, noise=Noise(**floor) if floor else None), of
+
+
+@once
+def _tell_sources(at: str, made: str) -> None:
+    """Say once that a kept truth is of other sources."""
+    chunks.tell(f"a truth kept by other sources of this protocol (harness {made}) is taken: {at}; remove it to have it anew")
 
 
 def cached_uses(

@@ -212,6 +212,21 @@ def test_a_truth_of_another_trajectory_problem_machine_or_protocol_is_not_taken(
     assert truth.kept(task.digest(), 0, cache, "cpu") is None
 
 
+def test_a_truth_that_other_sources_computed_is_taken_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, task = tmp_path / "cache", suites.task(TASK)
+    reference = truth.reference(task, 0, cache, "cpu")
+    first = truth.cached_truth(task, 0, reference, cache, "cpu")
+    truth.cached_truth(task, 0, reference, cache, "cpu")
+    assert "other sources" not in capsys.readouterr().err
+
+    monkeypatch.setattr(machine, "harness", lambda: "0" * 64)
+    assert truth.cached_truth(task, 0, reference, cache, "cpu").seconds == first.seconds
+    truth.cached_truth(task, 0, reference, cache, "cpu")
+    assert capsys.readouterr().err.count("a truth kept by other sources of this protocol") == 1
+
+
 def test_a_run_that_diverges_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wild = replace(suites.task(TASK), optimizer=Sgd(1e200), name="quick-wild")
     with pytest.raises(LoobenchError, match="training of quick-wild, seed 0, diverged"):
