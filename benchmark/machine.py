@@ -226,9 +226,10 @@ def arithmetic() -> str:
     The kind of vector instructions does not say as much: MKL takes other ways on a processor of another maker.
     """
     given = [torch.arange(rows * columns, dtype=torch.float64).reshape(rows, columns).sin() for rows, columns in PROBES]
+    plain = torch.tensor(sum([0.1] * 10), dtype=torch.float64)  # Python 3.12 and later add floats more exactly
     with one_thread():
         products = [one @ one.T for one in given] + [one.T @ one for one in given]
-        return tensor_digest([*products, *(act(one) for act in FUNCTIONS for one in given)])[:16]
+        return tensor_digest([plain, *products, *(act(one) for act in FUNCTIONS for one in given)])[:16]
 
 
 def instructions() -> str:
