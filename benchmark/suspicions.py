@@ -11,12 +11,13 @@ above `TASK_MARGIN` and three times its own, from the spread within claimed and 
 the sum of drops is above `SILENT` times the root of the sum of their variances.
 
 *Costs.* On claimed seeds computed here, and on fresh ones, time over exact retraining and counts over those of exact retraining
-may exceed the claimed ones by the factors `TIME` and `COUNTS`: the first over all tasks, a geometric mean; the second on one.
+may exceed the claimed ones by the factors `TIME` and `COUNTS`: the first over all tasks, a geometric mean, where there are
+`FEW` or more; the second on one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 
 import numpy as np
 
@@ -24,6 +25,7 @@ FAR, SILENT = 2.5, 2.8  # standard errors
 SLIGHT, MARGIN, TASK_MARGIN = 0.01, 0.1, 0.3
 EVEN = 0.1  # of the median variance of drops, that no task is taken to be surer than
 TIME, COUNTS = (2.0, 4.0), (1.25, 4.0)
+FEW = 3  # tasks over which a mean is surer than one of them
 LITTLE = {"cost": 0.05, "counted work": 0.02}  # added to what is compared: of less than that nothing is said
 Scores = Mapping[int, float]  # seed -> score
 
@@ -102,11 +104,11 @@ def _of_one_task(tasks: Sequence[Excess]) -> Iterator[str]:
 
 
 def _spread(tasks: Sequence[Excess]) -> float:
-    """Standard deviation over seeds, from all groups of seeds of one task together; 0 where no group has two."""
+    """Standard deviation over seeds, from all groups of seeds of one task together; without bound where no group has two."""
     groups = [group for task in tasks for group in (task.claimed, task.fresh)]
     free = sum(len(group) - 1 for group in groups)
     squares = sum(float(np.var(group)) * len(group) for group in groups)
-    return sqrt(squares / free) if free else 0.0
+    return sqrt(squares / free) if free else inf
 
 
 def answers_differ(tasks: Sequence[Excess], why: str = "") -> str | None:
@@ -140,7 +142,7 @@ def costs_differ(what: str, where: str, tasks: Sequence[Spent]) -> str | None:
     (overall, single), little = TIME if what == "cost" else COUNTS, LITTLE[what]
     mean = exp(float(np.mean([log(task.factor(little)) for task in tasks])))
     worst = max(tasks, key=lambda task: task.factor(little))
-    if mean <= overall and worst.factor(little) <= single:
+    if (mean <= overall or len(tasks) < FEW) and worst.factor(little) <= single:
         return None
     return f"the {what} {where} is {mean:.1f} times the claimed one over {len(tasks)} tasks; {_told(worst)}"
 

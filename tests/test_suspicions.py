@@ -69,6 +69,13 @@ def test_one_task_of_many_that_drops_as_far_as_seeds_vary_is_given_room() -> Non
     assert judged(drops(0.1), tasks=14) is None
 
 
+def test_one_seed_claimed_and_one_fresh_tell_nothing() -> None:
+    """How far seeds are from one another is not known then."""
+    found = excess("task", {0: 0.9, 1000: 0.1}, [], [0], [1000])
+    assert found
+    assert fresh_seeds_differ([found]) is None
+
+
 def test_an_honest_estimator_stands() -> None:
     assert judged(lambda t, s: 0.9 + noise(t + 1, s), steady) is None
     assert judged(steady) is None
@@ -264,6 +271,8 @@ CLAIMS: dict[str, tuple[str, list[tuple[float, float]], str | None]] = {
         [(0.1, 0.1)] * 13 + [(0.1, 1.0)],
         "on task-13 0.1 of exact retraining is claimed, 1 was seen",
     ),
+    "two tasks, as a busy machine may have them": ("cost", [(1.5, 3.8), (0.5, 1.2)], None),
+    "two tasks, one by far": ("cost", [(1.5, 3.8), (0.5, 2.5)], "on task-1 0.5 of exact retraining is claimed, 2.5 was seen"),
     "one task alone, as one may": ("cost", [(0.1, 0.1)] * 13 + [(0.1, 0.4)], None),
     "of next to nothing": ("cost", [(0.001, 0.01)] * 14, None),
     "more work counted": ("counted work", [(0.5, 0.7)] * 5, "1.4 times"),
