@@ -23,7 +23,7 @@ run: $(READY)  ## set up .venv, run fifteen estimators on the suite quick (ALL=1
 	$(BIN)/loobench report --results $(RESULTS)
 
 test: $(READY) lint  ## set up .venv, then lint, types and tests
-	$(BIN)/python -m pytest --numprocesses auto -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
 
 test-slow: $(READY)  ## the tests that are marked slow
 	$(BIN)/python -m pytest --numprocesses auto -m slow
