@@ -116,7 +116,7 @@ def _seclude(line: socket.socket, room: Path) -> None:
     line.__init__(fileno=own)  # type: ignore[misc]
     kernel.let_be_read(True)
     os.chdir(room)
-    os.environ.update(HOME=str(room), TMPDIR=str(room))
+    os.environ.update(HOME=str(room), TMPDIR=str(room), TORCHINDUCTOR_CACHE_DIR=str(room))
     tempfile.tempdir = None
     for name in ("random", "numpy.random", "torch.random"):  # the server's children would all draw the same
         sys.modules[name].seed()

@@ -88,6 +88,8 @@ def test_a_truth_is_computed_where_its_problem_is(model: str, optimizer: str, gp
 @pytest.mark.parametrize("name", [here(name, slow=name == "if-lissa") for name in registered()])
 def test_an_estimator_answers_on_a_gpu_what_it_does_on_the_cpu(name: str, gpu: GPU) -> None:
     estimator = registered()[name]
+    if "/" in name and gpu is not nullcontext:
+        pytest.skip("a library asks torch itself where its tensors are")
     given = supported_by(estimator, epochs=1)
     expected = estimate(estimator, train(given)).effect
     with gpu():
