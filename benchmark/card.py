@@ -124,14 +124,9 @@ def tested(_device: str) -> dict[str, Any]:
 
     counts = Counts()
     files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if "mark.gpu" in path.read_text()]
-    kept = [
-        "-o",
-        "filterwarnings=",
-        "--continue-on-collection-errors",
-        "-p",
-        "no:cacheprovider",
-    ]  # a warning fails nothing here
-    status = pytest.main(["-v", "-m", "gpu", "--rootdir", str(ROOT), *kept, *files], plugins=[counts])
+    forgiving = ["-o", "filterwarnings=", "--continue-on-collection-errors"]  # a warning fails nothing here
+    asked = ["-v", "-m", "gpu", "--rootdir", str(ROOT), "-p", "no:cacheprovider", *forgiving]
+    status = pytest.main([*asked, *files], plugins=[counts])
     return {"status": int(status), **asdict(counts)}
 
 
@@ -165,7 +160,7 @@ def examined(device: str) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "processor": machine.hardware("cpu"),
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": machine.instructions(),
         "cores": machine.cores(),
         "commit": machine.commit(),
         "peak_gflops": {name: speed.peak(dtype, device) / 1e9 for name, dtype in DTYPES.items()},

@@ -59,7 +59,7 @@ def harness() -> str:
     """Digest of this program's source, as provenance: what decides whether numbers are the same is the protocol."""
     folder = Path(benchmark.__file__).parent
     files = {at.relative_to(folder).as_posix(): unix(at.read_bytes()) for at in folder.rglob("*.py")}
-    return digest(*(part for name in sorted(files) for part in (name.encode(), files[name])))
+    return digest(*(part for name in sorted(files) for part in (name.encode(), files[name])))[:16]
 
 
 def device(name: str) -> str:
@@ -256,7 +256,7 @@ def provenance(command: str, device: str, dtype: str) -> Provenance:
         "commit": commit(),
         "loobench": benchmark.__version__,
         "protocol": benchmark.PROTOCOL,
-        "harness": harness()[:16],
+        "harness": harness(),
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
         **{name: found for name in OPTIONAL if (found := _version(name)) != ABSENT},

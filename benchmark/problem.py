@@ -331,7 +331,7 @@ class Trajectory:
     @property
     def refused(self) -> bool:
         """Whether a state that is not shown was asked for, of this record or a cut of it, not of a copy."""
-        return isinstance(self.states, FinalState) and self.states.refused
+        return self.final_alone and self.states.refused  # type: ignore[attr-defined]
 
     def until(self, steps: int) -> "Trajectory":
         """The run cut after `steps` steps: what a run with that one horizon would have been, and nothing of what came after."""

@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmark.errors import LoobenchError
 from benchmark.files import json_digest
@@ -13,15 +13,8 @@ HOUSE = ("benchmark", "baselines", "estimators")  # whose modules may move
 TWICE = ("ACTIVATIONS", "MODELS", "ekfac", "kfac")  # names that two modules for estimators have
 DECLARATION = "estimator"
 DECIDING = ("optimizers", "all_horizons", "max_parameters", "max_rank", "models")  # of what it declares; the rest is recorded
-LOOKING = {
-    "__doc__",
-    "__annotations__",
-    "get_type_hints",
-    "globals",
-    "locals",
-    "eval",
-    "exec",
-}  # a file that does so reads itself
+# names by which a file reads its own text: nothing of it is left out then
+LOOKING = {"__doc__", "__annotations__", "get_type_hints", "globals", "locals", "eval", "exec"}
 UNSEEN = {"ctx", "kind", "type_comment", "type_ignores", "type_params"}  # fields of nodes
 PLAIN = (  # what an annotation or an argument of a declaration may be made of to be left out: it does nothing
     *(ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.BitOr, ast.UnaryOp, ast.USub),
@@ -30,7 +23,6 @@ PLAIN = (  # what an annotation or an argument of a declaration may be made of t
 IMPORTS = (ast.Import, ast.ImportFrom)
 SCOPES = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef)
 FIELDS = ("ClassVar", "InitVar", "KW_ONLY")  # annotations that decide what a dataclass is
-Function = TypeVar("Function", ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def source_digest(source: bytes, name: str = "the file") -> str:
@@ -52,7 +44,7 @@ def _digest(source: bytes) -> str:
     if {*names(tree)} & LOOKING:
         return json_digest([plain(tree)])
     moving = plain_imports(tree)
-    bare = Bare(moving).visit(ast.parse(source))
+    bare = Bare(moving).visit(tree)
     used = {*names(bare)}
     return json_digest([plain(bare), sorted([name, whole] for name, whole in moving.items() if name in used)])
 
@@ -127,16 +119,12 @@ class Bare(ast.NodeTransformer):
     def __init__(self, moving: Mapping[str, str]) -> None:
         self.moving = moving
 
-    def visit_Import(self, node: ast.Import) -> ast.AST | None:
-        return self._kept(node)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
-        return self._kept(node)
-
-    def _kept(self, node: ast.Import | ast.ImportFrom) -> ast.AST | None:
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> ast.AST | None:
         pairs = [[bound(one), origin(node, one) if one.name != "*" else ast.unparse(node)] for one in node.names]
         left: list[ast.expr] = [ast.Constant(f"{name} from {whole}") for name, whole in pairs if name not in self.moving]
         return ast.List(left, ast.Load()) if left else None
+
+    visit_ImportFrom = visit_Import  # noqa: N815 - nodes have such names
 
     def visit_Pass(self, node: ast.Pass) -> None: ...
 
@@ -162,20 +150,15 @@ class Bare(ast.NodeTransformer):
         node.values = merged(node.values)
         return self.generic_visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        return self.generic_visit(self._undeclared(node))
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        return self.generic_visit(self._undeclared(node))
-
-    def _undeclared(self, node: Function) -> Function:
-        """A function without the type of its result, and with what decides of its declarations as an estimator."""
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
         node.returns = without_effect(node.returns)
         if self.moving.get(DECLARATION) == DECLARATION:
             alone = all(map(declares, node.decorator_list))
             brief = (deciding(one, named=not alone) if declares(one) else one for one in node.decorator_list)
             node.decorator_list = [one for one in brief if one]
-        return node
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
 
 
 def does_nothing(node: ast.AST) -> bool:
@@ -189,17 +172,11 @@ def without_effect(annotation: ast.expr | None) -> ast.expr | None:
 
 
 def declares(decorator: ast.expr) -> bool:
-    """Whether a decorator is ``@estimator(...)`` whose arguments are plain."""
-    called = isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == DECLARATION
-    return called and does_nothing_in(decorator)
-
-
-def does_nothing_in(call: ast.expr) -> bool:
-    """Whether all arguments of a call are named but the first, and have no effect."""
-    if not isinstance(call, ast.Call):
+    """Whether a decorator is ``@estimator(...)`` whose arguments have no effect, all named but the first."""
+    if not (isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == DECLARATION):
         return False
-    given = [*call.args, *(one.value for one in call.keywords)]
-    return len(call.args) <= 1 and all(one.arg for one in call.keywords) and all(map(does_nothing, given))
+    named = len(decorator.args) <= 1 and all(one.arg for one in decorator.keywords)
+    return named and all(map(does_nothing, [*decorator.args, *(one.value for one in decorator.keywords)]))
 
 
 def deciding(call: ast.expr, *, named: bool) -> ast.expr | None:

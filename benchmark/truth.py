@@ -216,7 +216,7 @@ def _keep(at: Path, truth: GroundTruth, of: str) -> None:
     """Write a truth, and the digest of what it is of."""
     tensors = {name: getattr(truth, name) for name in PARTS if getattr(truth, name) is not None}
     facts = {name: getattr(truth, name) for name in ("seconds", "gradients", "machine", "limits")}
-    made = {"of": of, "harness": machine.harness()[:16], "noise": asdict(truth.noise) if truth.noise else None}
+    made = {"of": of, "harness": machine.harness(), "noise": asdict(truth.noise) if truth.noise else None}
     write_sealed(at, tensors, {**facts, **made})
 
 
@@ -231,7 +231,7 @@ def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundT
         return None
     facts = found[1]
     of, floor = facts.pop("of"), facts.pop("noise")
-    if (made := facts.pop("harness", None)) != machine.harness()[:16]:
+    if (made := facts.pop("harness", None)) != machine.harness():
         _tell_sources(str(at), str(made))
     return GroundTruth(**dict[str, Any](found[0]), **facts, noise=Noise(**floor) if floor else None), of
 

@@ -12,7 +12,7 @@ from benchmark import calculus, shifts, solvers, sweep
 from benchmark.errors import LoobenchError
 from benchmark.models import Block, Network, cnn, mlp
 from benchmark.optimizers import Adam, Optimizer, Sgd
-from benchmark.problem import FinalState, Problem, Samples, Trajectory, map_tensors
+from benchmark.problem import Problem, Samples, Trajectory, map_tensors
 from benchmark.streams import stream
 from benchmark.train import leave_one_out, train
 
@@ -51,7 +51,7 @@ def like(run: Trajectory) -> Trajectory:
     given = replace(problem(own.model, own.optimizer), weight_decay=own.weight_decay, query_kind=own.query_kind)
     here = map_tensors(given, lambda tensor: tensor.to(final.device, final.dtype if tensor.is_floating_point() else None))
     made = train(replace(here, counterfactual=own.counterfactual))
-    return made.final_only() if isinstance(run.states, FinalState) else made
+    return made.final_only() if run.final_alone else made
 
 
 def everything() -> None:
