@@ -55,10 +55,10 @@ figures: $(READY)  ## for maintainers: draw the committed figures from results
 	$(BIN)/loobench plot --out docs/figures --task quick-digits-mlp-sgd --kind pairs
 
 verify-pr: $(READY)  ## judge what HEAD adds to BASE as a submission, or BUNDLE=folder, into VERDICT: check, audit, verify
-	$(BIN)/python -m benchmark.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)" )$(if $(NONCE),--nonce $(NONCE) )--markdown "$(VERDICT)"
+	$(BIN)/python -m benchmark.submissions.proposal --base "$(BASE)" --head "$(HEAD)" $(if $(BUNDLE),--bundle "$(BUNDLE)" )$(if $(NONCE),--nonce $(NONCE) )--markdown "$(VERDICT)"
 
 gpu:  ## for maintainers: what a GPU does, in eight minutes, with the torch of PYTHON; DEVICE=cpu: a dry run; OUT=folder for its JSON
-	$(PYTHON) -m benchmark.card --device $(DEVICE)
+	$(PYTHON) -m benchmark.studies.card --device $(DEVICE)
 
 clean:  ## remove .venv and what tools left behind
 	rm -rf .venv $(PEERS) $(BARE) *.egg-info .mypy_cache .pytest_cache .ruff_cache

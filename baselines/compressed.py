@@ -5,9 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.projections import projection
-from benchmark.registry import estimator
+from benchmark.estimating import Trajectory, estimator, projection
 
 MASKED = "Zhang and Amiri 2025, arXiv:2509.15651 (gradient dropout, formula second-hand)"
 variant = partial(estimator, tuned_on="tuning", dimension=256, damping=0.01)

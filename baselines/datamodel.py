@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.train import retrain
+from benchmark.estimating import Trajectory, estimator, retrain
 
 PAPER = "Ilyas et al. 2022, arXiv:2202.00622, section 2"
 COVERT = "Covert et al. 2024, arXiv:2401.15866, section 3; on retrained subsets and by ridge regression: ours"

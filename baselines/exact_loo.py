@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.train import leave_one_out
+from benchmark.estimating import Trajectory, estimator, leave_one_out
 
 
 @estimator("exact-loo", paper="definition of the effect", loss_units=True, all_horizons=True)

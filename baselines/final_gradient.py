@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Trajectory, estimator
 
 
 @estimator("loss", paper="folklore: hard samples matter")

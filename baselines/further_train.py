@@ -7,10 +7,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from benchmark.optimizers import Adam, Optimizer, Sgd
-from benchmark.problem import Problem, Trajectory
-from benchmark.registry import estimator
-from benchmark.train import leave_one_out, train
+from benchmark.estimating import Adam, Optimizer, Problem, Sgd, Trajectory, estimator, leave_one_out, train
 
 PAPER = "Wei et al. 2025, arXiv:2412.03906, eq. 17"
 variant = partial(estimator, paper=PAPER, loss_units=True, tuned_on="untuned", share=0.1, length=0.2, orders=4)

@@ -5,8 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Trajectory, estimator
 
 PAPER = "Jia et al. 2019, arXiv:1908.08619, theorem 1"
 variant = partial(estimator, models="classifier", tuned_on="tuning", neighbours=5)

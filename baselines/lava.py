@@ -4,10 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.errors import Unsolved
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Problem, Samples, Trajectory, Unsolved, calculus, estimator
 
 PAPER = "Just et al. 2023, arXiv:2305.00054; label distances of Alvarez-Melis, Fusi 2020, arXiv:2002.02923"
 TOLERANCE = 1e-7  # of the marginals of the plan

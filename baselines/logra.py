@@ -5,11 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.errors import Unsolved
-from benchmark.kronecker import Passed, matrices, passes
-from benchmark.problem import Samples, Trajectory
-from benchmark.projections import gaussian
-from benchmark.registry import estimator
+from benchmark.estimating import Passed, Samples, Trajectory, Unsolved, estimator, gaussian, matrices, passes
 
 
 @estimator(

@@ -3,12 +3,19 @@
 import torch
 from torch import Tensor
 
-from benchmark.errors import Unsolved
-from benchmark.kronecker import curvature_roots
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.readout import reader
-from benchmark.registry import estimator
-from benchmark.solvers import Product, System, refuse_singular, through
+from benchmark.estimating import (
+    Problem,
+    Product,
+    Samples,
+    System,
+    Trajectory,
+    Unsolved,
+    curvature_roots,
+    estimator,
+    reader,
+    refuse_singular,
+    through,
+)
 
 PAPER = "rescaled influence function of Rubinstein and Hopkins 2025, arXiv:2506.06656; one-step Newton of Pregibon 1981"
 ROWS = 64  # samples whose Jacobians (C, P) are held at once: bounds memory

@@ -5,9 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.errors import Diverged
-from benchmark.problem import Samples, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Diverged, Samples, Trajectory, estimator
 
 PAPER = "Chhabra et al. 2024, arXiv:2405.03869"
 variant = partial(estimator, paper=PAPER, interpretation=True)

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmark.models import LOSSES
-from benchmark.modules import module
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import LOSSES, Problem, Samples, Trajectory, estimator, module
 
 BATCH = 20  # samples of one batch: captum goes backward through all of one for each of its samples
 Load = Callable[[nn.Module, Any], float]

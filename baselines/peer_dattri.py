@@ -24,11 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmark.errors import Diverged
-from benchmark.models import LOSSES
-from benchmark.modules import module
-from benchmark.problem import Problem, Trajectory, in_precision, map_tensors
-from benchmark.registry import estimator
+from benchmark.estimating import LOSSES, Diverged, Problem, Trajectory, estimator, in_precision, map_tensors, module
 
 QUERIES = 16  # queries held at once, each with all samples in the library: bounds memory
 POWERS = 30  # steps towards the largest eigenvalue

@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from benchmark.models import LOSSES
-from benchmark.modules import module
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import LOSSES, Problem, Samples, Trajectory, estimator, module
 
 PAPER = "Grosse et al. 2023, arXiv:2308.03296, as kronfluence 1.0.1 has it"
 BATCH = 1000  # samples of one batch: all of them on small tasks

@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.models import LOSSES
-from benchmark.modules import module
-from benchmark.problem import Problem, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import LOSSES, Problem, Trajectory, estimator, module
 
 BATCH = 1000  # samples of one batch: all of them on small tasks
 Batch = tuple[Tensor, Tensor]

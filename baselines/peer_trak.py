@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.modules import module
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Problem, Samples, Trajectory, estimator, module
 
 BATCH = 1000  # samples of one batch: all of them on small tasks
 BLOCK = 100  # directions drawn at once, as in traker

@@ -6,10 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.models import LOSS_SLOPES, mlp
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.registry import estimator
-from benchmark.solvers import System, solve
+from benchmark.estimating import LOSS_SLOPES, Problem, Samples, System, Trajectory, estimator, mlp, solve
 
 SMALL = 1000  # parameters of a last layer whose Hessian is made explicit
 PAPER = "Yeh et al. 2018, arXiv:1811.09720, theorem 3.1"

@@ -6,10 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.errors import Diverged
-from benchmark.models import LOSS_SLOPES, LOSSES
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import LOSS_SLOPES, LOSSES, Diverged, Trajectory, estimator
 
 DIET = "Paul et al. 2021, arXiv:2107.07075, definition "
 early = partial(estimator, tuned_on="untuned", part=0.1, checkpoints=10)

@@ -5,11 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.models import Network
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.projections import projection
-from benchmark.registry import estimator
+from benchmark.estimating import Network, Problem, Samples, Trajectory, calculus, estimator, projection
 
 PAPER = "Park et al. 2023, arXiv:2303.14186, section 3.2"
 variant = partial(estimator, models="classifier", tuned_on="tuning", dimension=256, share=1.0)

@@ -4,9 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.shifts import Rule, effects
+from benchmark.estimating import Rule, Trajectory, effects, estimator
 
 PAPER = "named by Shi et al. 2025, arXiv:2510.26185, without a formula; ours"
 variant = partial(estimator, paper=PAPER, loss_units=True, all_horizons=True, optimizers=("adam", "adamw"), interpretation=True)

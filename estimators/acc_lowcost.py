@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmark import calculus
-from benchmark.models import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
-from benchmark.problem import Samples, Trajectory
-from benchmark.registry import estimator
-from benchmark.tangents import split, tangents
+from benchmark.estimating import LOSS_CURVATURES, LOSS_SLOPES, LOSSES, Samples, Trajectory, calculus, estimator, split, tangents
 
 BLOCK = 1024  # left-out samples whose bases are held at once: bounds memory
 

@@ -5,11 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmark.optimizers import FrozenAdam
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.shifts import SGD_IE, effects
-from benchmark.sweep import backward
+from benchmark.estimating import SGD_IE, FrozenAdam, Trajectory, backward, effects, estimator
 
 PAPER = "Deng et al. 2026, arXiv:2605.18814, eqs. 11a-b, with the exact Hessian"
 variant = partial(estimator, loss_units=True, optimizers=("adam", "adamw"), interpretation=True)
@@ -39,7 +35,7 @@ def adam_ie(run: Trajectory, *, frozen: bool) -> Tensor:
 def adam_ie_forward(run: Trajectory, *, readout: str) -> Tensor:
     """Readout of the same derivative carried forward as a shift of each left-out sample's state. (H, K, Q)
 
-    Linearly read it is Adam-IE again; a shift can also be read through the outputs or exactly (`benchmark.readout`).
+    Linearly read it is Adam-IE again; a shift can also be read through the outputs or exactly (`benchmark.retraining.readout`).
     Cost: E N gradients and E K N Hessian products, for E epochs.
     """
     return effects(run, SGD_IE, readout)

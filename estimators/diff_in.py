@@ -5,9 +5,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.problem import Problem, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Problem, Trajectory, calculus, estimator
 
 PAPER = "Tan et al. 2025, arXiv:2508.14648"
 BLOCK = 256  # samples whose gradients and tangents are held at once: bounds memory

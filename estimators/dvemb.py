@@ -3,11 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.problem import Trajectory
-from benchmark.projections import projection
-from benchmark.registry import estimator
-from benchmark.solvers import PRODUCTS
+from benchmark.estimating import PRODUCTS, Trajectory, calculus, estimator, projection
 
 PAPER = "Wang et al. 2025, arXiv:2412.09538, theorem 2"
 ACC_PAPER = "named without formula in Shi et al. 2025, arXiv:2510.26185"

@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmark import calculus
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Trajectory, calculus, estimator
 
 PAPER = "Xia et al. 2024, arXiv:2402.04333, section 3.1 and definition 3.1"
 BLOCK = 256  # samples whose gradients are held at once: bounds memory

@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.problem import Samples, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Samples, Trajectory, calculus, estimator
 
 PAPER = "Ko et al. 2024, arXiv:2402.08922 (Forward-INF)"
 BLOCK = 256  # samples passed forward at once, for each of some queries: bounds memory

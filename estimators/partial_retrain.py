@@ -2,10 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.sweep import backward
-from benchmark.train import leave_one_out
+from benchmark.estimating import Trajectory, backward, estimator, leave_one_out
 
 
 @estimator("partial-retrain", paper="ours", loss_units=True, tuned_on="untuned", epochs=1, linear=False)

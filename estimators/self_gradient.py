@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.shifts import Rule, effects
+from benchmark.estimating import Rule, Trajectory, effects, estimator
 
 PAPER = "ours; after Shi et al. 2025, arXiv:2510.26185, eqs. 6-8"
 

@@ -4,10 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.shifts import SGD_IE, effects
-from benchmark.sweep import backward
+from benchmark.estimating import SGD_IE, Trajectory, backward, effects, estimator
 
 PAPER = "Hara, Nitanda, Maehara 2019, arXiv:1906.08473, section 3"
 variant = partial(estimator, loss_units=True, optimizers=("sgd", "momentum"))
@@ -31,7 +28,7 @@ def sgd_ie(run: Trajectory, *, curvature: bool) -> Tensor:
 def sgd_ie_forward(run: Trajectory, *, readout: str) -> Tensor:
     """Readout of the shift ``d_i <- (I - rate H_t) d_i + [i in B_t] rate/|B_t| g_i``, carried forward. (H, K, Q)
 
-    Linearly read it is SGD-IE again; a shift can also be read through the outputs or exactly (`benchmark.readout`).
+    Linearly read it is SGD-IE again; a shift can also be read through the outputs or exactly (`benchmark.retraining.readout`).
     Cost: E N gradients and E K N Hessian products, for E epochs.
     """
     return effects(run, SGD_IE, readout)

@@ -6,10 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import Problem, Trajectory
-from benchmark.registry import estimator
-from benchmark.solvers import PRODUCTS, Product, lanczos
+from benchmark.estimating import PRODUCTS, Adam, Problem, Product, Sgd, Trajectory, estimator, lanczos
 
 PAPER = "Bae et al. 2024, arXiv:2405.12186"
 ROWS = 256  # samples of which gradients or products are held at once

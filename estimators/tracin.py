@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmark.problem import Problem, Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Problem, Trajectory, estimator
 
 PAPER = "Pruthi et al. 2020, arXiv:2002.08484, section 3"
 BLOCK = 256  # samples whose gradients are held at once: bounds memory

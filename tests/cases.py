@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.models import Block, Network, cnn, mlp
-from benchmark.optimizers import Adam, Optimizer, Sgd
-from benchmark.problem import Problem, Samples
-from benchmark.registry import Estimator, registered
-from benchmark.streams import stream
-from benchmark.tasks import batches
+from benchmark.base.streams import stream
+from benchmark.core.models import Block, Network, cnn, mlp
+from benchmark.core.optimizers import Adam, Optimizer, Sgd
+from benchmark.core.problem import Problem, Samples
+from benchmark.core.registry import Estimator, registered
+from benchmark.tasks.definition import batches
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Sgd(0.2),

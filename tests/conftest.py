@@ -35,7 +35,8 @@ def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lockable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is nothing to make locks with, the one process of a test writes its results without."""
-    from benchmark import files, results
+    from benchmark.base import files
+    from benchmark.scores import results
 
     if not files.can_lock():
         monkeypatch.setattr(results, "locked", lambda at: nullcontext())

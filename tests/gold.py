@@ -15,19 +15,22 @@ import torch
 from cases import MODELS, OPTIMIZERS, problem
 from torch import Tensor
 
-from benchmark import PROTOCOL, machine, run, truth
-from benchmark.chunks import FREE
-from benchmark.errors import Failure
-from benchmark.evaluate import estimate
-from benchmark.files import read_tensors, tensor_digest, write, write_tensors
-from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import GroundTruth, Trajectory
-from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
-from benchmark.registry import Estimator, registered
-from benchmark.results import dump
-from benchmark.run import Case, Plan
-from benchmark.tasks import Task
-from benchmark.train import train
+from benchmark import PROTOCOL
+from benchmark.base import machine
+from benchmark.base.errors import Failure
+from benchmark.base.files import read_tensors, tensor_digest, write, write_tensors
+from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.problem import GroundTruth, Trajectory
+from benchmark.core.registry import Estimator, registered
+from benchmark.retraining.chunks import FREE
+from benchmark.retraining.train import train
+from benchmark.running import run
+from benchmark.running.evaluate import estimate
+from benchmark.running.run import Case, Plan
+from benchmark.scores.results import dump
+from benchmark.tasks.definition import Task
+from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
+from benchmark.truths import truth
 
 FOLDER = Path(__file__).parent / "golden"
 SCORES = FOLDER / "scores.json"

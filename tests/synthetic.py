@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark import results, scaffold
-from benchmark.questions import asked_of
-from benchmark.registry import registered
-from benchmark.results import Bounds, Cell, Described, Limits, Result
-from benchmark.streams import stream
-from benchmark.tasks import Task
+from benchmark.base.streams import stream
+from benchmark.core.registry import registered
+from benchmark.scores import results
+from benchmark.scores.results import Bounds, Cell, Described, Limits, Result
+from benchmark.submissions import scaffold
+from benchmark.tasks.definition import Task
+from benchmark.tasks.questions import asked_of
 
 POINTS = 50
 PROVENANCE = {"command": "loobench run", "commit": "0" * 40, "loobench": "0.0.0", "device": "a processor", "threads": 1}

@@ -6,14 +6,14 @@ import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, problem
 
-from benchmark import calculus
-from benchmark.evaluate import estimate
-from benchmark.models import LOSSES, Network, mlp
-from benchmark.optimizers import Sgd
-from benchmark.problem import Trajectory, map_tensors
-from benchmark.registry import registered
-from benchmark.shifts import ACC, SGD_IE, effects
-from benchmark.train import leave_one_out, train
+from benchmark.core import calculus
+from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import Trajectory, map_tensors
+from benchmark.core.registry import registered
+from benchmark.retraining.shifts import ACC, SGD_IE, effects
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running.evaluate import estimate
 from estimators.acc_lowcost import acc_lowcost, extended, longest
 
 LINEAR = {

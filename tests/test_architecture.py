@@ -9,96 +9,112 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.registry import ALLOWED, imported
+from benchmark.core.registry import FACE
 
 ROOT = Path(__file__).resolve().parents[1]
-HARNESS = sorted((ROOT / "benchmark").glob("*.py"))
+HARNESS = sorted((ROOT / "benchmark").rglob("*.py"))
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
-LAYERS = (  # a module imports only from layers before its own
-    {"__init__", "errors", "text", "kernel", "streams", "optimizers", "models", "calculus", "published", "surroundings"},
-    {"files", "git", "places", "records", "placement", "tangents", "modules"},
-    {"problem", "machine"},
-    {
-        "syntax",
-        "updaters",
-        "data",
-        "sweep",
-        "kronecker",
-        "projections",
-        "noise",
-        "questions",
-        "metrics",
-        "statistics",
-        "transport",
-    },
-    {"dense", "solvers"},
-    {"convolution"},
-    {"engine"},
-    {"chunks", "readout"},
-    {"train"},
-    {"features", "hub", "registry", "shifts"},
-    {"warmup"},
-    {"tasks", "scaffold"},
-    {"protocols", "counterfactuals"},
-    {"limits", "uses"},
-    {"suites", "truth", "export", "results", "jail"},
-    {"sandbox"},
-    {"evaluate"},
-    {"inmate", "migrate", "run", "board", "speed", "doctor", "tune", "submission"},
-    {"suspicions"},
-    {"verdicts"},
-    {"card", "prices", "proposal", "reproduce", "report", "figures", "cite", "tracking", "manifest", "schema"},
-    {"page", "check", "audit"},
-    {"own", "verify"},
-    {"submitting"},
-    {"cli"},
-    {"__main__"},
+ORDER = (  # a module imports only from those before it, in its own package and in packages above
+    "base: text errors streams surroundings files git places records machine",
+    "core: optimizers models calculus tangents modules problem sweep kronecker projections solvers syntax registry",
+    "retraining: updaters dense convolution engine chunks train readout shifts",
+    "estimating",
+    "tasks: data features hub noise questions definition protocols suites",
+    "scores: metrics statistics placement results schema migrate board",
+    "truths: counterfactuals limits uses truth export",
+    "sandbox: kernel transport warmup answers process client server",
+    "running: evaluate run tracking",
+    "publishing: report cite manifest figures page audit own",
+    "studies: published speed tune reproduce costs doctor card",
+    "submissions: scaffold submission proposal suspicions verdicts check verify",
+    "commands: submitters main",
 )
-HIDDEN = {  # all that stands on tasks, and what of the layers below would tell of them
-    *set.union(*LAYERS[LAYERS.index({"tasks", "scaffold"}) :]),
-    *("data", "features", "hub", "metrics", "noise", "published", "statistics"),
-}
+OPEN = ("core", "estimating", "retraining")  # what an estimator's imports are made of, beside benchmark.base
+
+
+def modules() -> list[str]:
+    """The modules in that order, without the bare package, as in ``tasks.data``."""
+    split = [line.partition(": ") for line in ORDER]
+    return [f"{package}.{name}" for package, _, names in split for name in names.split()] + ["estimating"]
+
+
+def known() -> list[str]:
+    """All names that may be imported from, in that order; a package's own comes before those of its modules."""
+    found = []
+    for package, _, names in (line.partition(": ") for line in ORDER):
+        found += [package, *(f"{package}.{name}" for name in names.split())]
+    return found
+
+
+def own(path: Path) -> str:
+    """The name of a file below `benchmark`, as in ``tasks.data``."""
+    return ".".join(path.relative_to(ROOT / "benchmark").with_suffix("").parts)
 
 
 def inside(path: Path, package: str = "benchmark") -> set[str]:
-    """The modules of a package that a file imports anywhere, functions included."""
-    names = imported(ast.parse(path.read_text()))
-    assert path.parent.name == "benchmark" or "benchmark" not in names  # all else hangs on the bare package
-    return {name.split(".")[1] for name in names if name.startswith(f"{package}.")} - {"__version__", "PROTOCOL"}
+    """The modules of a package that a file imports anywhere, functions included, as in ``tasks.data``."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{package}."):
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if at(name).exists() else str(node.module) for name in whole}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if f"{alias.name}.".startswith(f"{package}.")}
+    return {name.partition(".")[2] for name in found} - {""}
 
 
-def test_every_module_of_the_harness_has_its_layer() -> None:
-    assert {path.stem for path in HARNESS} == set.union(*LAYERS)
+def at(module: str) -> Path:
+    """The file of a module that is no package."""
+    return ROOT / f"{module.replace('.', '/')}.py"
 
 
-@pytest.mark.parametrize("path", HARNESS, ids=lambda path: path.stem)
+def test_every_module_of_the_harness_has_its_place_in_the_order() -> None:
+    assert {own(path) for path in HARNESS if path.stem not in ("__init__", "__main__")} == {*modules()}
+
+
+@pytest.mark.parametrize("path", HARNESS, ids=own)
 def test_imports_in_the_harness_point_one_way(path: Path) -> None:
-    layer = next(depth for depth, names in enumerate(LAYERS) if path.stem in names)
-    below = set.union(set(), *LAYERS[: layer or 0], LAYERS[0] if not layer else set())
+    order = known()
+    before = order[: order.index(own(path))] if own(path) in order else order if path.stem == "__main__" else []
 
-    assert inside(path) <= below
+    assert inside(path) <= {*before}
     assert not inside(path, "baselines") | inside(path, "estimators")
+
+
+@pytest.mark.parametrize("path", HARNESS, ids=own)
+def test_no_module_has_a_packages_name_beside_it_or_imports_a_whole_package(path: Path) -> None:
+    assert not inside(path) & {line.partition(":")[0] for line in ORDER if ":" in line}
+
+
+@pytest.mark.parametrize("package", [line.partition(":")[0] for line in ORDER if ":" in line])
+def test_each_package_says_what_it_is_for_and_has_nothing_else_in_its_opening(package: str) -> None:
+    body = ast.parse((ROOT / "benchmark" / package / "__init__.py").read_text()).body
+
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_an_estimator_imports_neither_what_is_hidden_nor_another_estimator(path: Path) -> None:
-    assert inside(path) <= set(ALLOWED)
+def test_an_estimator_imports_the_face_alone_of_the_harness_and_no_other_estimator(path: Path) -> None:
+    assert inside(path) <= {FACE.partition(".")[2]}
     assert not inside(path, "baselines") | inside(path, "estimators")
 
 
-@pytest.mark.parametrize("name", ALLOWED)
-def test_what_an_estimator_may_import_does_not_lead_to_what_is_hidden(name: str) -> None:
-    reached, todo = set(), {name}
+def test_what_an_estimator_may_import_does_not_lead_to_what_is_hidden() -> None:
+    reached: set[str] = set()
+    todo = {FACE.partition(".")[2]}
     while todo:
         reached |= todo
-        todo = set.union(*(inside(ROOT / "benchmark" / f"{module}.py") for module in todo)) - reached
+        todo = set.union(*(inside(at(f"benchmark.{module}")) for module in todo)) - reached
 
-    assert not reached & HIDDEN
+    assert {name.partition(".")[0] for name in reached} == {"base", *OPEN}
 
 
 def test_help_needs_no_slow_import() -> None:
     slow = ("torch", "numpy", "scipy", "sklearn", "datasets")
-    code = f"import sys; from benchmark.cli import parser; parser().format_help(); print(set({slow}) & set(sys.modules))"
+    code = (
+        f"import sys; from benchmark.commands.main import parser; parser().format_help(); print(set({slow}) & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "set()"
@@ -109,7 +125,7 @@ def test_train_retrain_estimate_and_score_need_neither_datasets_nor_wandb() -> N
 import sys
 for absent in ("datasets", "huggingface_hub", "wandb", "ray"):
     sys.modules[absent] = None
-from benchmark.cli import main
+from benchmark.commands.main import main
 sys.exit(main(["run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "1", "--estimator", "sgd-ie"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

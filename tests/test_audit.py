@@ -11,10 +11,11 @@ from test_board import TWO, changed, claimed, failed, limits, of_protocol, score
 from test_board import verified as checked
 from test_manifest import FOLDER, raised, save
 
-from benchmark import audit, results
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.results import Result
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.publishing import audit
+from benchmark.scores import results
+from benchmark.scores.results import Result
 
 NAME = f"{TWO[0]}/{{}}.json"
 

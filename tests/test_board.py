@@ -11,15 +11,16 @@ import pytest
 import synthetic
 from test_results import CELL, result
 
-from benchmark import PROTOCOL, board, results, statistics
-from benchmark.board import Board, Row, Suite, Table
-from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.protocols import smooth_tasks
-from benchmark.questions import QUESTIONS
-from benchmark.results import Bounds, Claim, Limits, Result, Verification
-from benchmark.suites import CORE, SUITES, TASKS
-from benchmark.tasks import record_digest
-from benchmark.uses import USES
+from benchmark import PROTOCOL
+from benchmark.base.errors import DamagedFile, LoobenchError
+from benchmark.scores import board, results, statistics
+from benchmark.scores.board import Board, Row, Suite, Table
+from benchmark.scores.results import Bounds, Claim, Limits, Result, Verification
+from benchmark.tasks.definition import record_digest
+from benchmark.tasks.protocols import smooth_tasks
+from benchmark.tasks.questions import QUESTIONS
+from benchmark.tasks.suites import CORE, SUITES, TASKS
+from benchmark.truths.uses import USES
 
 TWO = ("quick-breast-cancer-mlp-sgd", "quick-digits-mlp-sgd")
 SUBSETS, FURTHER, USED = "subsets-adult-mlp-50", "final-model-adult-sgd", "cleansing-mnist-10"

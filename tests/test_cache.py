@@ -9,8 +9,10 @@ import pytest
 from test_board import scored
 from test_run import TASK
 
-from benchmark import __version__, data, results
-from benchmark.cli import main, parser
+from benchmark import __version__
+from benchmark.commands.main import main, parser
+from benchmark.scores import results
+from benchmark.tasks import data
 
 RUN = ["run", "--task", TASK, "--seeds", "1", "--estimator", "loss"]
 Told = pytest.CaptureFixture[str]
@@ -36,7 +38,7 @@ def _no_hub_of_our_own() -> Iterator[None]:
 
 def cache() -> Path:
     """The cache of a command without --cache."""
-    from benchmark.cli import Options
+    from benchmark.commands.main import Options
 
     found: Path = parser().parse_args(RUN, Options()).cache
     return found

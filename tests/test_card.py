@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import card, cli, speed
-from benchmark.card import Finding, Part
-from benchmark.errors import LoobenchError
+from benchmark.base.errors import LoobenchError
+from benchmark.commands import main
+from benchmark.studies import card, speed
+from benchmark.studies.card import Finding, Part
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINE = {
@@ -170,7 +171,7 @@ def test_the_short_list_of_speed_is_measured_and_nothing_else(tmp_path: Path, mo
     monkeypatch.setattr(speed, "measure", lambda case, problem, enough: measured.append((case, enough)) or ONE)
     monkeypatch.chdir(tmp_path)
 
-    assert cli.main(["speed", "--short"]) == 0
+    assert main.main(["speed", "--short"]) == 0
     found = json.loads(Path("speed.json").read_text())
     assert measured == [(name, speed.ENOUGH_IN_SHORT) for name in speed.SHORT]
     assert len(found["cases"]) == 3
@@ -203,7 +204,7 @@ def on_such_a_box(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("part", ["truth-logistic", "tests"])
 def test_the_card_script_needs_only_what_such_a_box_has(part: str, tmp_path: Path) -> None:
-    done = on_such_a_box(tmp_path, "-m", "benchmark.card", "--device", "cpu", "--part", part)
+    done = on_such_a_box(tmp_path, "-m", "benchmark.studies.card", "--device", "cpu", "--part", part)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out" / f"{part}.json").read_text())
 
@@ -216,9 +217,10 @@ def test_the_card_script_needs_only_what_such_a_box_has(part: str, tmp_path: Pat
 
 
 def test_the_short_list_of_speed_needs_only_what_such_a_box_has(tmp_path: Path) -> None:
-    brief = "from benchmark import cli, speed; speed.SHORT, speed.ENOUGH_IN_SHORT = ('quick-digits-mlp-adam',), .01; "
+    brief = "from benchmark.commands.main import main; from benchmark.studies import speed; "
+    brief += "speed.SHORT, speed.ENOUGH_IN_SHORT = ('quick-digits-mlp-adam',), .01; "
     brief += "speed.peak, speed.memory_taken = lambda *_: 1e12, lambda *_: None; "  # which take seconds
-    done = on_such_a_box(tmp_path, "-c", f"{brief}cli.main(['speed', '--short', '--out', {str(tmp_path / 'speed.json')!r}])")
+    done = on_such_a_box(tmp_path, "-c", f"{brief}main(['speed', '--short', '--out', {str(tmp_path / 'speed.json')!r}])")
 
     assert done.returncode == 0, done.stderr
     assert [case["case"] for case in json.loads((tmp_path / "speed.json").read_text())["cases"]] == ["quick-digits-mlp-adam"]

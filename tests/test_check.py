@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark import check
-from benchmark.check import Finding
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.registry import EXACT, registered
-from benchmark.train import leave_one_out
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.core.registry import EXACT, registered
+from benchmark.retraining.train import leave_one_out
+from benchmark.submissions import check
+from benchmark.submissions.check import Finding
 
 HEAD = """
 import torch
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.shifts import ACC, SGD_IE, effects
+from benchmark.estimating import ACC, SGD_IE, Trajectory, effects, estimator
 """
 DOT = "run.problem.gradients(run.final, run.problem.train) @ run.query_gradients().T"
 
@@ -162,13 +160,13 @@ def test_a_claim_where_it_is_unsupported_is_false(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("from benchmark import truth\n", "imports benchmark.truth"),
+        ("from benchmark.truths import truth\n", "imports benchmark.truths: of the harness"),
         ("import benchmark.results\n", "imports benchmark"),
         ("x = \n", "is not valid Python"),
         ("x = 1\n", "declares no estimator"),
-        ("from benchmark.registry import estimator\n@estimator('A', paper='p')\ndef f(run): pass\n", "estimator name 'A'"),
+        ("from benchmark.estimating import estimator\n@estimator('A', paper='p')\ndef f(run): pass\n", "estimator name 'A'"),
         (
-            "from benchmark.registry import estimator\n@estimator('sgd-ie', paper='p')\ndef f(run): pass\n",
+            "from benchmark.estimating import estimator\n@estimator('sgd-ie', paper='p')\ndef f(run): pass\n",
             "taken by a registered",
         ),
     ],
@@ -257,7 +255,7 @@ CRASHES = {  # a file, and the line of it that is to blame
         9,
     ),
     "in a closure that the harness calls": (
-        "from benchmark import calculus\n\n\n@estimator('mine', paper='p')\ndef mine(run):\n"
+        "from benchmark.estimating import calculus\n\n\n@estimator('mine', paper='p')\ndef mine(run):\n"
         "    return calculus.gradient(lambda theta: theta.no_such)(run.final)\n",
         9,
     ),
@@ -282,7 +280,7 @@ def test_a_crash_names_the_last_line_of_the_author_s_own_file(
 ) -> None:
     body, line = CRASHES[case]
     at = tmp_path / "my_crash.py"
-    at.write_text(f"from benchmark.registry import estimator\n\n\n{body}")
+    at.write_text(f"from benchmark.estimating import estimator\n\n\n{body}")
     assert main(["check", str(at), *([] if sandbox else ["--no-sandbox"])]) == 1
 
     told = " ".join(capsys.readouterr().out.split())
@@ -297,7 +295,7 @@ def test_all_lines_are_shown_where_that_is_asked(
 ) -> None:
     body, line = CRASHES[case]
     at = tmp_path / "my_crash.py"
-    at.write_text(f"from benchmark.registry import estimator\n\n\n{body}")
+    at.write_text(f"from benchmark.estimating import estimator\n\n\n{body}")
 
     assert main(["check", str(at), *where]) == 1
     assert "Traceback" not in "".join(capsys.readouterr())

@@ -9,12 +9,12 @@ from cases import MODELS, OPTIMIZERS, problem
 from torch import Tensor, nn
 
 from baselines.final_gradient import grad_dot
-from benchmark import calculus
-from benchmark.models import Network
-from benchmark.optimizers import Adam, Optimizer, Sgd
-from benchmark.problem import Problem, Samples, Trajectory, in_precision
-from benchmark.registry import registered
-from benchmark.train import train
+from benchmark.core import calculus
+from benchmark.core.models import Network
+from benchmark.core.optimizers import Adam, Optimizer, Sgd
+from benchmark.core.problem import Problem, Samples, Trajectory, in_precision
+from benchmark.core.registry import registered
+from benchmark.retraining.train import train
 from estimators import diff_in as diff_in_file
 from estimators.diff_in import bends, diff_in, diff_in_derived
 from estimators.less import directions, less

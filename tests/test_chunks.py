@@ -10,19 +10,23 @@ import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 
-from benchmark import chunks, evaluate, machine, suites, truth
-from benchmark.chunks import MIB, Means
-from benchmark.cli import main
-from benchmark.convolution import MaxPoolRuns
-from benchmark.engine import Runs, gram_pays
-from benchmark.errors import LoobenchError
-from benchmark.files import read_tensors, write_tensors
-from benchmark.models import Block, MaxPool, Network, cnn, mlp
-from benchmark.optimizers import Optimizer
-from benchmark.problem import Problem, Trajectory, map_tensors
-from benchmark.registry import Estimator, registered
-from benchmark.streams import stream
-from benchmark.train import leave_one_out, left_out, retrain, train, trained
+from benchmark.base import machine
+from benchmark.base.errors import LoobenchError
+from benchmark.base.files import read_tensors, write_tensors
+from benchmark.base.streams import stream
+from benchmark.commands.main import main
+from benchmark.core.models import Block, MaxPool, Network, cnn, mlp
+from benchmark.core.optimizers import Optimizer
+from benchmark.core.problem import Problem, Trajectory, map_tensors
+from benchmark.core.registry import Estimator, registered
+from benchmark.retraining import chunks
+from benchmark.retraining.chunks import MIB, Means
+from benchmark.retraining.convolution import MaxPoolRuns
+from benchmark.retraining.engine import Runs, gram_pays
+from benchmark.retraining.train import leave_one_out, left_out, retrain, train, trained
+from benchmark.running import evaluate
+from benchmark.tasks import suites
+from benchmark.truths import truth
 
 TASK = "quick-breast-cancer-logistic-sgd"
 
@@ -291,7 +295,7 @@ def test_a_budget_or_thread_number_that_cannot_be_is_an_error(capsys: pytest.Cap
 
 
 def test_sizes_of_memory_are_read_as_people_write_them() -> None:
-    from benchmark.cli import _bytes
+    from benchmark.commands.main import _bytes
 
     assert [_bytes(text) for text in ("100", "1k", "500M", "1.5G", "2GiB", "3mb")] == [
         100,
@@ -473,7 +477,7 @@ def test_a_task_leaves_out_two_samples_or_more() -> None:
 
 
 def test_the_samples_left_out_come_from_their_own_stream(tmp_path: Path) -> None:
-    from benchmark.tasks import build
+    from benchmark.tasks.definition import build
 
     some = replace(suites.task(TASK), leave_out=10)
     drawn = [build(some, seed, tmp_path).left_out.tolist() for seed in (0, 1, 0)]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from benchmark import cite
-from benchmark.board import Board, Row, Table, board
-from benchmark.errors import LoobenchError
-from benchmark.results import Claim, Result
-from benchmark.suites import SUITES
+from benchmark.base.errors import LoobenchError
+from benchmark.publishing import cite
+from benchmark.scores.board import Board, Row, Table, board
+from benchmark.scores.results import Claim, Result
+from benchmark.tasks.suites import SUITES
 
 TASKS = {task.name: task for task in SUITES["quick"].tasks[:2]}
 NASTY = r"50% & <b>$x_1^2$</b> #{a} ~\frac} **c**"

@@ -14,10 +14,10 @@ import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, here, problem, supported_by
 from torch import Tensor
 
-from benchmark.evaluate import Failure, estimate
-from benchmark.problem import Trajectory, tensors
-from benchmark.registry import registered
-from benchmark.train import train
+from benchmark.core.problem import Trajectory, tensors
+from benchmark.core.registry import registered
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import Failure, estimate
 
 CALLED = registered()
 TRAINING = {  # in the folder of baselines, but they train

@@ -11,20 +11,21 @@ from cases import MODELS, OPTIMIZERS, problem
 from scipy import stats
 from torch import Tensor
 
-from benchmark import counterfactuals, sandbox
-from benchmark.counterfactuals import Design
-from benchmark.errors import LoobenchError, Withheld
-from benchmark.evaluate import Failure, estimate
-from benchmark.metrics import scores
-from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import GroundTruth, Problem, Trajectory, map_tensors
-from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, Uses, asked_of, record
-from benchmark.registry import registered
-from benchmark.streams import stream
-from benchmark.suites import TASKS, task
-from benchmark.tasks import batches
-from benchmark.train import leave_one_out, train
-from benchmark.truth import cached_truth, ground_truth
+from benchmark.base.errors import LoobenchError, Withheld
+from benchmark.base.streams import stream
+from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.problem import GroundTruth, Problem, Trajectory, map_tensors
+from benchmark.core.registry import registered
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running.evaluate import Failure, estimate
+from benchmark.sandbox import client
+from benchmark.scores.metrics import scores
+from benchmark.tasks.definition import batches
+from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Uses, asked_of, record
+from benchmark.tasks.suites import TASKS, task
+from benchmark.truths import counterfactuals
+from benchmark.truths.counterfactuals import Design
+from benchmark.truths.truth import cached_truth, ground_truth
 
 
 def answered(run: Trajectory, design: Design) -> GroundTruth:
@@ -236,8 +237,9 @@ def test_a_refusal_is_noted_by_the_run_that_was_asked_and_by_no_other() -> None:
 
 
 HEAD = """
-from benchmark.errors import Failure, Withheld
-from benchmark.registry import estimator
+from benchmark.estimating import Withheld, estimator
+
+Failure = next(one for one in Exception.__subclasses__() if one.__name__ == "Failure")
 
 @estimator("mine", paper="none")
 def mine(run):
@@ -257,7 +259,7 @@ def test_who_says_itself_that_a_task_is_unsupported_has_crashed(way: str, alone:
     whole = train(problem()).until(9)
     at = tmp_path / "mine.py"
     at.write_text(f"{HEAD}    {WORDS_OF_ITS_OWN[way][alone]}\n")
-    (mine,) = sandbox.resolve([str(at)], sandbox.Rules(strangers=confined))
+    (mine,) = client.resolve([str(at)], client.Rules(strangers=confined))
     with pytest.raises(Failure, match="mine") as failure:
         estimate(mine, whole.final_only() if alone else whole)
 

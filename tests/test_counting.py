@@ -10,17 +10,16 @@ import torch
 from cases import every_estimator, problem, supported_by
 from torch import Tensor
 
-from benchmark import calculus, registry
-from benchmark.evaluate import estimate
-from benchmark.problem import Trajectory
-from benchmark.registry import registered
-from benchmark.train import train
+from benchmark.core import calculus, registry
+from benchmark.core.problem import Trajectory
+from benchmark.core.registry import registered
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import estimate
 
 HEAD = """
 import threading
 import torch
-from benchmark import calculus
-from benchmark.registry import estimator
+from benchmark.estimating import calculus, estimator
 
 def losses(theta, p):
     return p.losses(theta, p.train)

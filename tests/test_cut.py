@@ -9,10 +9,10 @@ import torch
 from cases import OPTIMIZERS, problem
 from torch import Tensor
 
-from benchmark import transport
-from benchmark.errors import Withheld
-from benchmark.problem import Trajectory, map_tensors, tensors
-from benchmark.train import train
+from benchmark.base.errors import Withheld
+from benchmark.core.problem import Trajectory, map_tensors, tensors
+from benchmark.retraining.train import train
+from benchmark.sandbox import transport
 
 EPOCHS, STEPS = 4, 12  # of 3 steps
 KINDS: dict[str, Callable[..., Trajectory]] = {
@@ -86,8 +86,8 @@ def test_segments_are_nearly_equal_and_the_later_ones_the_longer() -> None:
 
 def test_an_estimator_is_given_memory_that_shows_no_later_step() -> None:
     """It walks from the views it has to what they are views of."""
-    from benchmark.evaluate import estimate
-    from benchmark.registry import Estimator
+    from benchmark.core.registry import Estimator
+    from benchmark.running.evaluate import estimate
 
     run, longest = train(replace(problem(epochs=EPOCHS), horizons=(3, STEPS))), []
 

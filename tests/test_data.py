@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import data
-from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.features import RECIPES, SENTENCES, adult, cifar10, features, mnist, mnist_1_7, news_ibm_mac, sst2_words
-from benchmark.files import read_tensors, write_tensors
-from benchmark.models import MODELS
+from benchmark.base.errors import DamagedFile, LoobenchError
+from benchmark.base.files import read_tensors, write_tensors
+from benchmark.core.models import MODELS
+from benchmark.tasks import data
+from benchmark.tasks.features import RECIPES, SENTENCES, adult, cifar10, features, mnist, mnist_1_7, news_ibm_mac, sst2_words
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +196,7 @@ def test_sentences_of_a_shuffled_mirror_have_the_same_features() -> None:
 
 
 def test_only_the_first_sentences_are_taken_in_canonical_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.features.SENTENCES", 7)
+    monkeypatch.setattr("benchmark.tasks.features.SENTENCES", 7)
     splits = data.canonical(sentences())[0]
     inputs, targets = sst2_words(splits)
     first = sst2_words({"train": {name: data._take(column, list(range(7))) for name, column in splits["train"].items()}})

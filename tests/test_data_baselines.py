@@ -11,12 +11,12 @@ from cases import MODELS, problem
 from scipy.optimize import linprog
 from torch import Tensor
 
-from benchmark.errors import Diverged, Unsolved
-from benchmark.models import LOSSES, mlp
-from benchmark.optimizers import Sgd
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.registry import registered
-from benchmark.train import train
+from benchmark.base.errors import Diverged, Unsolved
+from benchmark.core.models import LOSSES, mlp
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.registry import registered
+from benchmark.retraining.train import train
 
 KINDS = pytest.mark.parametrize("kind", ["each", "mean"])
 
@@ -122,7 +122,7 @@ def test_knn_shapley_is_the_shapley_value_over_all_subsets(model: str, neighbour
 
 def hidden_of(given: Problem, theta: Tensor, inputs: Tensor) -> Tensor:
     """Activations of the one hidden layer, by the library's own module."""
-    from benchmark.modules import module
+    from benchmark.core.modules import module
 
     with torch.no_grad():
         return module(given.model, theta)[:-1](inputs)
@@ -334,7 +334,7 @@ NAMES = (
 @KINDS
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_in_float32_gives_nearly_the_same_in_float32(name: str, kind: str) -> None:
-    from benchmark.problem import in_precision
+    from benchmark.core.problem import in_precision
 
     if registered()[name].missing:
         pytest.skip(str(registered()[name].missing))

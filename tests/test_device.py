@@ -12,15 +12,19 @@ from cases import MODELS, OPTIMIZERS, here, problem, supported_by
 from pretend import pretend as pretend
 from torch import Tensor
 
-from benchmark import chunks, machine, results, suites, truth
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.evaluate import estimate
-from benchmark.optimizers import Sgd
-from benchmark.problem import Problem, map_tensors
-from benchmark.questions import FurtherTraining, Subsets, Uses
-from benchmark.registry import registered
-from benchmark.train import leave_one_out, train
+from benchmark.base import machine
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import Problem, map_tensors
+from benchmark.core.registry import registered
+from benchmark.retraining import chunks
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running.evaluate import estimate
+from benchmark.scores import results
+from benchmark.tasks import suites
+from benchmark.tasks.questions import FurtherTraining, Subsets, Uses
+from benchmark.truths import truth
 
 SMALL = replace(
     suites.TASKS["quick-digits-mlp-sgd"], name="small", train=24, query=6, test=20, epochs=2, horizons=(2,), queries="mean"

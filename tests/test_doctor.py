@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import doctor, machine, results, suites
-from benchmark.cli import main
-from benchmark.files import tensor_digest
+from benchmark.base import machine
+from benchmark.base.files import tensor_digest
+from benchmark.commands.main import main
+from benchmark.scores import results
+from benchmark.studies import doctor
+from benchmark.tasks import suites
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,8 +63,8 @@ SIMULATING = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 SIMULATED = """
 import sys
 from pathlib import Path
-from benchmark import doctor
-from benchmark.cli import main
+from benchmark.studies import doctor
+from benchmark.commands.main import main
 doctor.STORED, doctor.SETTINGS = Path(sys.argv[1]), doctor.SETTINGS[:1]
 sys.exit(main(["doctor"]))
 """

@@ -7,12 +7,12 @@ import torch
 from cases import MODELS, OPTIMIZERS, problem
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.models import Network, mlp
-from benchmark.optimizers import Optimizer, Sgd
-from benchmark.problem import Trajectory, in_precision
-from benchmark.projections import gaussian
-from benchmark.train import train
+from benchmark.core import calculus
+from benchmark.core.models import Network, mlp
+from benchmark.core.optimizers import Optimizer, Sgd
+from benchmark.core.problem import Trajectory, in_precision
+from benchmark.core.projections import gaussian
+from benchmark.retraining.train import train
 from estimators import dvemb as module
 from estimators.dvemb import acc_dvemb, dvemb, dvemb_projected, projected
 from estimators.sgd_ie import sgd_ie

@@ -7,20 +7,20 @@ import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 
-from benchmark import calculus, evaluate
-from benchmark.errors import LoobenchError
-from benchmark.evaluate import Failure, estimate
-from benchmark.optimizers import Adam
-from benchmark.problem import map_tensors, tensors
-from benchmark.registry import Estimator, load, registered, resolve
-from benchmark.sandbox import Answer
-from benchmark.train import leave_one_out, train
+from benchmark.base.errors import LoobenchError
+from benchmark.core import calculus
+from benchmark.core.optimizers import Adam
+from benchmark.core.problem import map_tensors, tensors
+from benchmark.core.registry import Estimator, load, registered, resolve
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running import evaluate
+from benchmark.running.evaluate import Failure, estimate
+from benchmark.sandbox.client import Answer
 
 HEAD = """
 import torch
 from torch import Tensor
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
+from benchmark.estimating import Trajectory, estimator
 """
 GOOD = """
 @estimator("twice", paper="none", factor=2.0)
@@ -310,12 +310,12 @@ BAD_FILES = {
     "cannot be imported: ZeroDivisionError": "1 / 0\n",
     "declares no estimator": "x = 1\n",
     "taken by a registered estimator: rename it": HEAD + GOOD.replace('"twice"', '"sgd-ie"'),
-    "imports benchmark.truth": "from benchmark.truth import ground_truth\n",
+    "imports benchmark.truths.truth": "from benchmark.truths.truth import ground_truth\n",
     "imports benchmark: of the harness": "import benchmark\n",
-    "imports benchmark: of": "import benchmark.problem\n",
+    "imports benchmark: of": "import benchmark.core.problem\n",
     "cannot be imported: SystemExit": "raise SystemExit(0)\n",
-    "imports benchmark.metrics": "import benchmark.metrics as m\n",
-    "imports benchmark.results": "def f():\n    from benchmark import results\n",
+    "imports benchmark.scores.metrics": "import benchmark.scores.metrics as m\n",
+    "imports benchmark.scores: of the harness": "def f():\n    from benchmark.scores import results\n",
     "a name is up to 64 small letters": HEAD + GOOD.replace('"twice"', '"../../twice"'),
     "more than once: rename": HEAD + GOOD + GOOD.replace("def twice", "def again"),
     "paper must say where": HEAD + GOOD.replace('"none"', "None"),

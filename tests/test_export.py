@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from benchmark.cli import main
-from benchmark.files import tensor_digest
-from benchmark.suites import TASKS
+from benchmark.base.files import tensor_digest
+from benchmark.commands.main import main
+from benchmark.tasks.suites import TASKS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "export.md"
 

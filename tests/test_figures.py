@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from test_board import claimed
 
-from benchmark import figures, statistics
-from benchmark.board import Board, board, curve, pairs
-from benchmark.errors import LoobenchError
-from benchmark.suites import SUITES
+from benchmark.base.errors import LoobenchError
+from benchmark.publishing import figures
+from benchmark.scores import statistics
+from benchmark.scores.board import Board, board, curve, pairs
+from benchmark.tasks.suites import SUITES
 
 QUICK = {task.name: task for task in SUITES["quick"].tasks}
 TASK = "quick-digits-mlp-sgd"

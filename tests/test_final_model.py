@@ -10,15 +10,15 @@ from test_identities import converged
 from torch import Tensor
 
 from baselines.trak import chances, margins
-from benchmark.errors import LoobenchError, Unsolved
-from benchmark.evaluate import Failure, estimate
-from benchmark.models import LOSSES
-from benchmark.problem import Problem, Trajectory
-from benchmark.projections import gaussian, projection
-from benchmark.registry import Estimator, registered
-from benchmark.shifts import ACC, carry
-from benchmark.suites import SUITES, TASKS
-from benchmark.train import leave_one_out, train
+from benchmark.base.errors import LoobenchError, Unsolved
+from benchmark.core.models import LOSSES
+from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.projections import gaussian, projection
+from benchmark.core.registry import Estimator, registered
+from benchmark.retraining.shifts import ACC, carry
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running.evaluate import Failure, estimate
+from benchmark.tasks.suites import SUITES, TASKS
 
 every_model = pytest.mark.parametrize("model", MODELS)
 every_classifier = pytest.mark.parametrize("model", sorted(set(MODELS) - {"regression"}))

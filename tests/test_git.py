@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import benchmark
-from benchmark import audit, git, machine, submitting
-from benchmark.errors import LoobenchError
+from benchmark.base import git, machine
+from benchmark.base.errors import LoobenchError
+from benchmark.commands import submitters
+from benchmark.publishing import audit
 
 WHO = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
 
@@ -132,7 +134,7 @@ def test_where_git_does_not_tell_there_is_no_commit_and_a_reason_in_a_line(
 
 
 def test_a_run_without_a_commit_says_why_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from benchmark.cli import main
+    from benchmark.commands.main import main
 
     monkeypatch.setattr(machine, "no_commit", lambda: "git cannot be run: No such file or directory")
     assert main(["run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "2", "--estimator", "loss"]) == 0
@@ -147,8 +149,8 @@ def test_the_name_of_who_sits_here_is_not_that_of_another_repository(
     plain(mine, "config", "user.name", "Ada")
     monkeypatch.chdir(mine)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-    assert git.user() == submitting.computed_by(Namespace()) == "Ada"
+    assert git.user() == submitters.computed_by(Namespace()) == "Ada"
 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git.user() is None
-    assert submitting.computed_by(Namespace()) == "unknown"
+    assert submitters.computed_by(Namespace()) == "unknown"

@@ -9,23 +9,21 @@ import pytest
 import torch
 from cases import MODELS, problem
 
-from benchmark import sandbox, warmup
-from benchmark.calculus import Count, largest
-from benchmark.errors import LoobenchError
-from benchmark.evaluate import Estimate, estimate
-from benchmark.problem import Trajectory
-from benchmark.registry import Estimator
-from benchmark.run import warm_up
-from benchmark.sandbox import Allowance, Rules
-from benchmark.train import train
+from benchmark.base.errors import LoobenchError
+from benchmark.core.calculus import Count, largest
+from benchmark.core.problem import Trajectory
+from benchmark.core.registry import Estimator
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import Estimate, estimate
+from benchmark.running.run import warm_up
+from benchmark.sandbox import client, warmup
+from benchmark.sandbox.client import Allowance, Rules
 
 RULES = Rules(allowance=Allowance(seconds=120.0))
 HEAD = """
 import sys, threading, time
 import torch
-from benchmark.problem import Problem
-from benchmark.registry import estimator
-from benchmark.train import leave_one_out, train
+from benchmark.estimating import Problem, estimator, leave_one_out, train
 
 KEPT = {}
 
@@ -176,7 +174,7 @@ def mine(run):
 @pytest.fixture(scope="module", autouse=True)
 def _works() -> None:
     try:
-        sandbox.server()
+        client.server()
     except LoobenchError as error:
         pytest.skip(str(error))
 
@@ -197,7 +195,7 @@ def honest(run: Trajectory, tmp_path_factory: pytest.TempPathFactory) -> Estimat
 def answered(body: str, run: Trajectory, folder: Path, worth: float) -> Estimate:
     at = folder / "mine.py"
     at.write_text(HEAD.replace("WORTH", f"{worth:.3f}") + textwrap.dedent(body))
-    (found,) = sandbox.resolve([str(at)], RULES)
+    (found,) = client.resolve([str(at)], RULES)
     return estimate(found, run)
 
 

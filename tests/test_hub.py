@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from conftest import SHARED
 
-from benchmark import data, hub
-from benchmark.errors import LoobenchError
+from benchmark.base.errors import LoobenchError
+from benchmark.tasks import data, hub
 
 Loobench = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[[type[BaseHTTPRequestHandler]], str]
@@ -137,7 +137,8 @@ def test_a_hub_that_is_too_slow_is_given_up_in_bounded_time_with_what_changes_th
 def test_all_of_it_takes_thirty_times_the_patience_at_most(tmp_path: Path) -> None:
     """A Hub that is never too slow, and never done: the bytes are written by hand."""
     script = (
-        "import os, sys, threading, time; from pathlib import Path; from benchmark import data, hub; room = Path(sys.argv[1])\n"
+        "import os, sys, threading, time; from pathlib import Path; "
+        "from benchmark.tasks import data, hub; room = Path(sys.argv[1])\n"
         "asked = hub.Asked(data.source('sst2'), room, 0.1, os.getppid())\n"
         "threading.Thread(target=hub._watch, args=(asked, threading.Event()), daemon=True).start()\n"
         "while True: (room / str(time.time())).write_bytes(bytes(5000)); time.sleep(0.01)"

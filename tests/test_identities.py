@@ -11,18 +11,18 @@ from scipy import stats
 from torch import Tensor, nn
 
 from baselines.influence_function import influence_function
-from benchmark import calculus
-from benchmark.engine import Runs, gram_applies, gram_pays
-from benchmark.errors import LoobenchError
-from benchmark.metrics import METRICS, ranking, scores
-from benchmark.models import LOSSES, Network, mlp
-from benchmark.optimizers import Adam, FrozenAdam, Optimizer, Sgd
-from benchmark.problem import Trajectory, in_precision, map_tensors
-from benchmark.readout import readout
-from benchmark.shifts import ACC, SGD_IE, Rule, carry, effects
-from benchmark.speed import mapped, plain_loop
-from benchmark.sweep import backward
-from benchmark.train import departures, leave_one_out, retrain, train
+from benchmark.base.errors import LoobenchError
+from benchmark.core import calculus
+from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
+from benchmark.core.problem import Trajectory, in_precision, map_tensors
+from benchmark.core.sweep import backward
+from benchmark.retraining.engine import Runs, gram_applies, gram_pays
+from benchmark.retraining.readout import readout
+from benchmark.retraining.shifts import ACC, SGD_IE, Rule, carry, effects
+from benchmark.retraining.train import departures, leave_one_out, retrain, train
+from benchmark.scores.metrics import METRICS, ranking, scores
+from benchmark.studies.speed import mapped, plain_loop
 from estimators.adam_ie import adam_ie
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

@@ -13,14 +13,15 @@ import pytest
 import synthetic
 from test_board import claimed, verified
 
-from benchmark import manifest, page, results
-from benchmark.cli import main
-from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.files import json_digest
-from benchmark.records import Mismatch
-from benchmark.results import Result
-from benchmark.suites import TASKS
-from benchmark.tasks import record_digest
+from benchmark.base.errors import DamagedFile, LoobenchError
+from benchmark.base.files import json_digest
+from benchmark.base.records import Mismatch
+from benchmark.commands.main import main
+from benchmark.publishing import manifest, page
+from benchmark.scores import results
+from benchmark.scores.results import Result
+from benchmark.tasks.definition import record_digest
+from benchmark.tasks.suites import TASKS
 
 ROOT, FOLDER, TASK = Path(__file__).resolve().parents[1], Path("results"), TASKS["hara2019-20news-mlp"]
 COUNT = 200

@@ -11,11 +11,19 @@ from cases import MODELS, OPTIMIZERS, problem, walked
 from scipy import stats
 from torch import Tensor
 
-from benchmark import chunks
-from benchmark import limits as file
-from benchmark.chunks import Means
-from benchmark.errors import LoobenchError
-from benchmark.limits import (
+from benchmark.base.errors import LoobenchError
+from benchmark.base.streams import stream
+from benchmark.core.models import Activation, mlp
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import GroundTruth, Problem, Trajectory, in_precision
+from benchmark.retraining import chunks
+from benchmark.retraining.chunks import Means
+from benchmark.retraining.readout import readout
+from benchmark.retraining.train import departures, leave_one_out, left_out, retrain, train
+from benchmark.scores.metrics import METRICS, scores
+from benchmark.tasks.suites import task
+from benchmark.truths import limits as file
+from benchmark.truths.limits import (
     Kinks,
     Patterns,
     agreement,
@@ -31,14 +39,6 @@ from benchmark.limits import (
     split_half,
     without_class,
 )
-from benchmark.metrics import METRICS, scores
-from benchmark.models import Activation, mlp
-from benchmark.optimizers import Sgd
-from benchmark.problem import GroundTruth, Problem, Trajectory, in_precision
-from benchmark.readout import readout
-from benchmark.streams import stream
-from benchmark.suites import task
-from benchmark.train import departures, leave_one_out, left_out, retrain, train
 
 RELU = mlp((5, 4, 3, 1), "relu")
 MANY = 40_000  # points of a simulation

@@ -13,9 +13,14 @@ from test_board import TWO, scored
 from test_estimators import GOOD, declare
 from test_run import SMALL, TASK
 
-from benchmark import audit, machine, page, registry, results, sandbox, submission, verify
-from benchmark.cli import main
-from benchmark.sandbox import Allowance, Rules
+from benchmark.base import machine
+from benchmark.commands.main import main
+from benchmark.core import registry
+from benchmark.publishing import audit, page
+from benchmark.sandbox import client
+from benchmark.sandbox.client import Allowance, Rules
+from benchmark.scores import results
+from benchmark.submissions import submission, verify
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +49,8 @@ def there(checkout: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_its_code_has_the_same_digests(checkout: Path) -> None:
     asked = "{name: one.source for name, one in registry.registered().items()}"
-    code = f"import json; from benchmark import machine, registry; print(json.dumps([machine.harness(), {asked}]))"
+    code = "import json; from benchmark.base import machine; from benchmark.core import registry; "
+    code += f"print(json.dumps([machine.harness(), {asked}]))"
     done = there(checkout, "-c", code)
 
     assert b"\r\n" in (checkout / "benchmark" / "truth.py").read_bytes()
@@ -94,7 +100,7 @@ def test_a_file_of_estimators_has_one_digest_wherever_that_is_taken(tmp_path: Pa
     (here,) = registry.resolve([str(at)])
     windows(tmp_path)
     (loaded,) = registry.resolve([str(at)])
-    (inside,) = sandbox.resolve([str(at)], Rules(allowance=Allowance(60.0, 2**30)))
+    (inside,) = client.resolve([str(at)], Rules(allowance=Allowance(60.0, 2**30)))
     _, said = verify._declared(str(at), rules)["twice"]
 
     assert b"\r\n" in at.read_bytes()

@@ -19,11 +19,18 @@ from test_board import TWO, limits, scored
 from test_migrate import as_before, older_cells
 from test_run import TASK
 
-from benchmark import data, files, manifest, migrate, page, registry, results, run, suites, truth, verify
-from benchmark.chunks import FREE
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.files import claimed, locked
+from benchmark.base import files
+from benchmark.base.errors import LoobenchError
+from benchmark.base.files import claimed, locked
+from benchmark.commands.main import main
+from benchmark.core import registry
+from benchmark.publishing import manifest, page
+from benchmark.retraining.chunks import FREE
+from benchmark.running import run
+from benchmark.scores import migrate, results
+from benchmark.submissions import verify
+from benchmark.tasks import data, suites
+from benchmark.truths import truth
 
 FOLDER = Path("results")
 COMMAND = [sys.executable, "-m", "benchmark", "run", "--task", TASK, "--threads", "1", "--results", str(FOLDER)]
@@ -67,7 +74,7 @@ def test_processes_that_count_under_a_lock_lose_no_count_on_any_kind_of_file_sys
     code = f"""{FLOCKS}
 import sys
 from pathlib import Path
-from benchmark.files import locked
+from benchmark.base.files import locked
 for kind, fcntl.flock in FLOCKS.items():
     for _ in range(30):
         with locked(Path(kind) / "count.lock"):
@@ -88,7 +95,7 @@ def test_a_lock_does_not_outlive_a_process_that_is_killed(kind: str) -> None:
     code = f"""{FLOCKS}
 import sys, time
 from pathlib import Path
-from benchmark.files import locked
+from benchmark.base.files import locked
 fcntl.flock = FLOCKS[sys.argv[1]]
 with locked(Path("a.lock")):
     print("held", flush=True)

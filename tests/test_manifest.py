@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from test_board import TWO, answers, changed, limits, of_protocol, scored, taus
 
-from benchmark import PROTOCOL, manifest, page, results
-from benchmark.cli import main
-from benchmark.errors import DamagedFile
-from benchmark.results import Result
-from benchmark.tasks import record_digest
+from benchmark import PROTOCOL
+from benchmark.base.errors import DamagedFile
+from benchmark.commands.main import main
+from benchmark.publishing import manifest, page
+from benchmark.scores import results
+from benchmark.scores.results import Result
+from benchmark.tasks.definition import record_digest
 
 FOLDER = Path("results")
 

@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from benchmark import git, registry, results
-from benchmark import migrate as module
-from benchmark.cli import main
-from benchmark.errors import DamagedFile
-from benchmark.files import digest, json_digest
-from benchmark.migrate import migrate
-from benchmark.records import encode
-from benchmark.registry import registered
-from benchmark.results import Bounds, Cell, Claim, Verification
-from benchmark.suites import TASKS
-from benchmark.syntax import source_digest
+from benchmark.base import git
+from benchmark.base.errors import DamagedFile
+from benchmark.base.files import digest, json_digest
+from benchmark.base.records import encode
+from benchmark.commands.main import main
+from benchmark.core import registry
+from benchmark.core.registry import registered
+from benchmark.core.syntax import source_digest
+from benchmark.scores import migrate as module
+from benchmark.scores import results
+from benchmark.scores.migrate import migrate
+from benchmark.scores.results import Bounds, Cell, Claim, Verification
+from benchmark.tasks.suites import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@example.org")

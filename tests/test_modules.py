@@ -4,8 +4,8 @@ import pytest
 import torch
 from cases import MODELS, problem
 
-from benchmark.models import GroupNorm
-from benchmark.modules import flat, module
+from benchmark.core.models import GroupNorm
+from benchmark.core.modules import flat, module
 
 
 @pytest.mark.parametrize("name", MODELS)

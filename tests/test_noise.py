@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmark.errors import LoobenchError
-from benchmark.noise import FEATURE_NOISE, flipped, flips, gaussian, ones
-from benchmark.streams import stream
+from benchmark.base.errors import LoobenchError
+from benchmark.base.streams import stream
+from benchmark.tasks.noise import FEATURE_NOISE, flipped, flips, gaussian, ones
 
 INPUTS = stream("inputs", 0).normal(size=(40, 30))
 TARGETS = stream("targets", 0).randint(0, 5, 200)

@@ -15,13 +15,18 @@ import synthetic
 from test_board import TWO, described, limits, of_protocol, scored
 from test_report import named_table
 
-from benchmark import board, manifest, page, places, registry, results, suites, truth
-from benchmark.board import Board, Row, Table
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.results import Limits, Result
-from benchmark.suites import CORE, TASKS
-from benchmark.tasks import record_digest
+from benchmark.base import places
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.core import registry
+from benchmark.publishing import manifest, page
+from benchmark.scores import board, results
+from benchmark.scores.board import Board, Row, Table
+from benchmark.scores.results import Limits, Result
+from benchmark.tasks import suites
+from benchmark.tasks.definition import record_digest
+from benchmark.tasks.suites import CORE, TASKS
+from benchmark.truths import truth
 
 ROOT = Path(__file__).resolve().parents[1]
 QUALITIES = {"sgd-ie": (0.7, 0.5), "acc-sgd-ie": (0.75, 5.0), "grad-dot": (0.5, 0.05), "loss": (0.1, 0.01)}
@@ -603,8 +608,8 @@ def do(clone: Path, *commands: list[str]) -> str:
     """Run commands one after the other in a clone, by its code; each must end with 0 or 1. Returns what git status says."""
     script = f"""
 import sys
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.base.errors import LoobenchError
 for command in {list(commands)!r}:
     assert main(command) in (0, 1), command
 """
@@ -662,7 +667,7 @@ def test_the_readers_other_commands_do_so_too(clone: Path, tmp_path: Path) -> No
 def test_a_submission_is_made_of_ones_own_results(tmp_path: Path) -> None:
     from test_submitting import finish
 
-    from benchmark import scaffold, submission
+    from benchmark.submissions import scaffold, submission
 
     source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
     finish(source, places.MINE)

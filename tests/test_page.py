@@ -16,9 +16,10 @@ import synthetic
 from PIL import Image
 from test_board import claimed, verified
 
-from benchmark import board, page, report
-from benchmark.board import Board, Row, Suite, Table
-from benchmark.suites import CORE, TASKS
+from benchmark.publishing import page, report
+from benchmark.scores import board
+from benchmark.scores.board import Board, Row, Suite, Table
+from benchmark.tasks.suites import CORE, TASKS
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (

@@ -8,10 +8,10 @@ from cases import MODELS, problem
 from torch import Tensor
 
 from baselines import peer_dattri
-from benchmark.models import mlp
-from benchmark.problem import Problem, Trajectory
-from benchmark.registry import registered
-from benchmark.train import train
+from benchmark.core.models import mlp
+from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.registry import registered
+from benchmark.retraining.train import train
 
 pytest.importorskip("dattri", reason="needs the extra peers")
 DAMPING = 0.01
@@ -223,7 +223,7 @@ def test_a_mean_query_is_the_mean_of_its_samples_and_leaves_global_state_alone(n
     "name", ["if-explicit", "if-cg", "if-arnoldi", "if-lissa", "if-datainf", "if-ekfac", "tracin", "trak", "dvemb"]
 )
 def test_float32_is_answered_in_float32(name: str) -> None:
-    from benchmark.problem import in_precision
+    from benchmark.core.problem import in_precision
 
     run = train(problem(MODELS["logistic"]))
     single = train(in_precision(problem(MODELS["logistic"]), torch.float32))

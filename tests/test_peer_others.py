@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from baselines import peer_captum, peer_kronfluence, peer_pydvl, peer_trak
-from benchmark.models import LOSSES, Network, mlp
-from benchmark.modules import module
-from benchmark.problem import Samples, Trajectory
-from benchmark.registry import LIBRARIES, registered
-from benchmark.train import train
+from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.modules import module
+from benchmark.core.problem import Samples, Trajectory
+from benchmark.core.registry import LIBRARIES, registered
+from benchmark.retraining.train import train
 
 DAMPING = 0.02
 CLASSES = mlp((4, 3), loss="cross-entropy")

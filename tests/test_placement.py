@@ -11,12 +11,13 @@ from test_results import result
 from test_submitting import finish
 from test_tracking import keep
 
-from benchmark import results, scaffold, submission
-from benchmark.cli import main
-from benchmark.errors import DamagedFile
-from benchmark.registry import registered, resolve
-from benchmark.results import Bounds
-from benchmark.suites import CORE, TASKS
+from benchmark.base.errors import DamagedFile
+from benchmark.commands.main import main
+from benchmark.core.registry import registered, resolve
+from benchmark.scores import results
+from benchmark.scores.results import Bounds
+from benchmark.submissions import scaffold, submission
+from benchmark.tasks.suites import CORE, TASKS
 
 TASK = "quick-breast-cancer-mlp-sgd"
 COPIES = [  # what programs call the other version of grad-dot.json

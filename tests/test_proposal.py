@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from benchmark import proposal, registry, results, scaffold, submission, suites
-from benchmark.proposal import Change
-from benchmark.results import Result
-from benchmark.syntax import source_digest
+from benchmark.core import registry
+from benchmark.core.syntax import source_digest
+from benchmark.scores import results
+from benchmark.scores.results import Result
+from benchmark.submissions import proposal, scaffold, submission
+from benchmark.submissions.proposal import Change
+from benchmark.tasks import suites
 
 FAKE = """
 import json, pathlib, sys
@@ -187,7 +190,7 @@ def test_more_results_of_a_file_that_is_there_need_not_be_complete(repository: P
 
 # ---- what is no submission -------------------------------------------------------------------------------------------
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "the harness": (lambda root: write(root / "benchmark" / "metrics.py", "x"), "changes 'benchmark/metrics.py'"),
+    "the harness": (lambda root: write(root / "benchmark" / "metrics.py", "x"), "changes 'benchmark/scores/metrics.py'"),
     "a workflow": (lambda root: write(root / ".github" / "workflows" / "x.yml", "x"), "changes '.github/workflows/x.yml'"),
     "the board": (lambda root: write(root / "leaderboard.md", "x"), "changes 'leaderboard.md'"),
     "a deletion": (lambda root: (root / "estimators" / "old.py").unlink(), "deletes 'estimators/old.py'"),
@@ -252,4 +255,7 @@ def test_make_hands_the_branch_and_the_bundle_over() -> None:
     command = ["make", "--dry-run", "--silent", "verify-pr", "BASE=main", "BUNDLE=some folder"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
 
-    assert '-m benchmark.proposal --base "main" --head "HEAD" --bundle "some folder" --markdown "verdict.md"' in done.stdout
+    assert (
+        '-m benchmark.submissions.proposal --base "main" --head "HEAD" --bundle "some folder" --markdown "verdict.md"'
+        in done.stdout
+    )

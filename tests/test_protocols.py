@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.cli import _tasks, main, parser
-from benchmark.evaluate import estimate
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
-from benchmark.registry import registered
-from benchmark.results import load, load_limits
-from benchmark.suites import SUITES, TASKS, task
-from benchmark.tasks import Task, build, flipped, shown
-from benchmark.train import leave_one_out, retrain, train
-from benchmark.truth import cached_truth, reference
+from benchmark.commands.main import _tasks, main, parser
+from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.registry import registered
+from benchmark.retraining.train import leave_one_out, retrain, train
+from benchmark.running.evaluate import estimate
+from benchmark.scores.results import load, load_limits
+from benchmark.tasks.definition import Task, build, flipped, shown
+from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
+from benchmark.tasks.suites import SUITES, TASKS, task
+from benchmark.truths.truth import cached_truth, reference
 
 QUICK = TASKS["quick-breast-cancer-mlp-sgd"]
 DIGITS = TASKS["quick-digits-mlp-sgd"]

@@ -11,34 +11,34 @@ from pathlib import Path
 import pytest
 from cases import problem
 
-from benchmark import jail, kernel, sandbox
-from benchmark.cli import main
-from benchmark.errors import MOST, Failure, LoobenchError
-from benchmark.evaluate import Estimate, estimate
-from benchmark.problem import Trajectory
-from benchmark.sandbox import Allowance, Rules
-from benchmark.train import train
+from benchmark.base.errors import MOST, Failure, LoobenchError
+from benchmark.commands.main import main
+from benchmark.core.problem import Trajectory
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import Estimate, estimate
+from benchmark.sandbox import client, kernel, process
+from benchmark.sandbox.client import Allowance, Rules
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "quick-breast-cancer-logistic-sgd"
 QUICKLY = Rules(allowance=Allowance(seconds=20.0, memory=1 << 30))
-HEAD = "from benchmark.registry import estimator\n@estimator('mine', paper='none')\ndef mine(run):\n"
+HEAD = "from benchmark.estimating import estimator\n@estimator('mine', paper='none')\ndef mine(run):\n"
 HONEST = "    p = run.problem\n    return p.gradients(run.final, p.train) @ run.query_gradients().T\n"
 SYSCALL = "import ctypes; call = ctypes.CDLL(None, use_errno=True).syscall\n"
 
 
-@pytest.fixture(params=sorted(jail.BACKENDS), scope="module")
+@pytest.fixture(params=sorted(process.BACKENDS), scope="module")
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each kind of sandbox that this machine has, alone."""
     name: str = request.param
-    if reason := jail.BACKENDS[name][0]():
+    if reason := process.BACKENDS[name][0]():
         pytest.skip(f"no {name}: {reason}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jail, "BACKENDS", {name: jail.BACKENDS[name]})
+        patch.setattr(process, "BACKENDS", {name: process.BACKENDS[name]})
         patch.setenv("SECRET_TOKEN", "the truth")
         forget()
         try:
-            sandbox.server()
+            client.server()
         except LoobenchError as error:
             pytest.skip(f"{name} does not work here: {error}")
         yield name
@@ -47,9 +47,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def forget() -> None:
     """End the server that runs, if one does."""
-    if sandbox.server.cache_info().currsize:
-        sandbox.server().close()
-    sandbox.server.cache_clear()
+    if client.server.cache_info().currsize:
+        client.server().close()
+    client.server.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def hostile(folder: Path, body: str, head: str = HEAD) -> Path:
 
 
 def answer(at: Path, run: Trajectory, rules: Rules = QUICKLY) -> Estimate:
-    (found,) = sandbox.resolve([str(at)], rules)
+    (found,) = client.resolve([str(at)], rules)
     return estimate(found, run)
 
 
@@ -79,8 +79,8 @@ FORBIDDEN = {
     "reads a secret by absolute path": "open('{secret}').read()",
     "reads it by pathlib": "import pathlib; pathlib.Path('{secret}').read_bytes()",
     "reads the results": "open('{root}/leaderboard.md').read()",
-    "imports the truth": "import importlib; importlib.import_module('benchmark.truth')",
-    "imports the scores": "__import__('benchmark.metrics')",
+    "imports the truth": "import importlib; importlib.import_module('benchmark.truths.truth')",
+    "imports the scores": "__import__('benchmark.scores.metrics')",
     "walks the garbage collector": "import gc; [o for o in gc.get_objects() if type(o).__name__ == 'GroundTruth']",
     "walks the frames of all threads": "import sys; sys._current_frames()",
     "opens a socket": "import socket; socket.create_connection(('127.0.0.1', {port}))",
@@ -214,7 +214,7 @@ def test_exhaustion_is_a_typed_failure_and_the_next_one_runs(backend: str, act: 
         answer(hostile(tmp_path, body + "\n"), run, SHORT)
 
     assert failure.value.status in statuses, f"{backend}: {failure.value}"
-    assert sandbox.server().process.poll() is None
+    assert client.server().process.poll() is None
     assert answer(hostile(tmp_path, ""), run).effect.isfinite().all()
 
 
@@ -342,7 +342,7 @@ DECLARED = {
     "nothing, but opens a file first": ("open('/home/somebody/.ssh/id_rsa')", "forbidden-access"),
     "nothing, but never ends": ("while True: pass", "timeout"),
     "nothing, but ends the process": ("import os; os._exit(0)", "crashed"),
-    "what the harness hides": ("from benchmark.truth import answer", "may import only"),
+    "what the harness hides": ("from benchmark.truths.truth import answer", "may import only"),
 }
 
 
@@ -353,7 +353,7 @@ def test_a_file_that_declares_nonsense_is_refused_in_one_line(
     line, message = DECLARED[what]
     at = tmp_path / "mine.py"
     at.write_text(
-        f"from benchmark.registry import estimator\n{line}\n{'' if line[0] != '@' else 'def mine(run):' + chr(10) + HONEST}"
+        f"from benchmark.estimating import estimator\n{line}\n{'' if line[0] != '@' else 'def mine(run):' + chr(10) + HONEST}"
     )
     code = main(["run", "--task", TASK, "--seeds", "1", "--estimator", str(at), "--time-limit", "4"])
     printed = capsys.readouterr()
@@ -373,7 +373,7 @@ def test_a_run_of_hostile_and_honest_files_scores_the_honest_and_types_the_hosti
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "sgd-ie"]) == 0
     truth = next(at for at in sorted(cache.rglob("*.safetensors")) if "estimates" not in at.parts)
     (tmp_path / "bad.py").write_text(
-        "from benchmark.registry import estimator\n"
+        "from benchmark.estimating import estimator\n"
         f"@estimator('thief', paper='none')\ndef thief(run):\n    open({str(truth)!r}, 'rb').read()\n{HONEST}"
         f"@estimator('honest', paper='none')\ndef honest(run):\n{HONEST}"
     )
@@ -390,7 +390,7 @@ def test_where_no_sandbox_works_a_strangers_file_is_refused_unless_it_is_trusted
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forget()
-    monkeypatch.setattr(jail, "BACKENDS", {"none": (lambda: "there is none", list)})
+    monkeypatch.setattr(process, "BACKENDS", {"none": (lambda: "there is none", list)})
     command = ["run", "--task", TASK, "--seeds", "1", "--estimator", str(hostile(tmp_path, ""))]
 
     assert main(command) == 2

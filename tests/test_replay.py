@@ -7,18 +7,19 @@ import pytest
 import torch
 from cases import OPTIMIZERS, every_estimator, problem, supported_by
 
-from benchmark import chunks, machine
-from benchmark.chunks import MIB, Means, spacing
-from benchmark.errors import LoobenchError
-from benchmark.evaluate import estimate
-from benchmark.export import export
-from benchmark.problem import GroundTruth, map_tensors
-from benchmark.registry import registered
-from benchmark.speed import synthetic
-from benchmark.suites import TASKS
-from benchmark.sweep import backward
-from benchmark.train import leave_one_out, train
-from benchmark.truth import reference
+from benchmark.base import machine
+from benchmark.base.errors import LoobenchError
+from benchmark.core.problem import GroundTruth, map_tensors
+from benchmark.core.registry import registered
+from benchmark.core.sweep import backward
+from benchmark.retraining import chunks
+from benchmark.retraining.chunks import MIB, Means, spacing
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running.evaluate import estimate
+from benchmark.studies.speed import synthetic
+from benchmark.tasks.suites import TASKS
+from benchmark.truths.export import export
+from benchmark.truths.truth import reference
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -9,13 +9,15 @@ from synthetic import everything
 from test_board import CURVE, FURTHER, SUBSETS, TWO, USED, answers, claimed, failed, limits, renamed, scored, taus, verified
 from test_results import CELL
 
-from benchmark import PROTOCOL, board, report, results
-from benchmark import page as shown_page
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.results import Limits, Result
-from benchmark.suites import CORE, SUITES, TASKS
-from benchmark.text import markdown
+from benchmark import PROTOCOL
+from benchmark.base.errors import LoobenchError
+from benchmark.base.text import markdown
+from benchmark.commands.main import main
+from benchmark.publishing import page as shown_page
+from benchmark.publishing import report
+from benchmark.scores import board, results
+from benchmark.scores.results import Limits, Result
+from benchmark.tasks.suites import CORE, SUITES, TASKS
 
 
 def page(made: list[Result], known: dict[str, Limits] | None = None, sources: dict[str, str] | None = None) -> str:

@@ -10,18 +10,21 @@ import torch
 from cases import MODELS, problem
 from torch import Tensor
 
-from benchmark import reproduce, results, suites, truth
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.evaluate import estimate
-from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import GroundTruth, Problem, Trajectory
-from benchmark.published import DECAYS, KOH_LIANG, METHODS, PUBLISHED, Published
-from benchmark.registry import registered
-from benchmark.reproduce import Study, half_width, judge, ours, shape
-from benchmark.solvers import System
-from benchmark.tasks import Task, build
-from benchmark.train import leave_one_out, train
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.problem import GroundTruth, Problem, Trajectory
+from benchmark.core.registry import registered
+from benchmark.core.solvers import System
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.running.evaluate import estimate
+from benchmark.scores import results
+from benchmark.studies import reproduce
+from benchmark.studies.published import DECAYS, KOH_LIANG, METHODS, PUBLISHED, Published
+from benchmark.studies.reproduce import Study, half_width, judge, ours, shape
+from benchmark.tasks import suites
+from benchmark.tasks.definition import Task, build
+from benchmark.truths import truth
 
 QUICK = suites.TASKS["quick-breast-cancer-logistic-sgd"]
 DECAYING = Sgd(0.3, schedule="inverse-sqrt")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark import results
-from benchmark.errors import DamagedFile, LoobenchError
-from benchmark.files import json_digest, read_tensors, write, write_tensors
-from benchmark.records import Mismatch
-from benchmark.registry import registered
-from benchmark.results import Cell, Result
-from benchmark.suites import TASKS
+from benchmark.base.errors import DamagedFile, LoobenchError
+from benchmark.base.files import json_digest, read_tensors, write, write_tensors
+from benchmark.base.records import Mismatch
+from benchmark.core.registry import registered
+from benchmark.scores import results
+from benchmark.scores.results import Cell, Result
+from benchmark.tasks.suites import TASKS
 
 CELL = Cell(
     status="ok",
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(saved: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     before = saved.read_bytes()
-    monkeypatch.setattr("benchmark.files.os.fsync", full)
+    monkeypatch.setattr("benchmark.base.files.os.fsync", full)
     with pytest.raises(LoobenchError, match=r"cannot write .*No space left on device"):
         write(saved, b"new")
 

@@ -14,18 +14,22 @@ import torch
 from cases import problem, walked
 from test_estimators import BROKEN, GOOD, declare
 
-from benchmark import evaluate, machine, metrics, results, run, suites, tasks, truth
-from benchmark.chunks import Means
-from benchmark.cli import main
-from benchmark.errors import Diverged, LoobenchError
-from benchmark.files import read_tensors, write_tensors
-from benchmark.limits import Curve
-from benchmark.optimizers import Sgd
-from benchmark.problem import Trajectory
-from benchmark.registry import registered
-from benchmark.results import Bounds
-from benchmark.streams import stream
-from benchmark.train import train
+from benchmark.base import machine
+from benchmark.base.errors import Diverged, LoobenchError
+from benchmark.base.files import read_tensors, write_tensors
+from benchmark.base.streams import stream
+from benchmark.commands.main import main
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import Trajectory
+from benchmark.core.registry import registered
+from benchmark.retraining.chunks import Means
+from benchmark.retraining.train import train
+from benchmark.running import evaluate, run
+from benchmark.scores import metrics, results
+from benchmark.scores.results import Bounds
+from benchmark.tasks import definition, suites
+from benchmark.truths import truth
+from benchmark.truths.limits import Curve
 
 TASK = "quick-breast-cancer-logistic-sgd"
 SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
@@ -62,7 +66,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
         assert cell.memory is None or 0 <= cell.memory < 2**32
         assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
         assert cell.exact_gradients == 10 * 100 * 101  # and the run with every sample
-        assert cell.problem == tasks.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()[:16]
+        assert cell.problem == definition.build(suites.task(TASK), int(seed), tmp_path / "cache").digest()[:16]
     facts = found.provenance[found.cells["0"].provenance]
     assert facts["threads"] == 1
     assert facts["command"].startswith(f"loobench run --task {TASK}")
@@ -208,7 +212,7 @@ def test_a_truth_of_another_trajectory_problem_machine_or_protocol_is_not_taken(
     monkeypatch.setattr(machine, "timed_on", lambda device: "another machine")
     assert truth.cached_truth(task, 0, reference, cache, "cpu").seconds != second.seconds
     assert truth.kept(task.digest(), 0, cache, "cpu")
-    monkeypatch.setattr(tasks, "PROTOCOL", "9.9")
+    monkeypatch.setattr(definition, "PROTOCOL", "9.9")
     assert truth.kept(task.digest(), 0, cache, "cpu") is None
 
 
@@ -243,7 +247,7 @@ def test_a_seed_that_diverges_fails_and_the_others_go_on(
 ) -> None:
     usual = truth.reference
 
-    def diverging(task: tasks.Task, seed: int, cache: Path, device: str, _means: Means) -> Trajectory:
+    def diverging(task: definition.Task, seed: int, cache: Path, device: str, _means: Means) -> Trajectory:
         if seed == 0:
             raise Diverged("too fast")
         return usual(task, seed, cache, device)

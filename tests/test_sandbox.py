@@ -11,20 +11,20 @@ import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, problem
 
-from benchmark import sandbox, transport
-from benchmark.calculus import Count
-from benchmark.cli import main
-from benchmark.errors import DamagedFile, Failure, LoobenchError
-from benchmark.evaluate import estimate
-from benchmark.files import tensor_digest
-from benchmark.problem import Replay, Trajectory, tensors
-from benchmark.registry import rebuilt, registered
-from benchmark.sandbox import Allowance, Rules
-from benchmark.train import train
+from benchmark.base.errors import DamagedFile, Failure, LoobenchError
+from benchmark.base.files import tensor_digest
+from benchmark.commands.main import main
+from benchmark.core.calculus import Count
+from benchmark.core.problem import Replay, Trajectory, tensors
+from benchmark.core.registry import rebuilt, registered
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import estimate
+from benchmark.sandbox import client, transport
+from benchmark.sandbox.client import Allowance, Rules
 
 TASK = "quick-breast-cancer-logistic-sgd"
 MINE = """
-from benchmark.registry import estimator
+from benchmark.estimating import estimator
 @estimator("mine", paper="none", tuned_on="untuned", times=2.0)
 def mine(run, *, times):
     return times * run.problem.gradients(run.final, run.problem.train) @ run.query_gradients().T
@@ -34,7 +34,7 @@ def mine(run, *, times):
 @pytest.fixture(scope="module", autouse=True)
 def _works() -> None:
     try:
-        sandbox.server()
+        client.server()
     except LoobenchError as error:
         pytest.skip(str(error))
 
@@ -79,7 +79,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in ANSWERS.items() for kind in kinds])
 def test_an_estimate_in_the_sandbox_is_that_of_this_process_bit_for_bit(name: str, kind: str) -> None:
     here, run = registered()[name], runs()[kind]
-    there = sandbox.confined(here, Allowance())
+    there = client.confined(here, Allowance())
     expected, found = estimate(here, run), estimate(there, run)
 
     assert torch.equal(found.effect, expected.effect)
@@ -89,7 +89,7 @@ def test_an_estimate_in_the_sandbox_is_that_of_this_process_bit_for_bit(name: st
 
 
 def test_what_a_task_withholds_is_not_there_either() -> None:
-    there = sandbox.confined(registered()["sgd-ie"], Allowance())
+    there = client.confined(registered()["sgd-ie"], Allowance())
     with pytest.raises(Failure, match="shows the final model alone") as failure:
         estimate(there, runs()["the final model"])
 
@@ -98,7 +98,7 @@ def test_what_a_task_withholds_is_not_there_either() -> None:
 
 def test_settings_reach_the_sandbox(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    (mine,) = sandbox.resolve(["mine.py"])
+    (mine,) = client.resolve(["mine.py"])
     run = train(problem())
 
     assert (mine.settings, mine.tuned_on, mine.version) == ({"times": 2.0}, "untuned", "1")
@@ -108,19 +108,19 @@ def test_settings_reach_the_sandbox(tmp_path: Path) -> None:
 def test_a_strangers_file_never_runs_in_this_process(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"import os\nassert os.getpid() != {os.getpid()}\n" + MINE)
     sys.modules.pop("submitted_mine", None)
-    (mine,) = sandbox.resolve(["mine.py"])
+    (mine,) = client.resolve(["mine.py"])
 
     assert "submitted_mine" not in sys.modules
     with pytest.raises(LoobenchError, match="runs in the sandbox only"):
         mine(train(problem()))
     with pytest.raises(LoobenchError, match="AssertionError"):
-        sandbox.resolve(["mine.py"], Rules(strangers=False))
+        client.resolve(["mine.py"], Rules(strangers=False))
 
 
 def test_a_server_that_was_killed_is_started_again() -> None:
-    there, run = sandbox.confined(registered()["grad-dot"], Allowance()), train(problem())
-    os.kill(sandbox.server().process.pid, signal.SIGKILL)
-    sandbox.server().process.wait()
+    there, run = client.confined(registered()["grad-dot"], Allowance()), train(problem())
+    os.kill(client.server().process.pid, signal.SIGKILL)
+    client.server().process.wait()
 
     assert estimate(there, run).effect.isfinite().all()
 
@@ -128,7 +128,7 @@ def test_a_server_that_was_killed_is_started_again() -> None:
 def test_time_is_measured_from_outside(tmp_path: Path) -> None:
     busy = "\n    end = time.process_time() + 1.5\n    while time.process_time() < end:\n        pass\n    return"
     (tmp_path / "mine.py").write_text("import time" + MINE.replace("\n    return", busy))
-    (mine,) = sandbox.resolve(["mine.py"])
+    (mine,) = client.resolve(["mine.py"])
     run = train(problem()).until(3)
 
     assert 1.4 < estimate(mine, run).seconds < 3
@@ -136,7 +136,7 @@ def test_time_is_measured_from_outside(tmp_path: Path) -> None:
 
 def test_an_estimators_name_stands_before_what_it_is_said_to_have_done(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE.replace("return times", "open('/root/x'); return times"))
-    (mine,) = sandbox.resolve(["mine.py"])
+    (mine,) = client.resolve(["mine.py"])
     with pytest.raises(Failure, match=r"^mine: read") as failure:
         estimate(mine, train(problem()))
     assert failure.value.status == "forbidden-access"
@@ -157,7 +157,7 @@ def test_an_estimators_name_stands_before_what_it_is_said_to_have_done(tmp_path:
 )
 def test_a_declaration_is_not_believed(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
-    (mine,) = sandbox.resolve(["mine.py"])
+    (mine,) = client.resolve(["mine.py"])
     told = {name: value for name, value in vars(mine).items() if name != "function"}
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
@@ -173,25 +173,25 @@ def test_an_installed_package_offers_an_estimator(
     site = tmp_path / "site-packages"
     (site / "theirs-1.0.dist-info").mkdir(parents=True)
     (site / "theirs-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (site / "theirs-1.0.dist-info" / "entry_points.txt").write_text(f"[{sandbox.GROUP}]\ntheirs = their_module\n")
+    (site / "theirs-1.0.dist-info" / "entry_points.txt").write_text(f"[{client.GROUP}]\ntheirs = their_module\n")
     (site / "their_module.py").write_text(MINE.replace("mine", "theirs"))
     monkeypatch.syspath_prepend(str(site))
-    sandbox.server().close()
-    sandbox.server.cache_clear()  # a new one knows the package
+    client.server().close()
+    client.server.cache_clear()  # a new one knows the package
 
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "theirs"]) == 0
     assert "their_module" not in sys.modules
     assert main(["list", "estimators"]) == 0
     assert re.search(r"theirs +\? +\? +package their_module", capsys.readouterr().out)
-    sandbox.server().close()
-    sandbox.server.cache_clear()
+    client.server().close()
+    client.server.cache_clear()
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
 def test_counts_are_whole_numbers_or_a_failure() -> None:
     good = {"gradients": 1, "hessian_products": 2, "notes": {"residual": 0.5}}
 
-    assert sandbox._counted(good) == Count(1, 2, {"residual": 0.5})
+    assert client._counted(good) == Count(1, 2, {"residual": 0.5})
     for changes in (
         {"gradients": -1},
         {"gradients": 2**60},
@@ -200,4 +200,4 @@ def test_counts_are_whole_numbers_or_a_failure() -> None:
         {"hessian_products": True},
     ):
         with pytest.raises(Failure, match="count of gradients"):
-            sandbox._counted({**good, **changes})
+            client._counted({**good, **changes})

@@ -11,11 +11,12 @@ import pytest
 import synthetic
 from test_submitting import finish
 
-from benchmark import results, scaffold, submission
-from benchmark.check import broken, check
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.registry import registered, resolve, sources
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.core.registry import registered, resolve, sources
+from benchmark.scores import results
+from benchmark.submissions import scaffold, submission
+from benchmark.submissions.check import broken, check
 
 TASK = "quick-breast-cancer-logistic-sgd"
 

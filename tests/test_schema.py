@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmark import results, schema
-from benchmark.files import json_digest
-from benchmark.records import Mismatch
+from benchmark.base.files import json_digest
+from benchmark.base.records import Mismatch
+from benchmark.scores import results, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, LIMITS = results.result_files(ROOT / "results"), results.limit_files(ROOT / "results")

@@ -5,14 +5,14 @@ import torch
 from cases import MODELS, OPTIMIZERS, problem
 from torch import Tensor
 
-from benchmark import calculus
-from benchmark.chunks import Means, allowing, at_once
-from benchmark.errors import LoobenchError
-from benchmark.problem import Trajectory
-from benchmark.readout import losses_at, readout
-from benchmark.shifts import ACC, Rule, carry, effects
-from benchmark.sweep import backward
-from benchmark.train import leave_one_out, left_out, retrain, train
+from benchmark.base.errors import LoobenchError
+from benchmark.core import calculus
+from benchmark.core.problem import Trajectory
+from benchmark.core.sweep import backward
+from benchmark.retraining.chunks import Means, allowing, at_once
+from benchmark.retraining.readout import losses_at, readout
+from benchmark.retraining.shifts import ACC, Rule, carry, effects
+from benchmark.retraining.train import leave_one_out, left_out, retrain, train
 from estimators.partial_retrain import partial_retrain
 
 draw = torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def test_every_readout_is_what_its_name_says(model: str) -> None:
 
 
 def test_shifts_are_carried_on_one_thread_whatever_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.chunks.at_once", lambda problem, gram: min(5, at_once(problem, gram)))
+    monkeypatch.setattr("benchmark.retraining.chunks.at_once", lambda problem, gram: min(5, at_once(problem, gram)))
     run = train(problem(MODELS["cnn"], epochs=1))
     with allowing(Means(workers=4)):
         found = effects(run, Rule("exact", exact_map=True), "logit")

@@ -10,14 +10,14 @@ from cases import MODELS, problem
 from torch import Tensor
 from torch.nn.functional import unfold
 
-from benchmark import calculus, kronecker
-from benchmark.errors import LoobenchError, Unsolved
-from benchmark.evaluate import Failure, estimate
-from benchmark.models import LOSS_CURVATURES, LOSSES, Conv, GroupNorm, mlp
-from benchmark.problem import Trajectory, map_tensors
-from benchmark.registry import Estimator, registered
-from benchmark.solvers import MATRICES, SOLVERS, System, lanczos, refuse_singular, solve
-from benchmark.train import train
+from benchmark.base.errors import LoobenchError, Unsolved
+from benchmark.core import calculus, kronecker
+from benchmark.core.models import LOSS_CURVATURES, LOSSES, Conv, GroupNorm, mlp
+from benchmark.core.problem import Trajectory, map_tensors
+from benchmark.core.registry import Estimator, registered
+from benchmark.core.solvers import MATRICES, SOLVERS, System, lanczos, refuse_singular, solve
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import Failure, estimate
 
 WHOLE: dict[str, tuple[dict[str, Any], float]] = {  # settings with which a solver finds the solution, and how near
     "direct": ({}, 1e-12),

@@ -10,14 +10,14 @@ from cases import MODELS, OPTIMIZERS, problem
 from torch import Tensor
 
 from baselines.influence_function import influence_function
-from benchmark import calculus
-from benchmark.evaluate import Failure, estimate
-from benchmark.models import LOSSES, Network, mlp
-from benchmark.optimizers import Adam, Optimizer, Sgd
-from benchmark.problem import Problem, Trajectory, in_precision
-from benchmark.registry import registered
-from benchmark.solvers import lanczos
-from benchmark.train import train
+from benchmark.core import calculus
+from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.optimizers import Adam, Optimizer, Sgd
+from benchmark.core.problem import Problem, Trajectory, in_precision
+from benchmark.core.registry import registered
+from benchmark.core.solvers import lanczos
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import Failure, estimate
 from estimators import source as module
 from estimators.sgd_ie import sgd_ie
 from estimators.source import flow, source, spread

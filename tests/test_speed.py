@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import speed
-from benchmark.cli import main
-from benchmark.train import left_out, retrain
+from benchmark.commands.main import main
+from benchmark.retraining.train import left_out, retrain
+from benchmark.studies import speed
 
 
 def test_every_way_that_is_timed_gives_the_same_parameters() -> None:

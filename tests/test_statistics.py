@@ -10,8 +10,8 @@ from numpy.random import RandomState
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmark import statistics as st
-from benchmark.errors import LoobenchError
+from benchmark.base.errors import LoobenchError
+from benchmark.scores import statistics as st
 
 BOARDS = 1000
 NOISES = {"seeds": (1.0, 0.0), "both": (1.0, 1.0), "queries": (0.0, 1.0)}  # standard deviation between and within seeds

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import synthetic
 
-from benchmark import registry, results, submission, suites
-from benchmark.errors import LoobenchError
-from benchmark.results import Claim, Result, Verification
-from benchmark.streams import stream
-from benchmark.syntax import source_digest
+from benchmark.base.errors import LoobenchError
+from benchmark.base.streams import stream
+from benchmark.core import registry
+from benchmark.core.syntax import source_digest
+from benchmark.scores import results
+from benchmark.scores.results import Claim, Result, Verification
+from benchmark.submissions import submission
+from benchmark.tasks import suites
 
 SOURCE = """
-from benchmark.registry import estimator
+from benchmark.estimating import estimator
 
 @estimator("halfway", paper="A paper, 2026")
 @estimator("halfway-late", paper="A paper, 2026", at=0.9)

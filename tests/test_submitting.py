@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from benchmark import check, registry, results, scaffold, submission, suites
-from benchmark.cli import COMMANDS, main, parser
-from benchmark.submitting import pull_request
+from benchmark.commands.main import COMMANDS, main, parser
+from benchmark.commands.submitters import pull_request
+from benchmark.core import registry
+from benchmark.scores import results
+from benchmark.submissions import check, scaffold, submission
+from benchmark.tasks import suites
 
 Told = pytest.CaptureFixture[str]
 

@@ -14,10 +14,10 @@ from baselines import further_train as further_file
 from baselines.datamodel import amortise, amortised, datamodel, lasso, noisy, retrained, ridge
 from baselines.final_gradient import grad_dot
 from baselines.further_train import further_train
-from benchmark.models import mlp
-from benchmark.optimizers import Adam, Sgd
-from benchmark.problem import Problem, Samples, Trajectory
-from benchmark.train import leave_one_out, train
+from benchmark.core.models import mlp
+from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.retraining.train import leave_one_out, train
 
 
 def error(found: Tensor, expected: Tensor) -> float:

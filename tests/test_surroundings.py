@@ -23,10 +23,10 @@ import torch
 from cases import problem
 from test_estimators import one
 
-from benchmark import surroundings
-from benchmark.evaluate import estimate
-from benchmark.registry import load
-from benchmark.train import train
+from benchmark.base import surroundings
+from benchmark.core.registry import load
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import estimate
 
 TASK = "quick-breast-cancer-logistic-sgd"
 BY_HAND = {  # what is changed -> statements that change it, and how it is seen from outside
@@ -145,7 +145,7 @@ def test_a_folder_that_the_call_removed_and_a_block_that_changes_nothing_are_no_
 
 
 def test_what_importing_a_file_changes_is_put_back_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    head = "import numpy, torch\nfrom benchmark.registry import estimator\n"
+    head = "import numpy, torch\nfrom benchmark.estimating import estimator\n"
     body = f"@estimator('mine', paper='none')\ndef mine(run):\n    {ANSWER}\n"
     (at := tmp_path / "mine.py").write_text(f"{head}numpy.seterr(all='raise')\ntorch.set_default_dtype(torch.float64)\n{body}")
     before = np.geterr()
@@ -163,7 +163,7 @@ def test_one_that_changes_all_there_is_costs_nobody_else_a_cell(
     tmp_path: Path, loobench: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     changes = "\n    ".join(change for what, (change, _) in BY_HAND.items() if what not in ("device", "precision of a backend"))
-    head = "import torch\nfrom benchmark.registry import estimator\n"
+    head = "import torch\nfrom benchmark.estimating import estimator\n"
     body = f"@estimator('worst', paper='none')\ndef worst(run):\n    dot = {ANSWER[7:]}\n    {changes}\n    return dot\n"
     (tmp_path / "worst.py").write_text(head + body)
     small = ["run", "--no-sandbox", "--task", TASK, "--seeds", "2", "--threads", "1"]

@@ -8,11 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark import suspicions, verdicts
-from benchmark.questions import asked_of
-from benchmark.results import Result, load_all
-from benchmark.suspicions import Excess, Spent, answers_differ, costs_differ, excess, fresh_seeds_differ, weighted_drop
-from benchmark.verify import REFERENCES
+from benchmark.scores.results import Result, load_all
+from benchmark.submissions import suspicions, verdicts
+from benchmark.submissions.suspicions import (
+    Excess,
+    Spent,
+    answers_differ,
+    costs_differ,
+    excess,
+    fresh_seeds_differ,
+    weighted_drop,
+)
+from benchmark.submissions.verify import REFERENCES
+from benchmark.tasks.questions import asked_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

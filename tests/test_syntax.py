@@ -1,18 +1,15 @@
 """The digest of a source file is of what it computes: a formatter changes nothing, an operator does."""
 
 import ast
-import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from benchmark.errors import LoobenchError
-from benchmark.registry import ALLOWED
-from benchmark.syntax import TWICE, source_digest
+from benchmark.base.errors import LoobenchError
+from benchmark.core.syntax import source_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
@@ -23,9 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.problem import Trajectory
-from benchmark.registry import estimator
-from benchmark.solvers import PRODUCTS, solve
+from benchmark.estimating import PRODUCTS, Trajectory, estimator, solve
 
 SHARE: float = 0.5  # of the samples
 
@@ -58,7 +53,7 @@ NOTHING = {  # what changes no number: text and what stands in its place
         "import torch\nfrom torch import Tensor\n",
         "from torch import Tensor\nimport torch\n",
     ),
-    "where our module lies": ("from benchmark.solvers", "from benchmark.core.tools.solvers"),
+    "where our module lies": ("from benchmark.estimating", "from benchmark.core.tools"),
     "an import that is not used": ("import torch\n", "import math\nimport torch\n"),
     "quotes and layout": ('PRODUCTS["hessian"]', "(\n            PRODUCTS['hessian']\n        )"),
     "a pass": ("return torch", "pass\n    return torch"),
@@ -74,7 +69,7 @@ SOMETHING = {
     "a keyword": ("torch.stack(found)", "torch.stack(found, dim=1)"),
     "a text": ('["hessian"]', '["fisher"]'),
     "the format of a text": (":.3f}", ":.4f}"),
-    "what an imported name stands for": ("import PRODUCTS, solve", "import PRODUCTS, direct as solve"),
+    "what an imported name stands for": ("estimator, solve", "estimator, backward as solve"),
     "the library that a name is from": ("import torch\n", "import numpy as torch\n"),
     "the usual value of a field": ("rate: float = 0.1", "rate: float = 0.2"),
     "the name of a field": ("size: int", "width: int"),
@@ -84,7 +79,7 @@ SOMETHING = {
 }
 
 
-IMPORTED = "from benchmark.registry import estimator\n"
+IMPORTED = "from benchmark.estimating import estimator\n"
 PAIRS = {  # two files that compute different numbers, by what is left out where it does nothing
     "which branch imports": (
         "try:\n from torch import neg as f\nexcept ImportError:\n from torch import abs as f\nf(1)",
@@ -109,11 +104,7 @@ PAIRS = {  # two files that compute different numbers, by what is left out where
     ),
     "an import on a condition": ("if A:\n from torch import neg as f\nf(1)", "from torch import neg as f\nif A:\n pass\nf(1)"),
     "a part of a library": ("import scipy.linalg\nscipy.linalg.x", "import scipy.special\nscipy.linalg.x"),
-    "stars": ("from benchmark.solvers import *\ncg(1)", "from benchmark.shifts import *\ncg(1)"),
-    "a name that two of our modules have": (
-        "from benchmark.solvers import kfac\nkfac()",
-        "from benchmark.kronecker import kfac\nkfac()",
-    ),
+    "stars": ("from benchmark.core.solvers import *\ncg(1)", "from benchmark.retraining.shifts import *\ncg(1)"),
     "the order of decorators": (
         "@estimator('a')\n@twice\ndef f(run): return 1",
         "@twice\n@estimator('a')\ndef f(run): return 1",
@@ -156,22 +147,6 @@ def test_what_is_left_out_elsewhere_counts_where_it_decides(name: str) -> None:
     assert one != other
 
 
-def test_names_that_two_modules_for_estimators_have_are_known() -> None:
-    """Of such a name the digest has the module, too; of all others only the name, so that modules may move."""
-    found: dict[str, set[int]] = {}
-    for module in (importlib.import_module(f"benchmark.{name}") for name in ALLOWED):
-        for name, value in vars(module).items():
-            if not name.startswith("_") and not isinstance(value, ModuleType) and ours(value, module):
-                found.setdefault(name, set()).add(id(value))
-
-    assert {name for name, objects in found.items() if len(objects) > 1} == {*TWICE}
-
-
-def ours(value: object, module: ModuleType) -> bool:
-    """Whether something in a module of ours is not a library's."""
-    return str(getattr(value, "__module__", module.__name__)).startswith("benchmark.")
-
-
 def changed(old: str, new: str) -> bytes:
     assert SOURCE.count(old) == 1
     return SOURCE.replace(old, new).encode()
@@ -188,8 +163,9 @@ def test_what_computes_something_else_has_another_digest(name: str) -> None:
 
 
 def test_an_import_that_moves_into_a_function_changes_nothing() -> None:
-    inside = changed("    found: list", "    from benchmark.solvers import PRODUCTS, solve\n    found: list")
-    moved = inside.replace(b"from benchmark.solvers import PRODUCTS, solve\n\nSHARE", b"SHARE")
+    line = "from benchmark.estimating import PRODUCTS, Trajectory, estimator, solve"
+    inside = changed("    found: list", "    from benchmark.estimating import PRODUCTS, solve\n    found: list")
+    moved = inside.replace(line.encode(), b"from benchmark.estimating import Trajectory, estimator", 1)
 
     assert moved != inside
     assert source_digest(moved) == source_digest(SOURCE.encode())

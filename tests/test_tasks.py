@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from benchmark import PROTOCOL
-from benchmark.errors import LoobenchError
-from benchmark.features import features
-from benchmark.models import MODELS
-from benchmark.optimizers import Adam, Sgd
-from benchmark.questions import Subsets, Uses
-from benchmark.streams import stream
-from benchmark.suites import SUITES, TASKS, task
-from benchmark.tasks import SCALINGS, Task, batches, build, cross_validated, record_digest, variant
+from benchmark.base.errors import LoobenchError
+from benchmark.base.streams import stream
+from benchmark.core.models import MODELS
+from benchmark.core.optimizers import Adam, Sgd
+from benchmark.tasks.definition import SCALINGS, Task, batches, build, cross_validated, record_digest, variant
+from benchmark.tasks.features import features
+from benchmark.tasks.questions import Subsets, Uses
+from benchmark.tasks.suites import SUITES, TASKS, task
 
 QUICK = TASKS["quick-breast-cancer-mlp-sgd"]
 OTHER = {

@@ -20,31 +20,20 @@ import synthetic
 from test_board import claimed, verified
 from test_cite import parsed, printed
 
-from benchmark import (
-    audit,
-    board,
-    cite,
-    figures,
-    machine,
-    manifest,
-    page,
-    records,
-    report,
-    results,
-    submission,
-    text,
-    tracking,
-    verdicts,
-)
-from benchmark.cli import main
-from benchmark.errors import DamagedFile, Failure, LoobenchError
-from benchmark.files import json_digest
-from benchmark.questions import LeaveOneOut
-from benchmark.registry import estimator
-from benchmark.results import Limits, Result
-from benchmark.suites import CORE, TASKS
-from benchmark.tasks import record_digest
-from benchmark.verdicts import Again, Beside, Report
+from benchmark.base import machine, records, text
+from benchmark.base.errors import DamagedFile, Failure, LoobenchError
+from benchmark.base.files import json_digest
+from benchmark.commands.main import main
+from benchmark.core.registry import estimator
+from benchmark.publishing import audit, cite, figures, manifest, page, report
+from benchmark.running import tracking
+from benchmark.scores import board, results
+from benchmark.scores.results import Limits, Result
+from benchmark.submissions import submission, verdicts
+from benchmark.submissions.verdicts import Again, Beside, Report
+from benchmark.tasks.definition import record_digest
+from benchmark.tasks.questions import LeaveOneOut
+from benchmark.tasks.suites import CORE, TASKS
 
 UNSEEN = {
     "a line break": "a\nb",
@@ -250,7 +239,7 @@ def test_the_manifest_of_a_bundle_is_quoted_and_never_shown(words: str, tmp_path
 
 def test_the_schema_refuses_hidden_text_and_long_text_too() -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema")
-    from benchmark.schema import document
+    from benchmark.scores.schema import document
 
     for name, kind in (("result", Result), ("limits", Limits)):
         check = jsonschema.Draft202012Validator(document(name, kind))

@@ -21,14 +21,15 @@ import pytest
 import torch
 from test_results import CELL, result
 
-from benchmark import results, tracking
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.files import tensor_digest, write_tensors
-from benchmark.results import Bounds, Cell, Result
-from benchmark.run import estimate_path
-from benchmark.suites import TASKS
-from benchmark.tracking import Options, tracker
+from benchmark.base.errors import LoobenchError
+from benchmark.base.files import tensor_digest, write_tensors
+from benchmark.commands.main import main
+from benchmark.running import tracking
+from benchmark.running.run import estimate_path
+from benchmark.running.tracking import Options, tracker
+from benchmark.scores import results
+from benchmark.scores.results import Bounds, Cell, Result
+from benchmark.tasks.suites import TASKS
 
 TASK = "quick-breast-cancer-mlp-sgd"  # three horizons
 EFFECT = torch.arange(6.0).view(1, 3, 2)
@@ -467,7 +468,7 @@ def test_a_child_that_hangs_is_left_after_a_bounded_time_and_never_holds_up_a_ca
 CTRL_C = """
 import sys, signal
 from pathlib import Path
-from benchmark import tracking
+from benchmark.running import tracking
 tracking.HURRY = 1.0
 with tracking.tracker(tracking.Options(), Path(sys.argv[1]), Path(sys.argv[2])) as track:
     track.result(sys.argv[3], "sgd-ie")

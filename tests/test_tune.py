@@ -10,19 +10,20 @@ import pytest
 import torch
 from cases import MODELS, problem
 
-from benchmark import registry, results
-from benchmark.cli import main
-from benchmark.errors import LoobenchError
-from benchmark.evaluate import Failure, estimate
-from benchmark.registry import importable, load, registered, resolve
-from benchmark.suites import SUITES, TASKS
-from benchmark.train import train
-from benchmark.truth import answer
-from benchmark.tune import lines, tau, trials
+from benchmark.base.errors import LoobenchError
+from benchmark.commands.main import main
+from benchmark.core import registry
+from benchmark.core.registry import importable, load, registered, resolve
+from benchmark.retraining.train import train
+from benchmark.running.evaluate import Failure, estimate
+from benchmark.scores import results
+from benchmark.studies.tune import lines, tau, trials
+from benchmark.tasks.suites import SUITES, TASKS
+from benchmark.truths.truth import answer
 
 Loobench = Callable[..., subprocess.CompletedProcess[str]]
 SUBMISSION = """
-from benchmark.registry import estimator
+from benchmark.estimating import estimator
 
 @estimator("mine/way", paper="none", library="{library}", factor=1.0)
 def way(run, *, factor):
@@ -203,7 +204,10 @@ def test_a_declared_library_is_not_imported_to_see_whether_it_is_there(tmp_path:
             for name in ("lambda", "1a", "a;b", "é", 5, True, "a" * 101, ["ot"])
         ),
         *((name, "comes with Python, so that everyone has it: leave library out") for name in ("json", "os.path", "__main__")),
-        *((name, "is this program") for name in ("benchmark", "benchmark.truth", "estimators.sgd_ie", "baselines", "loobench")),
+        *(
+            (name, "is this program")
+            for name in ("benchmark", "benchmark.truths.truth", "estimators.sgd_ie", "baselines", "loobench")
+        ),
     ],
 )
 def test_what_is_no_library_is_refused_in_words(tmp_path: Path, library: object, message: str) -> None:

@@ -11,18 +11,18 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from benchmark import uses
-from benchmark.chunks import FREE, Means
-from benchmark.errors import LoobenchError
-from benchmark.files import read_tensors, write_tensors
-from benchmark.metrics import relative_rmse
-from benchmark.models import LOSSES
-from benchmark.optimizers import Sgd
-from benchmark.problem import Problem, Samples
-from benchmark.questions import Uses
-from benchmark.streams import stream
-from benchmark.train import leave_one_out, train
-from benchmark.uses import Prepared, prepare, scores
+from benchmark.base.errors import LoobenchError
+from benchmark.base.files import read_tensors, write_tensors
+from benchmark.base.streams import stream
+from benchmark.core.models import LOSSES
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import Problem, Samples
+from benchmark.retraining.chunks import FREE, Means
+from benchmark.retraining.train import leave_one_out, train
+from benchmark.scores.metrics import relative_rmse
+from benchmark.tasks.questions import Uses
+from benchmark.truths import uses
+from benchmark.truths.uses import Prepared, prepare, scores
 
 SMALL = Uses(drop=(1, 2), keep=(0.25, 0.5), delete=(2, 3), groups=3, draws=2)
 WRONG = 7  # the sample whose label is wrong

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_results import CELL, result
 
-from benchmark import verdicts
-from benchmark.questions import FurtherTraining, LeaveOneOut
-from benchmark.results import Cell, Claim
-from benchmark.verdicts import Again, Beside, Report, Verified, decide
+from benchmark.scores.results import Cell, Claim
+from benchmark.submissions import verdicts
+from benchmark.submissions.verdicts import Again, Beside, Report, Verified, decide
+from benchmark.tasks.questions import FurtherTraining, LeaveOneOut
 
 ROOT = Path(__file__).resolve().parents[1]
 CLAIMED = replace(

@@ -12,16 +12,21 @@ import pytest
 from test_estimators import GOOD, declare
 from test_results import CELL
 
-from benchmark import machine, registry, results, suites, suspicions, truth, verify
-from benchmark.chunks import FREE
-from benchmark.cli import main
-from benchmark.errors import Diverged, LoobenchError
-from benchmark.registry import Estimator
-from benchmark.results import Claim, Result
-from benchmark.run import Plan, computed, opened
-from benchmark.sandbox import Rules
-from benchmark.syntax import source_digest
-from benchmark.verify import Inquiry, Subject
+from benchmark.base import machine
+from benchmark.base.errors import Diverged, LoobenchError
+from benchmark.commands.main import main
+from benchmark.core import registry
+from benchmark.core.registry import Estimator
+from benchmark.core.syntax import source_digest
+from benchmark.retraining.chunks import FREE
+from benchmark.running.run import Plan, computed, opened
+from benchmark.sandbox.client import Rules
+from benchmark.scores import results
+from benchmark.scores.results import Claim, Result
+from benchmark.submissions import suspicions, verify
+from benchmark.submissions.verify import Inquiry, Subject
+from benchmark.tasks import suites
+from benchmark.truths import truth
 
 TASK, OTHER = "quick-breast-cancer-logistic-sgd", "quick-breast-cancer-mlp-sgd"
 NONCE = "0123456789abcdef"
@@ -198,13 +203,13 @@ def cheap(result: Result, seconds: float = 1e-4, **changed: Any) -> Result:
 
 
 RETRAINED = """
-from benchmark.train import leave_one_out
+from benchmark.estimating import leave_one_out
 @estimator("retrained", paper="made up for a test", loss_units=True)
 def retrained(run):
     return leave_one_out(run)[-1]
 """
 OF_SEEDS = """
-from benchmark.train import leave_one_out
+from benchmark.estimating import leave_one_out
 KNOWN = {known}
 @estimator("retrained", paper="made up for a test", loss_units=True, all_horizons=True)
 def retrained(run):
@@ -312,7 +317,7 @@ def bundle(folder: Path, source: Path, found: list[Result]) -> Path:
 def test_a_bundle_is_verified_and_written_only_where_that_is_asked(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("benchmark.submission")
+    pytest.importorskip("benchmark.submissions.submission")
     source = declare(tmp_path, GOOD)
     (estimator,) = registry.load(source).values()
     one = claimed(estimator, cache)
@@ -342,7 +347,7 @@ def test_a_bundle_is_verified_and_written_only_where_that_is_asked(
 def test_another_result_in_the_place_of_a_bundle_s_is_not_overwritten(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("benchmark.submission")
+    pytest.importorskip("benchmark.submissions.submission")
     source = declare(tmp_path, GOOD)
     (estimator,) = registry.load(source).values()
     one = made(estimator)

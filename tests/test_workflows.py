@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.cli import parser
+from benchmark.commands.main import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -167,7 +167,7 @@ def test_a_comment_says_where_a_submission_changes_more_than_it_may(tmp_path: Pa
     proper = ["estimators/mine.py", "results/quick-digits/mine.json"]
 
     assert "do not trust" not in comment(tmp_path, "fine", proper)
-    for other in (".github/workflows/submission.yml", "benchmark/run.py", "results/a\nb/c.json", "Makefile"):
+    for other in (".github/workflows/submission.yml", "benchmark/running/run.py", "results/a\nb/c.json", "Makefile"):
         assert "**1 files that no submission has" in comment(tmp_path, "fine", [*proper, other])
 
 

@@ -1,0 +1,49 @@
+"""Where things lie: this program, what is published, and what is one's own."""
+
+import json
+from pathlib import Path
+
+import benchmark
+from benchmark.base.errors import LoobenchError
+
+ROOT = (
+    Path(benchmark.__file__).resolve().parents[1]
+)  # the folder with this program: a checkout, or where packages are installed
+PUBLISHED, MINE = Path("results"), Path("my-results")
+MANIFEST = "manifest.json"  # makes a folder of results a publication; benchmark/publishing/manifest.py
+KEYS = {"format", "results", "limits"}  # of a manifest
+
+
+def publication(folder: Path) -> Path | None:
+    """The publication that a folder is, or lies in; None where it is none of its own and in none."""
+    at = folder.resolve()
+    return at if (at / MANIFEST).is_file() else next(filter(_is_publication, at.parents), None)
+
+
+def _is_publication(folder: Path) -> bool:
+    """Whether a folder has the manifest of a publication, and not some other file of that name."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= KEYS
+
+
+def written(named: Path | None, *, publish: bool) -> Path:
+    """The folder that results are written into: the one that is named, else one's own, or to `publish` the published one.
+
+    Raises LoobenchError where it is a publication, or lies in one, and was not to be published into.
+    """
+    folder = named or (PUBLISHED if publish else MINE)
+    if not publish and (found := publication(folder)):
+        where = "is published" if found == folder.resolve() else f"lies in {found}, which is published"
+        raise LoobenchError(
+            f"{folder} {where} (it has a {MANIFEST}), and what is published stays as it is: leave --results out, which writes "
+            f"into {MINE}, name another folder, or say --publish to change the publication"
+        )
+    return folder
+
+
+def read(named: Path | None) -> Path:
+    """The folder whose results are shown: the one that is named, else the published one, or one's own where nothing is."""
+    return named or (PUBLISHED if PUBLISHED.is_dir() or not MINE.is_dir() else MINE)

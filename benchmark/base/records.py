@@ -1,0 +1,105 @@
+"""Frozen records to JSON and back, with every field checked on the way in."""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from benchmark.base.errors import LoobenchError
+from benchmark.base.text import LONGEST, is_line, line, quoted
+
+LARGEST = 2**63  # an integer is below it, so that every program can count with it
+DEEPEST = 16  # lists and objects in one another, of what has no type
+
+
+class Mismatch(LoobenchError, ValueError):
+    """A JSON value does not have the type of its field; the message says where, what was expected and what came."""
+
+
+def decode(kind: Any, value: Any, where: str = "file") -> Any:
+    """`value` as `kind`: a dataclass, list, dict with string keys, union, or str, int, float, bool, None, Any.
+
+    Every string and every key, at whatever depth, must be one printable line of bounded length.
+    """
+    if kind is Any:
+        return _untyped(value, where)
+    if is_dataclass(kind):
+        return _record(kind, value, where)
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None and NoneType in inner else decode(inner[0], value, where)
+    if origin is list:
+        return [decode(inner[0], item, f"{where}[{i}]") for i, item in enumerate(_expect(list, value, where))]
+    if origin is dict:
+        return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _keyed(value, where).items()}
+    return _plain(kind, value, where)
+
+
+def _record(kind: Any, value: Any, where: str) -> Any:
+    hints, found = get_type_hints(kind), _expect(dict, value, where)
+    if problems := list(_differences(kind, set(found))):
+        raise Mismatch(f"{where}: {'; '.join(problems)}")
+    return kind(**{name: decode(hints[name], one, f"{where}.{name}") for name, one in found.items()})
+
+
+def _differences(kind: Any, found: set[str]) -> Iterator[str]:
+    names, usual = {field.name for field in fields(kind)}, later(kind)
+    if missing := names - found - usual.keys():
+        yield f"missing {', '.join(sorted(missing))}"
+    if extra := found - names:
+        yield f"unknown {line(', '.join(sorted(extra)), 100)}"
+
+
+def later(kind: Any) -> dict[str, Any]:
+    """The fields of a record that came after its schema, with the value that stands for how it was: they have a default."""
+    return {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+
+
+def encode(record: Any) -> dict[str, Any]:
+    """A record as a JSON value; fields that came `later` are left out where they have their default, so that digests hold."""
+    usual, content = later(type(record)), asdict(record)
+    inner = {name: encode(one) for name in content if is_dataclass(one := getattr(record, name))}
+    whole = {**content, **inner}
+    return {name: value for name, value in whole.items() if name not in usual or getattr(record, name) != usual[name]}
+
+
+def _plain(kind: type, value: Any, where: str) -> Any:
+    small = not isinstance(value, int) or abs(value) < LARGEST
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and small and isfinite(value):
+        return float(value)
+    if kind is float or type(value) is not kind or not small:
+        raise Mismatch(f"{where}: expected {kind.__name__}, got {quoted(value)}")
+    return _line(value, where) if isinstance(value, str) else value
+
+
+def _untyped(value: Any, where: str, depth: int = 1) -> Any:
+    """A JSON value of any type, whose strings and numbers are as those of records."""
+    if isinstance(value, dict | list | tuple) and depth > DEEPEST:
+        raise Mismatch(f"{where}: expected at most {DEEPEST} lists and objects in one another")
+    if isinstance(value, dict):
+        return {key: _untyped(item, f"{where}.{key}", depth + 1) for key, item in _keyed(value, where).items()}
+    if isinstance(value, list | tuple):
+        return [_untyped(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    return value if value is None else _plain(type(value), value, where)
+
+
+def _keyed(value: Any, where: str) -> dict[str, Any]:
+    """A JSON object, whose keys are lines."""
+    found: dict[str, Any] = _expect(dict, value, where)
+    for key in found:
+        _line(key, f"{where}, a key")
+    return found
+
+
+def _line(text: str, where: str) -> str:
+    if not is_line(text):
+        rule = f"one line of at most {LONGEST} printable characters, none hidden"
+        raise Mismatch(f"{where}: expected {rule}, got {quoted(text)}")
+    return text
+
+
+def _expect(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise Mismatch(f"{where}: expected {kind.__name__}, got {quoted(value)}")
+    return value

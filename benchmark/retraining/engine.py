@@ -1,0 +1,160 @@
+"""Many runs of one network at once, in place, at the speed of the machine's matrix products.
+
+A run is its parameters, moments and gradients, held as separate tensors that are written in place: no step allocates what has
+the size of the state. Values between layers are (R, features, B). The first layer sees the same inputs in all runs.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from benchmark.core import models
+from benchmark.core.models import ACTIVATION_PULLS, ACTIVATIONS, LOSS_SLOPES, LOSSES
+from benchmark.core.optimizers import Sgd
+from benchmark.core.problem import Problem
+from benchmark.retraining.convolution import ConvRuns, FirstConv, GroupNormRuns, MaxPoolRuns
+from benchmark.retraining.dense import DenseRuns, FirstDense, Gram, Parts, Rows
+from benchmark.retraining.updaters import L2, l2
+
+
+def query_block(problem: Problem) -> int:
+    """Query samples whose losses are computed at once, to bound memory: 256, or a batch where images get large."""
+    return problem.batches.shape[1] if isinstance(problem.model.layers[0], models.Conv) else 256
+
+
+def blocks(length: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `length`."""
+    return (slice(start, start + size) for start in range(0, length, size))
+
+
+class LayerRuns(Protocol):
+    """A layer of R runs, which remembers what the way back needs."""
+
+    def forward(self, values: Tensor, /) -> Tensor:
+        """(R, features before, B) -> (R, features, B)"""
+
+    def backward(self, t: int, slope: Tensor, l2: L2 | None, /) -> Tensor:
+        """Take step t; slopes (R, features, B) of the outputs -> (R, features before, B), of the inputs before the step."""
+
+    def parameters(self) -> list[Tensor]:
+        """Tensors (R, ...) in the order of the flat vector."""
+
+
+class FirstRuns(Protocol):
+    """The first layer of R runs, on samples that they share."""
+
+    def forward(self, split: str, rows: Rows, /) -> Tensor:
+        """Outputs (R, features, B) for some samples of the split, train or query."""
+
+    def backward(self, t: int, rows: Tensor, slope: Tensor, l2: L2 | None, /) -> None:
+        """Take step t with slopes (R, features, B) of the outputs for the training samples `rows`."""
+
+    def parameters(self) -> list[Tensor]:
+        """Tensors (R, ...) in the order of the flat vector."""
+
+
+class ActivationRuns:
+    """An activation in R runs."""
+
+    def __init__(self, _problem: Problem, layer: models.Activation, _rows: Parts, _runs: int) -> None:
+        self.function = layer.function
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(R, features, B) -> (R, features, B)"""
+        self.value = ACTIVATIONS[self.function](values)
+        return self.value
+
+    def backward(self, _t: int, slope: Tensor, _l2: L2 | None) -> Tensor:
+        """The slope of the inputs."""
+        return ACTIVATION_PULLS[self.function](slope, self.value)
+
+    def parameters(self) -> list[Tensor]:
+        """None."""
+        return []
+
+
+LATER: dict[type, Callable[..., LayerRuns]] = {
+    models.Dense: DenseRuns,
+    models.Conv: ConvRuns,
+    models.GroupNorm: GroupNormRuns,
+    models.MaxPool: MaxPoolRuns,
+    models.Activation: ActivationRuns,
+}
+
+
+class Runs:
+    """R runs of one problem, trained side by side from one state (S, P), or from one for each (R, S, P).
+
+    With `gram`, which takes one state for all, the first layer is held in its form.
+    """
+
+    def __init__(self, problem: Problem, state: Tensor, runs: int, gram: Gram | None = None) -> None:
+        self.problem, self.runs, self.model = problem, runs, problem.model
+        states = state if state.ndim == 3 else state[None]
+        rows: list[Parts] = [
+            list(parts) for parts in zip(*map(self.model.parts, states.unbind(1)), strict=True)
+        ]  # of each layer
+        self.later: list[LayerRuns] = [
+            LATER[type(layer)](problem, layer, parts, runs)
+            for layer, parts in zip(self.model.layers[1:], rows[1:], strict=True)
+        ]
+        self.first = self._first(rows[0], gram)
+
+    def _first(self, rows: Parts, gram: Gram | None) -> FirstRuns:
+        layer = self.model.layers[0]
+        if not isinstance(layer, models.Conv):
+            return FirstDense(self.problem, rows, self.runs, gram)
+        pool = next((after for after in self.later if not isinstance(after, GroupNormRuns)), None)
+        if isinstance(pool, MaxPoolRuns):
+            pool.apart = True  # normalisation does not mind the order of the pixels
+        return FirstConv(self.problem, layer, rows, self.runs, corners=isinstance(pool, MaxPoolRuns))
+
+    def step(self, t: int, rows: Tensor, weights: Tensor) -> None:
+        """One training step on the samples `rows` with weights (R, B)."""
+        outputs = self._outputs("train", rows)
+        slope = LOSS_SLOPES[self.model.loss](outputs, self.problem.train.targets[rows]) * weights[:, :, None]
+        slope = slope.transpose(1, 2).contiguous()
+        decay = l2(self.problem, t, weights)
+        for layer in reversed(self.later):
+            slope = layer.backward(t, slope, decay)
+        self.first.backward(t, rows, slope, decay)
+
+    def _outputs(self, split: str, rows: Rows) -> Tensor:
+        """Network outputs (R, B, C) for some samples of the split."""
+        values = self.first.forward(split, rows)
+        for layer in self.later:
+            values = layer.forward(values)
+        return values.transpose(1, 2)
+
+    def query_losses(self) -> Tensor:
+        """Query losses of each run, without L2 term, (R, Q)."""
+        query = self.problem.query
+        losses = torch.cat([self._losses(some) for some in blocks(len(query), query_block(self.problem))], dim=1)
+        return losses.mean(1, keepdim=True) if self.problem.query_kind == "mean" else losses
+
+    def _losses(self, rows: slice) -> Tensor:
+        targets = self.problem.query.targets[rows]
+        return LOSSES[self.model.loss](self._outputs("query", rows), targets.expand(self.runs, -1))
+
+    def outputs_of_query(self) -> Tensor:
+        """Network outputs (R, Q, C) of each run for every query sample, whatever the kind of query."""
+        return torch.cat(
+            [self._outputs("query", some) for some in blocks(len(self.problem.query), query_block(self.problem))], dim=1
+        )
+
+    def parameters(self) -> Tensor:
+        """Flat parameters (R, P)."""
+        parts = [*self.first.parameters(), *(part for layer in self.later for part in layer.parameters())]
+        return torch.cat([part.reshape(self.runs, -1) for part in parts], dim=1)
+
+
+def gram_applies(problem: Problem) -> bool:
+    """Whether the first layer stays in the span of the inputs: under SGD, with momentum or not, if it is dense."""
+    return isinstance(problem.optimizer, Sgd) and isinstance(problem.model.layers[0], models.Dense)
+
+
+def gram_pays(problem: Problem) -> bool:
+    """Whether the Gram form applies and is cheaper."""
+    return gram_applies(problem) and problem.train.inputs.shape[1] > 2 * len(problem.train)

@@ -1,0 +1,66 @@
+"""A reference run as bytes and back, for another process: safetensors with a JSON description, nothing that runs code."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.base.files import pack, unpack
+from benchmark.core.models import Activation, Conv, Dense, GroupNorm, MaxPool, Network
+from benchmark.core.optimizers import Adam, FrozenAdam, Sgd
+from benchmark.core.problem import FinalState, Problem, Replay, Samples, Trajectory
+
+RECORDS = {
+    kind.__name__: kind
+    for kind in (
+        *(Trajectory, Problem, Samples, Replay, FinalState),
+        *(Network, Dense, Conv, GroupNorm, MaxPool, Activation),
+        *(Sgd, Adam, FrozenAdam),
+    )
+}
+Place = tuple[int, str, tuple[int, ...], tuple[int, ...]]  # where a tensor lies, and as what
+
+
+def encode(run: Trajectory) -> bytes:
+    """A run as bytes; what it withholds is not in them."""
+    tensors: dict[Place, Tensor] = {}
+    described = _described(run, tensors)
+    return pack({str(number): tensor.clone() for number, tensor in enumerate(tensors.values())}, {"run": described})
+
+
+def decode(content: bytes) -> Trajectory:
+    """The run of `encode`, bit for bit. Raises DamagedFile where `content` is not of it."""
+    tensors, facts = unpack(content, "a run")
+    run: Trajectory = _built(facts["run"], tensors)
+    return run
+
+
+def largest(run: Trajectory) -> int:
+    """Bytes of the largest answer to a run that could be of the right shape, (H, N, Q), with what describes it."""
+    problem = run.problem
+    return 16 * len(problem.horizons) * len(problem.train) * problem.queries + (1 << 16)
+
+
+def _described(value: Any, tensors: dict[Place, Tensor]) -> Any:
+    """A value as JSON, its tensors put aside, each once: a replayed run has its problem twice."""
+    if isinstance(value, Tensor):
+        place = value.data_ptr(), str(value.dtype), tuple(value.shape), value.stride()
+        tensors.setdefault(place, value)
+        return {"tensor": str(list(tensors).index(place))}
+    if is_dataclass(value):
+        parts = {part.name: _described(getattr(value, part.name), tensors) for part in fields(value)}
+        return {"record": type(value).__name__, "fields": parts}
+    if isinstance(value, tuple):
+        return {"tuple": [_described(item, tensors) for item in value]}
+    return value
+
+
+def _built(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(_built(item, tensors) for item in value["tuple"])
+    parts = {name: _built(item, tensors) for name, item in value["fields"].items()}
+    return RECORDS[value["record"]](**parts)

@@ -1,0 +1,373 @@
+"""How fast exact retraining is, as ratios within one process: engine, mapped verb, plain loop, matrix product."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from math import log
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.base import machine
+from benchmark.base.errors import LoobenchError
+from benchmark.base.streams import stream
+from benchmark.core import models
+from benchmark.core.models import mlp
+from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.problem import Problem, Samples, map_tensors
+from benchmark.retraining import chunks
+from benchmark.retraining.chunks import MIB, Means
+from benchmark.retraining.engine import Runs, gram_pays
+from benchmark.retraining.train import leave_one_out, left_out, retrain, train, trained
+from benchmark.tasks.definition import DTYPES, Task, batches, build, variant
+from benchmark.tasks.suites import SUITES, TASKS
+
+MAPPED_RUNS, MAPPED_CONVOLUTIONS = 32, 4  # mapped runs timed, and scaled to all
+ENOUGH, ENOUGH_IN_SHORT = 4.0, 0.5  # seconds after which a way has been timed often enough
+BUDGETS = (96 * MIB, 384 * MIB)  # for the case of N = 1,000 and P = 100,000
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for leaving out the K samples of one problem, one way and another.
+
+    `engine` is what computes truths, on all cores; `one` the same on one thread. `plain` is one thread without Gram form and
+    shared beginnings, so that `gflops`, its operations per second, can be held against the matrix-product peak of one thread;
+    `without_gram` keeps the shared beginnings. `mapped` and `loop` are timed on a few runs and scaled, `loop` on one thread
+    and on all, and the faster taken.
+    """
+
+    case: str
+    dtype: str
+    samples: int
+    left_out: int
+    parameters: int
+    steps: int
+    engine: float
+    one: float
+    plain: float
+    without_gram: float
+    gflops: float
+    peak_gflops: float
+    mapped: float
+    loop: float
+    loop_one: float  # on one thread
+    memory: int | None  # bytes that the reference run and the engine on all cores took at their peak
+
+    @property
+    def of_peak(self) -> float:
+        """Share of the matrix-product peak."""
+        return self.gflops / self.peak_gflops
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that leaving out N = 1,000 samples of a network with P = 100,000 parameters took, training included."""
+
+    budget: int
+    peak: int | None
+    runs: int  # at once
+    workers: int
+
+
+def synthetic(widths: tuple[int, ...], samples: int, batch: int, epochs: int, weight_decay: float = 0.001) -> Problem:
+    """A classification problem of normal inputs and random labels, ReLU, constant rate .1."""
+    model = mlp(widths, loss="binary-cross-entropy" if widths[-1] == 1 else "cross-entropy")
+    random = stream("speed", 0)
+    labels = torch.from_numpy(random.randint(0, max(2, widths[-1]), samples))
+    train = Samples(torch.from_numpy(random.normal(size=(samples, widths[0]))), labels.double() if widths[-1] == 1 else labels)
+    order = batches(samples, batch, epochs, random)
+    return Problem(
+        model,
+        Sgd(0.1),
+        train,
+        train[:1],
+        train[:1],
+        model.initial(random),
+        order,
+        torch.arange(samples),
+        (len(order),),
+        weight_decay,
+    )
+
+
+SYNTHETIC: dict[str, Callable[[], Problem]] = {
+    "mlp 784-8-8-1": lambda: synthetic((784, 8, 8, 1), 200, 20, 10),
+    "mlp 784-128-10": lambda: synthetic((784, 128, 10), 1000, 100, 3),
+    "logistic 784": lambda: synthetic((784, 1), 200, 5, 5),
+}
+SHORT = ("mlp 784-8-8-1", "logistic 784", "quick-digits-mlp-adam")
+GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs": 100}
+
+
+def flops(problem: Problem, runs: int) -> int:
+    """Floating-point operations of the products in `runs` training runs: forward, and both parts of backward."""
+    products = [_products(layer) for layer in problem.model.layers]
+    visits = int((problem.batches >= 0).sum()) * runs
+    return visits * (4 * products[0] + 6 * sum(products[1:]))
+
+
+def _products(layer: models.Layer) -> int:
+    """Multiplications of one sample's way through a layer."""
+    if isinstance(layer, models.Conv):
+        return layer.features * layer.image[0] * layer.kernel**2
+    return layer.inputs * layer.outputs if isinstance(layer, models.Dense) else 0
+
+
+def peak(dtype: torch.dtype, device: str = "cpu", size: int = 1500, repeats: int = 9) -> float:
+    """Operations per second of the fastest of some square matrix products."""
+    size *= 4 if device == "cuda" else 1
+    a, b, out = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(3))
+    return 2 * size**3 / min(_seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(repeats))
+
+
+def _seconds(act: Callable[[], object], device: str) -> float:
+    machine.synchronize(device)
+    start = time.perf_counter()
+    act()
+    machine.synchronize(device)
+    return time.perf_counter() - start
+
+
+def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int = 15, enough: float = ENOUGH) -> float:
+    """Median wall time of `repeats` calls, or of fewer once they took `enough` seconds together."""
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < enough:
+        times.append(_seconds(act, device))
+    return statistics.median(times)
+
+
+def mapped(problem: Problem, keep: Tensor) -> Tensor:
+    """The step of the problem mapped over runs by `vmap`, folded over time. (R, N) -> (R, P)"""
+    states = problem.start().expand(len(keep), -1, -1)
+    for t in range(problem.steps):
+        weights = keep[:, problem.batch(t)] * problem.weights(t)
+        states = torch.func.vmap(lambda state, weights, t=t: problem.step(t, state, weights))(states, weights)
+    return states[:, 0]
+
+
+def plain_loop(problem: Problem, left_out: int | None = None) -> tuple[Tensor, Tensor]:
+    """One run as a user would write it, modules, autograd and `torch.optim`: final parameters (P,) and mean query loss."""
+    network = _network(problem)
+    optimizer = _torch_optimizer(problem, network)
+    loss = TORCH_LOSSES[problem.model.loss]
+    for t in range(problem.steps):
+        batch = problem.batch(t)
+        kept = batch if left_out is None else batch[batch != left_out]
+        total = loss(network(problem.train.inputs[kept]), problem.train.targets[kept])
+        penalty = problem.weight_decay / 2 * sum((p**2).sum() for p in network.parameters())
+        optimizer.zero_grad()
+        torch.autograd.backward((total + len(kept) * penalty) / len(batch))
+        optimizer.param_groups[0]["lr"] = problem.optimizer.rate(t)
+        optimizer.step()
+    with torch.no_grad():
+        query = loss(network(problem.query.inputs), problem.query.targets) / len(problem.query)
+    return nn.utils.parameters_to_vector(network.parameters()).detach(), query
+
+
+TORCH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "binary-cross-entropy": lambda f, y: nn.functional.binary_cross_entropy_with_logits(f[:, 0], y, reduction="sum"),
+    "cross-entropy": lambda f, y: nn.functional.cross_entropy(f, y, reduction="sum"),
+    "squared-error": lambda f, y: ((f[:, 0] - y) ** 2).sum() / 2,
+}
+
+
+TORCH_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "softplus": lambda: nn.Softplus(beta=5, threshold=40),  # torch's usual threshold is linear from 20, off by 4e-10
+}
+TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
+    models.Dense: lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(layer.inputs, layer.outputs)),
+    models.Conv: lambda layer: nn.Conv2d(layer.image[0], layer.filters, layer.kernel, padding=layer.padding),
+    models.GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
+    models.MaxPool: lambda layer: nn.MaxPool2d(2),
+    models.Activation: lambda layer: TORCH_ACTIVATIONS[layer.function](),
+}
+
+
+def _network(problem: Problem) -> nn.Sequential:
+    layers = problem.model.layers
+    image = [nn.Unflatten(1, layers[0].image)] if isinstance(layers[0], models.Conv) else []
+    network = nn.Sequential(*image, *(TORCH_LAYERS[type(layer)](layer) for layer in layers)).to(problem.initial)
+    nn.utils.vector_to_parameters(problem.initial.clone(), network.parameters())
+    return network
+
+
+def _torch_optimizer(problem: Problem, network: nn.Module) -> torch.optim.Optimizer:
+    o = problem.optimizer
+    if isinstance(o, Adam):
+        betas = (o.beta1, o.beta2)
+        return torch.optim.AdamW(network.parameters(), lr=o.lr, betas=betas, eps=o.eps, weight_decay=o.decay)
+    return torch.optim.SGD(network.parameters(), lr=o.rate(0), momentum=getattr(o, "momentum", 0.0))
+
+
+def measure(case: str, problem: Problem, enough: float = ENOUGH) -> Speed:
+    """All ways of leaving out the K samples of one problem, each for about `enough` seconds. Call it on one thread."""
+    device, run, keep = problem.initial.device.type, train(problem), left_out(problem)
+    wanted, cores = len(keep) - 1, machine.cores() if device == "cpu" else 1
+
+    def ours(gram: bool | None, states: Tensor | None, workers: int, runs: int = len(keep)) -> Callable[[], object]:
+        means = Means(workers=workers)
+        return lambda: retrain(problem, keep[-runs:], gram=gram, states=states, read=Runs.query_losses, means=means)
+
+    for gram in (None, False):
+        ours(gram, run.states, 1, runs=2)()
+    mapped(problem, keep[:2])
+    plain_loop(problem, 0)
+    best = peak(problem.initial.dtype, device)
+    median = partial(median_seconds, device=device, enough=enough)
+    plain = median(ours(False, None, 1))
+    one = median(ours(None, run.states, 1))
+    engine = median(ours(None, run.states, cores)) if cores > 1 else one
+    some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], models.Conv) else MAPPED_RUNS, wanted)
+    loops = [_loop(problem, threads, enough) * wanted for threads in sorted({1, cores})]
+    return Speed(
+        case=case,
+        dtype=str(problem.initial.dtype).removeprefix("torch."),
+        samples=len(problem.train),
+        left_out=wanted,
+        parameters=problem.model.parameters,
+        steps=problem.steps,
+        engine=engine,
+        one=one,
+        plain=plain,
+        without_gram=median(ours(False, run.states, 1)) if gram_pays(problem) else one,
+        gflops=flops(problem, wanted + 1) / plain / 1e9,
+        peak_gflops=best / 1e9,
+        mapped=median(lambda: mapped(problem, keep[:some]), repeats=1) * wanted / some,
+        loop=min(loops),
+        loop_one=loops[0],
+        memory=memory_taken(problem, Means(workers=cores)),
+    )
+
+
+def memory_taken(problem: Problem, means: Means) -> int | None:
+    """Bytes that the reference run and leaving out the samples take at their peak; on a CPU in a process of its own.
+
+    Memory that this process has freed and not given back would hide what is taken again.
+    """
+    device = problem.initial.device.type
+    if device == "cuda":
+        return machine.peak_growth(lambda: leave_one_out(trained(problem, means), means=means), device)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(_memory_taken_here, problem, means).result()
+
+
+def _memory_taken_here(problem: Problem, means: Means) -> int | None:
+    torch.set_num_threads(1)
+    leave_one_out(train(replace(problem, left_out=problem.left_out[:2])).until(1))  # what libraries take on their first call
+    return machine.peak_growth(lambda: leave_one_out(trained(problem, means), means=means), "cpu")
+
+
+def _loop(problem: Problem, threads: int, enough: float) -> float:
+    """Seconds of one plain run on so many threads."""
+    with machine.so_many_threads(threads):
+        return median_seconds(lambda: plain_loop(problem, 0), problem.initial.device.type, enough=enough)
+
+
+def cases(tasks: Sequence[Task], cache: Path, device: str, *, short: bool = False) -> Iterator[tuple[str, Problem]]:
+    """The synthetic problems and all tasks, or only the named `tasks`, at seed 0; of all, one without its data is left out.
+
+    With `short` a few of both whose data is embedded, `SHORT`, beside the named tasks.
+    """
+    if short or not tasks:
+        yield from ((name, on(make(), device)) for name, make in SYNTHETIC.items() if name in SHORT or not short)
+    if short:
+        tasks = [*(TASKS[name] for name in SHORT if name in TASKS), *tasks]
+    for task in tasks or [CONVOLUTIONAL, *(task for name in ("quick", "hara2019") for task in SUITES[name].tasks)]:
+        try:
+            yield task.name, build(task, 0, cache, device)
+        except LoobenchError as error:
+            if tasks:
+                raise
+            print(f"note: {task.name} is left out: {error}", file=sys.stderr)
+
+
+CONVOLUTIONAL = replace(variant(TASKS["images-mnist-cnn"], "float32"), name="mnist-cnn, one epoch", epochs=1, horizons=(1,))
+
+
+def on(problem: Problem, device: str) -> Problem:
+    """The problem with its tensors on a device."""
+    moved: Problem = map_tensors(problem, lambda tensor: tensor.to(device))
+    return moved
+
+
+def budgets() -> list[Memory]:
+    """What leaving out every sample takes where the memory is bounded, from the reference run on."""
+    problem = synthetic((784, 128, 10), 1000, 100, 1)
+    found = []
+    for budget in BUDGETS:
+        means = Means(budget, machine.cores())
+        planned = chunks.plan(problem, 1001, gram_pays(problem), means)
+        found.append(Memory(budget, memory_taken(problem, means), planned.runs, planned.workers))
+    return found
+
+
+def growth(device: str) -> dict[str, float]:
+    """Exponent e of ``time ~ size^e`` for each size of a problem alone, fitted to three doublings of a common base."""
+    return {name: _exponent(name, device) for name in GROWTH_BASE}
+
+
+def _exponent(name: str, device: str) -> float:
+    sizes = [GROWTH_BASE[name] * factor for factor in (1, 2, 4, 8)]
+    times = [_time_of({**GROWTH_BASE, name: size}, device) for size in sizes]
+    return float(np.polyfit([log(size) for size in sizes], [log(seconds) for seconds in times], 1)[0])
+
+
+def _time_of(size: dict[str, int], device: str) -> float:
+    problem = on(synthetic((size["inputs"], size["hidden"], 1), size["samples"], 20, size["epochs"]), device)
+    keep = left_out(problem)[:1].expand(size["runs"], -1)
+    return median_seconds(lambda: retrain(problem, keep, gram=False, read=Runs.query_losses), device)
+
+
+def report(
+    tasks: Sequence[Task],
+    cache: Path,
+    device: str,
+    show: Callable[[str], None] = lambda case: None,
+    *,
+    short: bool = False,
+) -> dict[str, Any]:
+    """All measurements as a JSON value; the growth and the memory under a budget only where all cases are measured."""
+    with machine.one_thread():
+        measured, some = [], bool(tasks or short)
+        for name, problem in cases(tasks, cache, device, short=short):
+            show(name)
+            measured.append(measure(name, problem, ENOUGH_IN_SHORT if short else ENOUGH))
+        if not some:
+            show("growth and memory")
+        return {
+            "cores": machine.cores(),
+            "peak_all_cores_gflops": _peak_of_all(device),
+            "cases": [{**asdict(speed), "of_peak": speed.of_peak} for speed in measured],
+            "growth": {} if some else growth(device),
+            "memory": [] if some or device != "cpu" else [asdict(memory) for memory in budgets()],
+            "provenance": machine.provenance("loobench speed", device, "as each case says"),
+        }
+
+
+def _peak_of_all(device: str) -> dict[str, float]:
+    with machine.so_many_threads(machine.cores()):
+        return {name: peak(dtype, device) / 1e9 for name, dtype in DTYPES.items()}
+
+
+HEADERS = ["case", "K of N", "P", "engine s", "GFLOP/s", "of peak", "Gram", "vmap", "plain loop", "MiB"]
+
+
+def line(speed: dict[str, Any]) -> list[str]:
+    """A measurement as the strings of a table row: seconds and rates, then how many times longer the other ways take."""
+    s = Speed(**{name: value for name, value in speed.items() if name != "of_peak"})
+    rates = [f"{s.engine:.3f}", f"{s.gflops:.1f}", f"{s.of_peak:.2f}"]
+    gram = f"{s.without_gram / s.one:.1f} x" if s.without_gram != s.one else ""
+    ratios = [gram, f"{s.mapped / s.one:.1f} x", f"{s.loop / s.engine:.1f} x"]
+    memory = "" if s.memory is None else f"{s.memory / MIB:.0f}"
+    return [s.case, f"{s.left_out} of {s.samples}", str(s.parameters), *rates, *ratios, memory]

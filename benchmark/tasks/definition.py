@@ -1,0 +1,269 @@
+"""Tasks: what is trained on what, as frozen records named by their content; and from a task to a problem."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark import PROTOCOL
+from benchmark.base.errors import LoobenchError, unknown
+from benchmark.base.files import json_digest
+from benchmark.base.streams import stream
+from benchmark.core import optimizers
+from benchmark.core.models import MODELS
+from benchmark.core.optimizers import Optimizer
+from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.tasks import data, questions
+from benchmark.tasks.features import features
+from benchmark.tasks.noise import FEATURE_NOISE, flips
+from benchmark.tasks.noise import flipped as flip
+from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Question, Subsets, Uses
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A family of problems, one per seed. Two tasks with equal fields, names aside, have the same digest."""
+
+    name: str
+    suite: str
+    dataset: str
+    subset: str
+    train: int  # N, sizes of the three splits
+    query: int
+    test: int
+    model: str
+    optimizer: Optimizer
+    weight_decay: float | None  # None: 1/(C N) with C by five-fold cross-validation of logistic regression
+    batch: int  # B
+    epochs: int
+    horizons: tuple[int, ...]  # epochs after which effects are read off
+    queries: str = "mean"  # or "each"
+    noise: str = "none"  # or what the training rows suffer: "gaussian", "ones", "labels" (benchmark/tasks/noise.py)
+    counterfactual: str = "zero-weight"
+    dtype: str = "float64"
+    leave_out: int | None = None  # K: so many samples are left out, one at a time; None: every one
+    scaling: str = "features"  # each feature by its mean and deviation over the N; "pixels", bytes to -1 ... 1; or "none"
+    noise_rate: float = 0.0
+    truth: Question = field(default_factory=LeaveOneOut)
+    uses: Uses | None = None
+
+    def record(self) -> dict[str, Any]:
+        """All fields as a JSON value, with the kind of optimiser and the digest of the data set.
+
+        Fields that came after protocol 1.1 are left out where they have the value that stands for how it was, so that digests
+        of older tasks hold.
+        """
+        later = {
+            "noise_rate": self.noise_rate,
+            "truth": None if self.truth == LeaveOneOut() else questions.record(self.truth),
+            "uses": self.uses and questions.record(self.uses),
+        }
+        kept = {name: value for name, value in asdict(self).items() if name not in later}
+        return {
+            **kept,
+            "optimizer": optimizers.record(self.optimizer),
+            "horizons": list(self.horizons),
+            "data": data.source(self.dataset).digest,
+            **{name: value for name, value in later.items() if value},
+        }
+
+    def digest(self) -> str:
+        """Content digest of all that decides a number, the protocol version included."""
+        return record_digest(self.record(), PROTOCOL)
+
+    def __post_init__(self) -> None:
+        """Raise LoobenchError for a value that no code stands behind."""
+        known = {
+            "queries": ("mean", "each"),
+            "noise": ("none", *FEATURE_NOISE, "labels"),
+            "counterfactual": ("zero-weight", "renormalised"),
+            "scaling": tuple(SCALINGS),
+        }
+        for name, values in {**known, "dtype": tuple(DTYPES), "model": tuple(MODELS)}.items():
+            if getattr(self, name) not in values:
+                raise unknown(f"{name} of task {self.name}", str(getattr(self, name)), values)
+        if self.leave_out is not None and not 1 < self.leave_out <= self.train:
+            raise LoobenchError(f"task {self.name}: leave_out must be 2 to {self.train}, got {self.leave_out}")
+        if not 0 <= self.noise_rate <= 1:
+            raise LoobenchError(f"task {self.name}: a noise rate is from 0 to 1, got {self.noise_rate}")
+        if self.noise_rate and self.noise == "none":
+            raise LoobenchError(
+                f"task {self.name}: a noise rate of {self.noise_rate} needs a noise: {', '.join(FEATURE_NOISE)}, labels"
+            )
+        self._check_horizons()
+        self._check_questions()
+
+    def _check_horizons(self) -> None:
+        further = self.truth.horizons if isinstance(self.truth, FurtherTraining) else None
+        if further is not None and self.horizons != further:
+            raise LoobenchError(
+                f"task {self.name}: its horizons are those of the further training, {further}, got {self.horizons}"
+            )
+        last = further[-1] if further else self.epochs
+        if not self.horizons:
+            raise LoobenchError(f"task {self.name}: horizons must rise from 1 to at most {last}, got none")
+        if list(self.horizons) != sorted({*self.horizons}) or not 1 <= self.horizons[0] <= self.horizons[-1] <= last:
+            raise LoobenchError(f"task {self.name}: horizons must rise from 1 to at most {last}, got {self.horizons}")
+
+    def _check_questions(self) -> None:
+        """Groups may have any sample, so that the effect of each is asked; uses are of the effects on one mean query."""
+        self.truth.check(self.train)
+        if isinstance(self.truth, Subsets) and self.leave_out is not None:
+            raise LoobenchError(f"task {self.name}: subsets need the effects of all samples, leave_out must be None")
+        if self.uses:
+            self.uses.check(self.train)
+            if self.queries != "mean" or self.truth != LeaveOneOut() or self.horizons != (self.epochs,):
+                raise LoobenchError(
+                    f"task {self.name}: uses need leave-one-out, one mean query and one horizon, the last epoch"
+                )
+
+
+def record_digest(record: dict[str, Any], protocol: str) -> str:
+    """Digest of a task's record under a protocol version, names aside."""
+    return json_digest({**record, "name": None, "suite": None, "protocol": protocol})
+
+
+def variant(task: Task, dtype: str) -> Task:
+    """The same task in another precision, with the precision in its name unless it is the usual float64."""
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    return task if dtype == task.dtype else replace(task, dtype=dtype, name=f"{task.name}-{dtype}")
+
+
+# ---- from a task to a problem ------------------------------------------------------------------------------------
+def build(task: Task, seed: int, cache: Path, device: str = "cpu", *, noise: str = "feature-noise") -> Problem:
+    """The problem of `seed`: split, noise, scaling, initial parameters and batch order, each from its own random stream.
+
+    `noise` names the stream of the noise on features: with another name the same problem has it drawn anew.
+    """
+    inputs, targets = features(task.dataset, task.subset, cache)
+    rows = split(task, len(targets), seed)
+    scaled = SCALINGS[task.scaling](noisy(task, inputs[rows[0]], seed, noise), *(inputs[some] for some in rows[1:]))
+    labels = [relabelled(task, targets, rows[0], seed), *(targets[some] for some in rows[1:])]
+    model = MODELS[task.model].build(inputs.shape[1], classes(targets))
+    decay = task.weight_decay
+    real = DTYPES[task.dtype]
+
+    def samples(values: np.ndarray, labels: np.ndarray) -> Samples:
+        kind = torch.int64 if model.loss == "cross-entropy" else real
+        return Samples(torch.from_numpy(values).to(device, real), torch.from_numpy(labels).to(device, kind))
+
+    return Problem(
+        model=model,
+        optimizer=task.optimizer,
+        train=samples(scaled[0], labels[0]),
+        query=samples(scaled[1], labels[1]),
+        test=samples(scaled[2], labels[2]),
+        initial=model.initial(stream("initial", seed)).to(device, real),
+        batches=batches(task.train, task.batch, task.epochs, stream("batches", seed)).to(device),
+        left_out=left_out(task.train, task.leave_out or task.train, stream("left-out", seed)).to(device),
+        horizons=tuple(epoch * -(-task.train // task.batch) for epoch in trained_until(task)),
+        weight_decay=cross_validated(scaled[0], labels[0]) if decay is None else decay,
+        query_kind=task.queries,
+        counterfactual=task.counterfactual,
+    )
+
+
+def trained_until(task: Task) -> tuple[int, ...]:
+    """Epochs of the run after which something is read off it."""
+    return (task.epochs,) if isinstance(task.truth, FurtherTraining) else task.horizons
+
+
+def shown(task: Task, run: Trajectory) -> Trajectory:
+    """What the task lets an estimator see of a run, and asks of it.
+
+    For uses the effects of all samples, without the test split that they are judged on.
+    """
+    if isinstance(task.truth, FurtherTraining):
+        return run.final_only()
+    if not task.uses:
+        return run
+    everyone = torch.arange(len(run.problem.train), device=run.problem.left_out.device)
+    return replace(run, problem=replace(run.problem, left_out=everyone, test=run.problem.test[:0]))
+
+
+# ---- noise: drawn once, from streams of its own, so that training and estimating see the same ------------------------
+def noisy(task: Task, inputs: np.ndarray, seed: int, name: str = "feature-noise") -> np.ndarray:
+    """The training inputs with the task's feature noise, if it has any, drawn from the stream `name`."""
+    add = FEATURE_NOISE.get(task.noise)
+    return add(inputs, task.noise_rate, stream(name, seed)) if add else inputs
+
+
+def relabelled(task: Task, targets: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """The targets of the training rows, those of flipped labels changed to another class."""
+    changed = stream("label-noise/classes", seed)
+    return flip(targets[rows], flipped(task, seed), classes(targets), changed) if task.noise == "labels" else targets[rows]
+
+
+def flipped(task: Task, seed: int) -> np.ndarray:
+    """Which of the N training samples have a flipped label. (N,) bool; no estimator sees it."""
+    rate = task.noise_rate if task.noise == "labels" else 0.0
+    return flips(task.train, rate, stream("label-noise", seed))
+
+
+def classes(targets: np.ndarray) -> int:
+    """The number of classes; 1 where targets are real."""
+    return 1 if targets.dtype.kind == "f" else len(np.unique(targets))
+
+
+def split(task: Task, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Disjoint row numbers of the train, query and test samples. Raises LoobenchError where there are too few rows."""
+    sizes = (task.train, task.query, task.test)
+    if sum(sizes) > rows:
+        raise LoobenchError(f"task {task.name} needs {sum(sizes)} rows of {task.dataset} {task.subset}, got {rows}")
+    order = stream("split", seed).permutation(rows)
+    train, query, test, _ = np.split(order, np.cumsum(sizes))
+    return train, query, test
+
+
+def scale(*parts: np.ndarray) -> list[np.ndarray]:
+    """The parts standardised by mean and deviation of the first; a constant feature keeps its scale."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(parts[0])
+    return [scaler.transform(part) for part in parts]
+
+
+def pixels(*parts: np.ndarray) -> list[np.ndarray]:
+    """Bytes as numbers from -1 to 1."""
+    return [part / 127.5 - 1 for part in parts]
+
+
+def unscaled(*parts: np.ndarray) -> list[np.ndarray]:
+    """The parts as they are."""
+    return [np.asarray(part, dtype=np.float64) for part in parts]
+
+
+SCALINGS: dict[str, Callable[..., list[np.ndarray]]] = {"features": scale, "pixels": pixels, "none": unscaled}
+
+
+def left_out(samples: int, some: int, random: np.random.RandomState) -> Tensor:
+    """Numbers (K,) of `some` samples drawn without replacement, rising."""
+    return torch.from_numpy(np.sort(random.permutation(samples)[:some]))
+
+
+def batches(samples: int, size: int, epochs: int, random: np.random.RandomState) -> Tensor:
+    """Batches (T, B) of `epochs` random permutations, each cut in order; the last of an epoch may be short, padded by -1."""
+    short = -samples % size
+    rows = [np.append(random.permutation(samples), [-1] * short).reshape(-1, size) for _ in range(epochs)]
+    return torch.from_numpy(np.concatenate(rows).astype(np.int64))
+
+
+def cross_validated(inputs: np.ndarray, targets: np.ndarray) -> float:
+    """Hara et al.'s weight decay 1/(C N): C of logistic regression without intercept by five-fold cross-validation."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegressionCV
+
+    search = LogisticRegressionCV(
+        Cs=10, cv=5, fit_intercept=False, l1_ratios=(0.0,), scoring="accuracy", use_legacy_attributes=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the published search stops at 100 iterations too
+        return float(1 / (search.fit(inputs, targets).C_ * len(targets)))

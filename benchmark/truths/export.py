@@ -1,0 +1,71 @@
+"""Truths for other readers, who have only NumPy: described in docs/export.md."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.base import machine
+from benchmark.base.errors import LoobenchError
+from benchmark.base.files import tensor_digest, write, write_tensors
+from benchmark.core.problem import GroundTruth, Problem, Trajectory
+from benchmark.tasks.definition import Task
+from benchmark.tasks.questions import LeaveOneOut
+
+SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
+NORMALISERS = {
+    "zero-weight": "in a step each sample weighs 1 over the size of its batch, the left-out one counted",
+    "renormalised": "in a step each sample weighs 1 over the size of its batch, the left-out one not counted",
+}
+
+
+def check(task: Task) -> None:
+    """Raise LoobenchError where a task's truth is not leave-one-out."""
+    if task.truth != LeaveOneOut():
+        raise LoobenchError(f"only leave-one-out truths are exported, the truth of {task.name} is {task.truth.kind}")
+
+
+def export(task: Task, seed: int, run: Trajectory, truth: GroundTruth, folder: Path) -> list[Path]:
+    """Write problem, trajectory, truth and task.json into `folder`, all that an independent reader needs.
+
+    Raises LoobenchError where the truth is not leave-one-out.
+    """
+    check(task)
+    problem = run.problem
+    samples = {"train": problem.train, "query": problem.query, "test": problem.test}
+    content = {
+        **{f"{name}_{part}": getattr(split, part) for name, split in samples.items() for part in ("inputs", "targets")},
+        "initial": problem.initial,
+        "batches": problem.batches,
+        "left_out": problem.left_out,
+        "rates": torch.tensor([problem.optimizer.rate(t) for t in range(problem.steps)], dtype=torch.float64),
+    }
+    parts = {"problem": content, "trajectory": {"states": run.whole()}, "truth": {"effect": truth.effect}}
+    for name, tensors in parts.items():
+        write_tensors(folder / f"{name}.safetensors", tensors)
+    digests = {name: tensor_digest(tensors.values()) for name, tensors in parts.items()}
+    described = json.dumps(describe(task, seed, problem, digests), indent=2)
+    write(folder / "task.json", described.encode() + b"\n")
+    return [folder / name for name in ("task.json", *(f"{name}.safetensors" for name in parts))]
+
+
+def describe(task: Task, seed: int, problem: Problem, digests: dict[str, str]) -> dict[str, Any]:
+    """What the tensors of an export mean, as a JSON value."""
+    model = problem.model
+    return {
+        "format": 1,
+        "task": task.record(),
+        "task_digest": task.digest(),
+        "seed": seed,
+        "layers": [{"kind": type(layer).__name__, **vars(layer), "shapes": layer.shapes} for layer in model.layers],
+        "loss": model.loss,
+        "weight_decay": problem.weight_decay,
+        "optimizer": task.record()["optimizer"],
+        "normaliser": NORMALISERS[task.counterfactual],
+        "query": problem.query_kind,
+        "sign": SIGN,
+        "horizons": {"epochs": list(task.horizons), "steps": list(problem.horizons)},
+        "digests": digests,
+        "versions": machine.provenance("loobench truth --export", problem.initial.device.type, task.dtype),
+    }
