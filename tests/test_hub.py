@@ -168,7 +168,7 @@ def test_ctrl_c_and_a_killed_command_end_the_download(start: Start, tmp_path: Pa
     place = {"HF_ENDPOINT": start(served(trickle)), "HF_HOME": str(tmp_path / "hf"), "PYTHONUNBUFFERED": "1"}
     for how, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         command = [sys.executable, "-m", "benchmark", "prepare", "sst2"]
-        root = str(Path(hub.__file__).parents[1])
+        root = str(Path(__file__).resolve().parents[1])
         with subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, **place, "PYTHONPATH": root}, cwd=tmp_path
         ) as parent:

@@ -251,7 +251,7 @@ def test_changes_are_read_whatever_the_names(repository: Path) -> None:
 
 
 def test_make_hands_the_branch_and_the_bundle_over() -> None:
-    root = Path(proposal.__file__).parents[1]
+    root = Path(__file__).resolve().parents[1]
     command = ["make", "--dry-run", "--silent", "verify-pr", "BASE=main", "BUNDLE=some folder"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
 

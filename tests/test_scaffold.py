@@ -121,7 +121,7 @@ def test_a_summary_that_is_a_placeholder_in_another_dress_is_refused(line: str) 
 
 
 def test_no_registered_estimator_is_refused() -> None:
-    root = Path(scaffold.__file__).parents[1]
+    root = Path(__file__).resolve().parents[1]
     assert not [
         name for name, one in registered().items() if scaffold.unfilled(one.paper, (root / sources()[name]).read_bytes())
     ]
@@ -207,6 +207,6 @@ def test_a_folder_that_cannot_be_written_is_said_without_a_traceback(tmp_path: P
 
 
 def test_the_templates_are_packed_with_the_program() -> None:
-    root = Path(scaffold.__file__).parents[1]
+    root = Path(__file__).resolve().parents[1]
     text = (root / "pyproject.toml").read_text()
     assert "templates/*" in json.loads(text.partition("package-data]\nbenchmark = ")[2].partition("\n")[0])

@@ -193,7 +193,7 @@ def write_named(ready: Path) -> Callable[[str], submission.Bundle]:
 
 
 # ---- the documentation -----------------------------------------------------------------------------------------------
-ROOT = Path(registry.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def documented(page: str) -> list[list[str]]:

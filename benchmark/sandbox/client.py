@@ -41,7 +41,7 @@ GROUP = "loobench.estimators"  # of entry points of installed packages: a name, 
 FREE = 1.2, 0.004  # times what a file that does nothing takes around its call, and seconds more: not charged to the method
 LARGE = 1_000_000  # numbers of a large run, to see what reading takes
 IDLE = b"""
-from benchmark.registry import estimator
+from benchmark.estimating import estimator
 
 @estimator("idle", paper="nobody's: what is taken around a call that does nothing")
 def idle(run):
