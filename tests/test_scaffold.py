@@ -1,9 +1,9 @@
 """`loobench new`: what it writes runs as it stands, and it overwrites nothing."""
 
-import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,5 +208,8 @@ def test_a_folder_that_cannot_be_written_is_said_without_a_traceback(tmp_path: P
 
 def test_the_templates_are_packed_with_the_program() -> None:
     root = Path(__file__).resolve().parents[1]
-    text = (root / "pyproject.toml").read_text()
-    assert "templates/*" in json.loads(text.partition("package-data]\nbenchmark = ")[2].partition("\n")[0])
+    packed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+
+    for package, patterns in packed.items():
+        assert all(list((root / package.replace(".", "/")).glob(pattern)) for pattern in patterns)
+    assert packed["benchmark.submissions"] == ["templates/*"]
