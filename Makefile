@@ -1,6 +1,7 @@
 PYTHON ?= python3
 RESULTS ?= my-results
 SEEDS ?= 2
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)  # one more than cores: some tests wait, for a process or a time
 TELLING := exact-loo acc-sgd-ie-exact sgd-ie acc-adam-ie-exact-map self-gradient partial-retrain-linear source dvemb if-cg if-ekfac \
 	trak tracin grad-dot knn-shapley chance
 BASE ?= origin/main
@@ -23,7 +24,7 @@ run: $(READY)  ## set up .venv, run fifteen estimators on the suite quick (ALL=1
 	$(BIN)/loobench report --results $(RESULTS)
 
 test: $(READY) lint  ## set up .venv, then lint, types and tests
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: $(READY)  ## the tests that are marked slow
 	$(BIN)/python -m pytest --numprocesses auto -m slow

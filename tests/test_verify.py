@@ -272,6 +272,10 @@ def test_work_past_the_counters_is_found_where_the_claim_does_not_say_so(
     assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
     assert "derivatives that it does not count" in capsys.readouterr().out
 
+    old = {key: {**known, "loobench": "0.7.3"} for key, known in whole.provenance.items()}
+    at = results.save(replace(whole, cells=silent_ones, provenance=old), Path("results"))
+    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 0  # that version could not have said so
+
 
 def test_an_estimator_that_is_not_deterministic_fails_though_its_scores_repeat(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]

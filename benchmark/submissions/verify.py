@@ -82,6 +82,7 @@ class Place:
     seed: int
 
 
+SEEING = 0, 8  # the version that notes derivatives which an estimator takes past the counters
 Known = tuple[Estimator, str]  # with the digest of the file that declares it
 Jobs = dict[Place, list[Estimator]]
 Found = dict[Place, dict[str, Cell] | str]  # the cell of each estimator by name; or why there is no truth
@@ -431,9 +432,19 @@ def _uncounted(name: str, study: Study) -> Iterator[tuple[str, str]]:
     """Why an estimator's counts are not all of its work, where its claims do not say so."""
     for subject in _subjects(name, study.chosen):
         here = any("uncounted" in cell.notes for fresh in (False, True) for cell in study.cells(subject, fresh=fresh))
-        if here and not any("uncounted" in cell.notes for cell in subject.result.cells.values()):
+        if here and _could_say(subject) and not any("uncounted" in cell.notes for cell in subject.result.cells.values()):
             yield verdicts.COST, f"on {subject.result.name} it takes derivatives that it does not count, and does not say so"
             return
+
+
+def _could_say(subject: Subject) -> bool:
+    """Whether a claim is of a version that notes such derivatives: all but results in a folder, whose manifest guards them."""
+    versions = [subject.result.provenance[cell.provenance]["loobench"] for cell in subject.result.cells.values()]
+    return subject.folder is None or any(_numbers(version) >= SEEING for version in versions)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _subjects(name: str, cells: Chosen) -> list[Subject]:
