@@ -2,89 +2,61 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.tasks.definition import Task
 from benchmark.tasks.questions import FurtherTraining, Subsets, Uses
 
+Data = tuple[str, str]  # data set, subset
+Sizes = tuple[int, int, int]  # N samples to train on, to query, to test on
+Fit = tuple[str, Optimizer, float | None]  # model, optimiser, weight decay
+Length = tuple[int, int, tuple[int, ...]]  # B, epochs, horizons
+
+MLP, LINEAR = "mlp-8-8", "logistic"
+SMALL: dict[str, Fit] = {
+    "logistic-sgd": (LINEAR, Sgd(0.1), 0.01),
+    "mlp-sgd": ("mlp-8", Sgd(0.1), 0.001),
+    "mlp-adam": ("mlp-8", Adam(0.01), 0.001),
+}
+
+
+def task(name: str, data: Data, sizes: Sizes, fit: Fit, length: Length, **more: Any) -> Task:
+    """A task of the suite that its name begins with, or that `more` names."""
+    dataset, subset = data
+    train, query, test = sizes
+    model, optimizer, decay = fit
+    batch, epochs, horizons = length
+    given: dict[str, Any] = {"name": name, "suite": name.partition("-")[0], "dataset": dataset, "subset": subset}
+    given |= {"train": train, "query": query, "test": test, "model": model, "optimizer": optimizer, "weight_decay": decay}
+    return Task(**given | {"batch": batch, "epochs": epochs, "horizons": horizons} | more)
+
 
 def quick_tasks() -> Iterator[Task]:
     """Small tasks on embedded data: two data sets x (logistic by SGD, MLP by SGD, MLP by Adam)."""
-    fits: dict[str, tuple[str, Optimizer, float]] = {
-        "logistic-sgd": ("logistic", Sgd(0.1), 0.01),
-        "mlp-sgd": ("mlp-8", Sgd(0.1), 0.001),
-        "mlp-adam": ("mlp-8", Adam(0.01), 0.001),
-    }
     for dataset, queries, query in (("digits", "each", 20), ("breast_cancer", "mean", 100)):
-        for fit, (model, optimizer, decay) in fits.items():
-            yield Task(
-                name=f"quick-{dataset.replace('_', '-')}-{fit}",
-                suite="quick",
-                dataset=dataset,
-                subset="all",
-                train=100,
-                query=query,
-                test=100,
-                model=model,
-                optimizer=optimizer,
-                weight_decay=decay,
-                batch=10,
-                epochs=10,
-                horizons=(1, 5, 10),
-                queries=queries,
-            )
+        for fit, how in SMALL.items():
+            name = f"quick-{dataset.replace('_', '-')}-{fit}"
+            yield task(name, (dataset, "all"), (100, query, 100), how, (10, 10, (1, 5, 10)), queries=queries)
 
 
 def tuning_tasks() -> Iterator[Task]:
     """Small tasks on wine, a data set that no scored task has: three classes, logistic and MLP by SGD, MLP by Adam."""
-    fits: tuple[tuple[str, str, Optimizer, float], ...] = (
-        ("logistic-sgd", "logistic", Sgd(0.1), 0.01),
-        ("mlp-sgd", "mlp-8", Sgd(0.1), 0.001),
-        ("mlp-adam", "mlp-8", Adam(0.01), 0.001),
-    )
-    for fit, model, optimizer, decay in fits:
-        yield Task(
-            name=f"tuning-wine-{fit}",
-            suite="tuning",
-            dataset="wine",
-            subset="all",
-            train=100,
-            query=20,
-            test=50,
-            model=model,
-            optimizer=optimizer,
-            weight_decay=decay,
-            batch=10,
-            epochs=10,
-            horizons=(10,),
-            queries="each",
-        )
+    for fit, how in SMALL.items():
+        yield task(f"tuning-wine-{fit}", ("wine", "all"), (100, 20, 50), how, (10, 10, (10,)), queries="each")
 
 
 def hara2019_tasks() -> Iterator[Task]:
     """Section 7.1 of Hara, Nitanda and Maehara (2019, arXiv:1906.08473), hyper-parameters from the released code."""
     sets = (("adult", "all", 0.1, 20), ("20news", "ibm-mac", 0.01, 10), ("mnist", "1-7", 0.1, 5))
     for dataset, subset, rate, epochs in sets:
-        fits: tuple[tuple[str, str, Optimizer, float | None, int, int], ...] = (
-            ("logistic", "logistic", Sgd(rate, schedule="inverse-sqrt"), None, 5, epochs),
-            ("mlp", "mlp-8-8", Sgd(0.1), 0.001, 20, 10),
+        fits: tuple[tuple[str, Fit, int, int], ...] = (
+            ("logistic", (LINEAR, Sgd(rate, schedule="inverse-sqrt"), None), 5, epochs),
+            ("mlp", (MLP, Sgd(0.1), 0.001), 20, 10),
         )
-        for fit, model, optimizer, decay, batch, length in fits:
-            yield Task(
-                name=f"hara2019-{dataset}-{fit}",
-                suite="hara2019",
-                dataset=dataset,
-                subset=subset,
-                train=200,
-                query=200,
-                test=200,
-                model=model,
-                optimizer=optimizer,
-                weight_decay=decay,
-                batch=batch,
-                epochs=length,
-                horizons=(1, (length + 1) // 2, length),
-            )
+        for fit, how, batch, last in fits:
+            length = batch, last, (1, (last + 1) // 2, last)
+            yield task(f"hara2019-{dataset}-{fit}", (dataset, subset), (200, 200, 200), how, length)
 
 
 def image_tasks() -> Iterator[Task]:
@@ -93,23 +65,8 @@ def image_tasks() -> Iterator[Task]:
         ("mnist", "mnist-cnn", Sgd(0.05)),
         ("cifar10", "cifar-cnn", Sgd(0.01, momentum=0.9)),
     ):
-        yield Task(
-            name=f"images-{dataset}-cnn",
-            suite="images",
-            dataset=dataset,
-            subset="all",
-            train=1000,
-            query=200,
-            test=1000,
-            model=model,
-            optimizer=optimizer,
-            weight_decay=0.0,
-            batch=20,
-            epochs=2,
-            horizons=(1, 2),
-            leave_out=100,
-            scaling="pixels",
-        )
+        name, data, fit = f"images-{dataset}-cnn", (dataset, "all"), (model, optimizer, 0.0)
+        yield task(name, data, (1000, 200, 1000), fit, (20, 2, (1, 2)), leave_out=100, scaling="pixels")
 
 
 def acc2025_tasks() -> Iterator[Task]:
@@ -119,60 +76,29 @@ def acc2025_tasks() -> Iterator[Task]:
     the labels flipped. Unlike there, noise is drawn once: the model is trained on the features that estimators see.
     """
     sets = (("adult", "all", "gaussian"), ("20news", "ibm-mac", "ones"), ("mnist", "1-7", "gaussian"))
-    fits: tuple[tuple[str, str, Optimizer, float | None], ...] = (
-        ("logistic", "logistic", Sgd(0.1), None),
-        ("mlp", "mlp-8-8", Sgd(0.1, schedule="inverse-sqrt"), 0.0),
-    )
+    fits: dict[str, Fit] = {"logistic": (LINEAR, Sgd(0.1), None), "mlp": (MLP, Sgd(0.1, schedule="inverse-sqrt"), 0.0)}
+    length = 100, 38, tuple(range(2, 39, 4))
     for dataset, subset, added in sets:
-        for fit, model, optimizer, decay in fits:
+        for fit, how in fits.items():
             for condition, noise, rate in (("clean", "none", 0.0), ("feature", added, 0.05), ("label", "labels", 0.1)):
-                yield Task(
-                    name=f"acc2025-{dataset}-{fit}-{condition}",
-                    suite="acc2025",
-                    dataset=dataset,
-                    subset=subset,
-                    train=400,
-                    query=400,
-                    test=400,
-                    model=model,
-                    optimizer=optimizer,
-                    weight_decay=decay,
-                    batch=100,
-                    epochs=38,
-                    horizons=tuple(range(2, 39, 4)),
-                    noise=noise,
-                    noise_rate=rate,
-                )
+                name, noisy = f"acc2025-{dataset}-{fit}-{condition}", {"noise": noise, "noise_rate": rate}
+                yield task(name, (dataset, subset), (400, 400, 400), how, length, **noisy)
 
 
 def adaptive_tasks() -> Iterator[Task]:
     """Momentum, Adam and AdamW, each at a low and a high rate and read off early and late: from easy to hard."""
     sets = (
         ("mnist", "all", "pixels", "mlp-16", "mlp"),
-        ("adult", "all", "features", "mlp-8-8", "mlp"),
+        ("adult", "all", "features", MLP, "mlp"),
         ("sst2", "words", "none", "mlp-8", "mlp"),
-        ("sst2", "words", "none", "logistic", "logistic"),
+        ("sst2", "words", "none", LINEAR, "logistic"),
     )
     for dataset, subset, scaling, model, fit in sets:
         for optimizer, speed in adaptive_optimizers(sparse=scaling == "none"):
+            how = model, optimizer, 0.0 if optimizer.name == "adamw" else 0.001
             for queries in ("mean", "each"):
-                yield Task(
-                    name=f"adaptive-{dataset}-{fit}-{optimizer.name}-{speed}-{queries}",
-                    suite="adaptive",
-                    dataset=dataset,
-                    subset=subset,
-                    train=400,
-                    query=50,
-                    test=200,
-                    model=model,
-                    optimizer=optimizer,
-                    weight_decay=0.0 if optimizer.name == "adamw" else 0.001,
-                    batch=50,
-                    epochs=10,
-                    horizons=(1, 3, 10),
-                    queries=queries,
-                    scaling=scaling,
-                )
+                name, more = f"adaptive-{dataset}-{fit}-{optimizer.name}-{speed}-{queries}", {"queries": queries}
+                yield task(name, (dataset, subset), (400, 50, 200), how, (50, 10, (1, 3, 10)), **more, scaling=scaling)
 
 
 def adaptive_optimizers(*, sparse: bool) -> Iterator[tuple[Optimizer, str]]:
@@ -185,44 +111,27 @@ def adaptive_optimizers(*, sparse: bool) -> Iterator[tuple[Optimizer, str]]:
 
 def smooth_tasks() -> Iterator[Task]:
     """The MLP tasks of hara2019 and acc2025 with softplus in place of ReLU: same data, initial parameters and batches."""
-    for task in (*hara2019_tasks(), *acc2025_tasks()):
-        if task.model == "mlp-8-8":
-            yield replace(task, name=f"smooth-{task.name}", suite="smooth", model="mlp-8-8-softplus")
+    for rough in (*hara2019_tasks(), *acc2025_tasks()):
+        if rough.model == MLP:
+            yield replace(rough, name=f"smooth-{rough.name}", suite="smooth", model=f"{MLP}-softplus")
 
 
 def subset_tasks() -> Iterator[Task]:
     """Linear datamodeling: 100 random halves, and 100 subsets without a tenth, from four initial parameters each."""
-    for dataset, subset in (("adult", "all"), ("mnist", "1-7")):
-        for fit, model, optimizer, decay in (
-            ("logistic", "logistic", Sgd(0.1), 0.01),
-            ("mlp", "mlp-8-8", Sgd(0.1), 0.001),
-        ):
+    fits: dict[str, Fit] = {"logistic": (LINEAR, Sgd(0.1), 0.01), "mlp": (MLP, Sgd(0.1), 0.001)}
+    for data in (("adult", "all"), ("mnist", "1-7")):
+        for fit, how in fits.items():
             for keep in (0.5, 0.9):
-                yield Task(
-                    name=f"subsets-{dataset}-{fit}-{round(100 * keep)}",
-                    suite="subsets",
-                    dataset=dataset,
-                    subset=subset,
-                    train=200,
-                    query=50,
-                    test=200,
-                    model=model,
-                    optimizer=optimizer,
-                    weight_decay=decay,
-                    batch=20,
-                    epochs=10,
-                    horizons=(1, 5, 10),
-                    queries="each",
-                    truth=Subsets(keep),
-                )
+                name, more = f"subsets-{data[0]}-{fit}-{round(100 * keep)}", {"queries": "each", "truth": Subsets(keep)}
+                yield task(name, data, (200, 50, 200), how, (20, 10, (1, 5, 10)), **more)
 
 
 def renormalised_tasks() -> Iterator[Task]:
     """The other counterfactual, a batch divided by what is left of it, on one task of each kind of model."""
     twins = {"hara2019-adult-logistic": hara2019_tasks, "hara2019-adult-mlp": hara2019_tasks, "images-mnist-cnn": image_tasks}
     for name, tasks in twins.items():
-        task = next(task for task in tasks() if task.name == name)
-        yield replace(task, name=f"renormalised-{name}", suite="renormalised", counterfactual="renormalised")
+        twin = next(task for task in tasks() if task.name == name)
+        yield replace(twin, name=f"renormalised-{name}", suite="renormalised", counterfactual="renormalised")
 
 
 def final_model_tasks() -> Iterator[Task]:
@@ -237,23 +146,16 @@ def final_model_tasks() -> Iterator[Task]:
         ("sst2", "words", "none", "mlp-32", 500, 0.5, 20),
         ("diabetes", "all", "features", "mlp-128-128", 300, 0.05, 40),
     )
+    lengths = (1, 2, 5, 10, 20)
     for dataset, subset, scaling, model, size, rate, epochs in sets:
         for further, optimizer in (("sgd", Sgd(rate / 10)), ("adam", Adam(1e-5))):
-            lengths = (1, 2, 5, 10, 20)
-            yield Task(
-                name=f"final-model-{dataset}-{further}",
+            yield task(
+                f"final-model-{dataset}-{further}",
+                (dataset, subset),
+                (size, 50, 50),
+                (model, Sgd(rate), 0.0),
+                (50, epochs, lengths),
                 suite="final-model",
-                dataset=dataset,
-                subset=subset,
-                train=size,
-                query=50,
-                test=50,
-                model=model,
-                optimizer=Sgd(rate),
-                weight_decay=0.0,
-                batch=50,
-                epochs=epochs,
-                horizons=lengths,
                 queries="each",
                 leave_out=40,
                 scaling=scaling,
@@ -266,26 +168,21 @@ def cleansing_tasks(*, full: bool = False) -> Iterator[Task]:
 
     `full`: the papers' 50,000 and 40,000 images, 20 epochs of batch 64, and 100 samples left out for the truth.
     """
+    length: Length = (64, 20, (20,)) if full else (20, 5, (5,))
+    uses = Uses(drop=(1, 3, 10, 30, 100, 300, 1000, 3000, 10_000), draws=2) if full else Uses(drop=(1, 3, 10, 30, 100))
     for dataset, model, small, size in (("mnist", "mnist-cnn", 300, 50_000), ("cifar10", "cifar-cnn", 200, 40_000)):
+        sizes = (size, 10_000, 10_000) if full else (small, 300, 1000)
         for rate in (0.0, 0.1):
-            uses = Uses(drop=(1, 3, 10, 30, 100, 300, 1000, 3000, 10_000), draws=2) if full else Uses(drop=(1, 3, 10, 30, 100))
-            yield Task(
-                name=f"cleansing-{dataset}-{round(100 * rate)}{'-full' * full}",
+            yield task(
+                f"cleansing-{dataset}-{round(100 * rate)}{'-full' * full}",
+                (dataset, "all"),
+                sizes,
+                (model, Sgd(0.05), 0.0),
+                length,
                 suite="cleansing-full" if full else "cleansing",
-                dataset=dataset,
-                subset="all",
-                train=size if full else small,
-                query=10_000 if full else 300,
-                test=10_000 if full else 1000,
-                model=model,
-                optimizer=Sgd(0.05),
-                weight_decay=0.0,
-                batch=64 if full else 20,
-                epochs=20 if full else 5,
-                horizons=(20 if full else 5,),
-                leave_out=100 if full else None,
                 scaling="pixels",
+                uses=uses,
                 noise="labels" if rate else "none",
                 noise_rate=rate,
-                uses=uses,
+                leave_out=100 if full else None,
             )
