@@ -312,7 +312,7 @@ BAD_FILES = {
     "taken by a registered estimator: rename it": HEAD + GOOD.replace('"twice"', '"sgd-ie"'),
     "imports benchmark.truths.truth": "from benchmark.truths.truth import ground_truth\n",
     "imports benchmark: of the harness": "import benchmark\n",
-    "imports benchmark: of": "import benchmark.core.problem\n",
+    "imports benchmark, benchmark.core.problem: of": "import benchmark.core.problem\n",
     "cannot be imported: SystemExit": "raise SystemExit(0)\n",
     "imports benchmark.scores.metrics": "import benchmark.scores.metrics as m\n",
     "imports benchmark.scores: of the harness": "def f():\n    from benchmark.scores import results\n",

@@ -53,7 +53,7 @@ def test_its_code_has_the_same_digests(checkout: Path) -> None:
     code += f"print(json.dumps([machine.harness(), {asked}]))"
     done = there(checkout, "-c", code)
 
-    assert b"\r\n" in (checkout / "benchmark" / "truth.py").read_bytes()
+    assert b"\r\n" in (checkout / "benchmark" / "truths" / "truth.py").read_bytes()
     assert json.loads(done.stdout) == [machine.harness(), {name: one.source for name, one in registry.registered().items()}]
 
 

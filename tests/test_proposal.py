@@ -190,7 +190,7 @@ def test_more_results_of_a_file_that_is_there_need_not_be_complete(repository: P
 
 # ---- what is no submission -------------------------------------------------------------------------------------------
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "the harness": (lambda root: write(root / "benchmark" / "metrics.py", "x"), "changes 'benchmark/scores/metrics.py'"),
+    "the harness": (lambda root: write(root / "benchmark" / "scores" / "metrics.py", "x"), "changes 'benchmark/scores/metrics.py'"),
     "a workflow": (lambda root: write(root / ".github" / "workflows" / "x.yml", "x"), "changes '.github/workflows/x.yml'"),
     "the board": (lambda root: write(root / "leaderboard.md", "x"), "changes 'leaderboard.md'"),
     "a deletion": (lambda root: (root / "estimators" / "old.py").unlink(), "deletes 'estimators/old.py'"),
