@@ -24,7 +24,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "truths: counterfactuals limits uses truth export",
     "sandbox: kernel transport warmup answers process client server",
     "running: evaluate run tracking",
-    "publishing: report cite manifest figures page audit own",
+    "publishing: report cite manifest drawing labels plots overviews figures page audit own",
     "studies: published speed tune reproduce costs doctor card",
     "submissions: scaffold submission proposal suspicions verdicts check verify",
     "commands: submitters main",

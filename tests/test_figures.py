@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from test_board import claimed
 
 from benchmark.base.errors import LoobenchError
-from benchmark.publishing import figures
+from benchmark.publishing import figures, labels, overviews
 from benchmark.scores import statistics
 from benchmark.scores.board import Board, board, curve, pairs
 from benchmark.tasks.suites import SUITES
@@ -145,9 +145,9 @@ def test_horizons_show_at_most_eight_rows_and_labels_apart() -> None:
 
 
 def test_heights_are_spread_by_the_gap_and_move_no_more_than_they_must() -> None:
-    assert figures.spread([0, 10], 3, 0, 20).tolist() == [0, 10]
-    assert figures.spread([5, 5], 2, 0, 20).tolist() == [4, 6]
-    assert figures.spread([20, 20], 2, 0, 20).tolist() == [18, 20]
+    assert labels.spread([0, 10], 3, 0, 20).tolist() == [0, 10]
+    assert labels.spread([5, 5], 2, 0, 20).tolist() == [4, 6]
+    assert labels.spread([20, 20], 2, 0, 20).tolist() == [18, 20]
 
 
 def test_pairs_show_all_kept_effects_and_the_identity_only_for_estimates_of_loss() -> None:
@@ -179,8 +179,8 @@ def test_the_heatmap_has_each_score_and_hatches_what_is_missing_by_its_reason() 
             assert int(shown[at]) == round(100 * row.score.mean)
     at = tasks.index(TASK.removeprefix("quick-")) - 0.5
     assert missing == {
-        (names.index("half") - 0.5, at, figures.ABSENT["failed"]),
-        (names.index("other") - 0.5, at, figures.ABSENT["unsupported"]),
+        (names.index("half") - 0.5, at, overviews.ABSENT["failed"]),
+        (names.index("other") - 0.5, at, overviews.ABSENT["unsupported"]),
     }
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"failed", "unsupported"}
 
@@ -196,7 +196,7 @@ def test_the_heatmap_shows_the_twenty_best_and_says_so() -> None:
 
 def test_ranks_and_bars_are_those_of_the_statistics_with_the_best_to_the_right() -> None:
     table, figure = known().suites[0].overall, one("ranks")
-    rows = figures.rankable(known(), table)
+    rows = overviews.rankable(known(), table)
     average, joined = statistics.ranks(rows), statistics.cliques(rows)
     shown = lines(figure)
 
@@ -210,8 +210,8 @@ def test_ranks_and_bars_are_those_of_the_statistics_with_the_best_to_the_right()
 
 
 def test_bars_that_meet_lie_on_different_levels() -> None:
-    assert figures.stacked([(1, 2), (1.5, 3), (2.5, 4), (3.5, 5)]) == [0, 1, 0, 1]
-    assert figures.stacked([(1, 2), (3, 4)]) == [0, 0]
+    assert overviews.stacked([(1, 2), (1.5, 3), (2.5, 4), (3.5, 5)]) == [0, 1, 0, 1]
+    assert overviews.stacked([(1, 2), (3, 4)]) == [0, 0]
 
 
 def test_an_estimator_that_is_the_truth_itself_is_only_in_the_figure_of_cost() -> None:
