@@ -23,7 +23,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "scores: metrics statistics placement results schema migrate board",
     "truths: counterfactuals limits uses truth export",
     "sandbox: kernel transport warmup answers process client server",
-    "running: evaluate run tracking",
+    "running: evaluate run tracking logged sender",
     "publishing: report cite manifest drawing labels plots overviews figures page audit own",
     "studies: published speed tune reproduce costs doctor card",
     "submissions: scaffold submission proposal suspicions verdicts check verify",

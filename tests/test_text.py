@@ -26,7 +26,7 @@ from benchmark.base.files import json_digest
 from benchmark.commands.main import main
 from benchmark.core.registry import estimator
 from benchmark.publishing import audit, cite, figures, manifest, page, report
-from benchmark.running import tracking
+from benchmark.running import logged, tracking
 from benchmark.scores import board, results
 from benchmark.scores.results import Limits, Result
 from benchmark.submissions import submission, verdicts
@@ -286,7 +286,7 @@ def test_names_in_wandb_are_no_longer_than_it_takes() -> None:
     content = results.encode(synthetic.result(TASKS[SUITES[0]], "sgd-ie", 1, 0.5))
     content["task"].update(name="n" * 900, suite="s" * 900, model="m" * 900)
     content["task_digest"] = record_digest(content["task"], content["protocol"])
-    said = tracking.about(results.check(content), tracking.Options())
+    said = logged.about(results.check(content), tracking.Options())
 
     assert max(len(said["name"]), len(said["group"])) <= 128
     assert max(map(len, said["tags"])) <= 64

@@ -24,7 +24,8 @@ from test_results import CELL, result
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import tensor_digest, write_tensors
 from benchmark.commands.main import main
-from benchmark.running import tracking
+from benchmark.running import sender, tracking
+from benchmark.running.logged import pairs, run_id
 from benchmark.running.run import estimate_path
 from benchmark.running.tracking import Options, tracker
 from benchmark.scores import results
@@ -122,7 +123,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, away: pytest.MonkeyPatch) -
     pytest.importorskip("wandb")
     folder, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
     keep(folder, cache)
-    options, run = Options("mine", tags=("new",)), tracking.run_id(made())
+    options, run = Options("mine", tags=("new",)), run_id(made())
     said: list[str] = []
     with away.context() as patch:
         patch.setattr(tracking, "LONG", 0.0)
@@ -156,7 +157,7 @@ def merged(found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 def test_a_run_is_named_grouped_and_tagged_by_its_result(logged: Logged) -> None:
     (run,) = of_kind(logged.first, "run")
 
-    assert (run["project"], run["run_id"], run["job_type"]) == ("mine", tracking.run_id(made()), "estimate")
+    assert (run["project"], run["run_id"], run["job_type"]) == ("mine", run_id(made()), "estimate")
     assert (run["display_name"], run["run_group"]) == (f"{TASK}/sgd-ie", "quick")
     assert run["tags"] == ["quick", "mlp-8", "sgd", "new"]
 
@@ -201,7 +202,7 @@ def test_the_summary_has_the_means_over_seeds_at_the_last_horizon_and_every_fail
 
 def test_the_table_has_true_beside_predicted_and_the_charts_read_it(logged: Logged) -> None:
     (last,) = [row["item"] for row in of_kind(logged.first, "history") if "curve_table.path" in row["item"]]
-    (folder,) = logged.cache.glob(f"wandb/offline-run-*-{tracking.run_id(made())}")
+    (folder,) = logged.cache.glob(f"wandb/offline-run-*-{run_id(made())}")
     table = json.loads((folder / "files" / last["predicted_against_true.path"]).read_text())
     charts = json.dumps(merged(logged.first, "config"))
 
@@ -276,20 +277,20 @@ def test_the_id_is_that_of_the_question_and_of_nothing_else() -> None:
         replace(usual, estimator=replace(usual.estimator, identity="other")),
     ]
 
-    assert tracking.run_id(fewer) == tracking.run_id(usual)
-    assert len({tracking.run_id(one) for one in (usual, *others)}) == 5
+    assert run_id(fewer) == run_id(usual)
+    assert len({run_id(one) for one in (usual, *others)}) == 5
 
 
 def test_a_point_is_shown_beside_the_true_one_of_its_task_and_seed_whatever_the_last_bits() -> None:
     known = results.no_limits(TASKS[TASK], "cpu").with_seed(0, Bounds("another", {}, {}, [1.0, 2.0, 3.0]))
     other = replace(known, task_digest="other")
 
-    assert tracking.pairs(made(), known) == [(0, 1.0, 0.5), (0, 2.0, -1.0), (0, 3.0, 0.25)]
-    assert tracking.pairs(made(), other) == tracking.pairs(made(), None) == []
+    assert pairs(made(), known) == [(0, 1.0, 0.5), (0, 2.0, -1.0), (0, 3.0, 0.25)]
+    assert pairs(made(), other) == pairs(made(), None) == []
 
 
 def test_a_result_that_grows_is_sent_at_once_then_in_its_latest_state_and_no_later_than_the_end() -> None:
-    inbox, now = tracking.Inbox(), {"ready": True}
+    inbox, now = sender.Inbox(), {"ready": True}
     word = {"kind": "result", "task": "t", "estimator": "e"}
     lines = [json.dumps({**word, "seed": seed}) for seed in range(3)]
 
@@ -350,7 +351,7 @@ def test_a_dead_network_gives_one_warning_and_an_offline_run_in_bounded_time(
     assert "results are on disk as ever" in warning
     assert sending(tmp_path / "cache") in warning
     assert out == ""
-    assert list((tmp_path / "cache" / "wandb").glob(f"offline-run-*-{tracking.run_id(made())}/*.wandb"))
+    assert list((tmp_path / "cache" / "wandb").glob(f"offline-run-*-{run_id(made())}/*.wandb"))
 
 
 def test_no_login_gives_one_warning_and_offline_runs_and_never_a_question(logged: Logged) -> None:
@@ -394,7 +395,7 @@ def test_a_wandb_that_cannot_be_imported_is_said_to_be_there_and_why(
         importlib.import_module("wandb").init()
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
 
-    assert tracking.lacking(found.value).startswith(f"it cannot be imported: {BROKEN[code]}")
+    assert sender.lacking(found.value).startswith(f"it cannot be imported: {BROKEN[code]}")
 
 
 def test_what_is_wrong_with_an_installed_wandb_is_the_one_warning(

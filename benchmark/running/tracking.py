@@ -1,35 +1,28 @@
-"""Runs in Weights & Biases, all in one child process that a benchmark neither waits for nor fails by.
+"""Runs in Weights & Biases, all in one child process that a benchmark neither waits for nor fails by: the benchmark's side.
 
-The parent writes lines of JSON, in which only names, paths and progress cross, and the child reads the result files itself.
+The parent writes lines of JSON, in which only names, paths and progress cross, and the child (sender.py) reads the result files
+itself.
 """
 
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Full, Queue
-from statistics import fmean
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from benchmark.base.errors import LoobenchError, unknown
-from benchmark.base.files import json_digest, read
 from benchmark.base.places import ROOT
-from benchmark.base.records import encode
-from benchmark.running.run import estimate_path
-from benchmark.scores import results
-from benchmark.scores.results import Cell, Limits, Result
-from benchmark.tasks.questions import asked_of
 from benchmark.truths.truth import Bar, MakeBar
 
 MODES = {  # as W&B calls them, and what each is here; `shared` is for processes that write one run together, which ours do not
@@ -44,9 +37,7 @@ NAME, TAG = 128, 64  # most characters
 ROOM = 1000  # lines that wait for the pipe; progress beyond them is dropped, results come later
 LONG, EVERY = 10.0, 5.0  # seconds after which a truth is long, and between two reports of it
 QUIET, PATIENCE, HURRY = 5.0, 60.0, 5.0  # seconds: waited at the end in silence, at all, and after an error or Ctrl-C
-AGAIN = 60.0  # seconds between two sendings of a result that grows seed by seed
 LINGER = 600.0  # most seconds that the child goes on after its last order
-COSTS = ("seconds", "relative_cost", "gradients", "hessian_products", "memory")  # fields of a cell
 SAFE = "the benchmark's results are on disk as ever"
 REPEAT = "the same command with --wandb sends what exists without computing it anew"
 PRIVATE = {  # nothing of the machine, its user or their code, and no word on the terminal
@@ -64,7 +55,6 @@ PRIVATE = {  # nothing of the machine, its user or their code, and no word on th
     "X_SAVE_REQUIREMENTS": "false",
 }
 BOUNDED = {"INIT_TIMEOUT": "20", "FINISH_TIMEOUT": "300", "FINISH_TIMEOUT_RAISES": "true"}  # seconds; the user's own go first
-
 Message = dict[str, Any]
 Tell = Callable[[Message], None]
 
@@ -314,7 +304,7 @@ def _say(text: str) -> None:
 def _start(cache: Path, mode: str) -> subprocess.Popen[str]:
     """The child, deaf to Ctrl-C in the terminal; it ends by itself once its input does."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "benchmark.running.tracking"],
+        [sys.executable, "-P", "-m", "benchmark.running.sender"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -333,368 +323,3 @@ def environment(mine: Mapping[str, str], cache: Path, mode: str) -> dict[str, st
     path = os.pathsep.join(filter(None, (package, mine.get("PYTHONPATH"))))
     own = {name: value for name, value in mine.items() if name != "WANDB_DISABLED"}  # the mode has it
     return {**usual, **own, **forced, "WANDB_MODE": mode, "PYTHONPATH": path}
-
-
-# ---- what a run holds --------------------------------------------------------------------------------------------
-def run_id(result: Result) -> str:
-    """The id of a result's run: the same for the same task, protocol, device and estimator with its source and settings."""
-    estimator = result.estimator
-    return json_digest([result.task_digest, result.device, estimator.name, estimator.identity])[:32]
-
-
-def about(result: Result, options: Options) -> dict[str, Any]:
-    """What a result's run is called and found by, as wandb.init takes it."""
-    task = result.task
-    tags = (task["suite"], str(task.get("model", "")), str(task.get("optimizer", {}).get("kind", "")), *options.tags)
-    return {
-        "id": run_id(result),
-        "name": f"{result.name}/{result.estimator.name}"[:NAME],
-        "group": (options.group or task["suite"])[:NAME],
-        "tags": [tag[:TAG] for tag in dict.fromkeys(tags) if tag],
-        "job_type": "estimate",
-    }
-
-
-def config(result: Result) -> dict[str, Any]:
-    """What was run: task record, estimator with settings, source and identity, digests of each seed, environment."""
-    named = ("problem", "trajectory", "truth", "estimate")
-    return {
-        "task": result.task,
-        "task_digest": result.task_digest,
-        "estimator": encode(result.estimator),
-        "device": result.device,
-        "protocol": result.protocol,
-        "digests": {seed: {name: getattr(cell, name) for name in named} for seed, cell in result.cells.items()},
-        "provenance": result.provenance,
-    }
-
-
-def history(result: Result) -> Iterator[tuple[int, dict[str, float]]]:
-    """Step and fields of each seed and horizon, step = seed * H + number of the horizon; a seed's cost is in its last row."""
-    horizons = result.task["horizons"]
-    for seed, cell in result.cells.items():
-        for number, horizon in enumerate(horizons):
-            scores = {name: value for name, values in cell.scores.items() if (value := values[number]) is not None}
-            paid = costs(cell) if number == len(horizons) - 1 else {}
-            yield int(seed) * len(horizons) + number, {"seed": int(seed), "horizon": horizon, **scores, **paid}
-
-
-def costs(cell: Cell) -> dict[str, float]:
-    """What a cell cost, by `cost/<field>`; nothing where the estimator gave no answer."""
-    found = {f"cost/{name}": getattr(cell, name) for name in COSTS} if cell.status == "ok" else {}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def summary(result: Result) -> dict[str, Any]:
-    """`final/<metric>` and `cost/<field>`, means over the seeds that have them, and of each seed status and failure."""
-    cells = result.cells
-    last = [{**{f"final/{name}": values[-1] for name, values in cell.scores.items()}, **costs(cell)} for cell in cells.values()]
-    names = dict.fromkeys(name for row in last for name in row)
-    known = {name: [value for row in last if (value := row.get(name)) is not None] for name in names}
-    return {
-        **{name: fmean(values) for name, values in known.items() if values},
-        "seeds": len(cells),
-        "status": {seed: cell.status for seed, cell in cells.items()},
-        "failures": {seed: f"{cell.status}: {cell.message}" for seed, cell in cells.items() if cell.failed},
-    }
-
-
-def pairs(result: Result, known: Limits | None) -> list[tuple[int, float, float]]:
-    """Rows (seed, true, predicted) of the effects kept to be looked at, over the standard deviation of the true ones."""
-    bounds = known.seeds if known and known.task_digest == result.task_digest else {}
-    both = [
-        (int(seed), zip(bounds[seed].points, cell.points, strict=False))
-        for seed, cell in result.cells.items()
-        if seed in bounds
-    ]
-    return [(seed, true, told) for seed, points in both for true, told in points if None not in (true, told)]
-
-
-def curve(result: Result) -> tuple[str, list[tuple[int, float, str]]]:
-    """The metric that ranks, and rows (horizon, score, seed) of it; none where there is one horizon."""
-    metric, horizons = asked_of(result.task).primary, result.task["horizons"]
-    curves = {seed: cell.scores.get(metric, ()) for seed, cell in result.cells.items()} if len(horizons) > 1 else {}
-    points = [(at, value, seed) for seed, values in curves.items() for at, value in zip(horizons, values, strict=False)]
-    return metric, [(at, value, seed) for at, value, seed in points if value is not None]
-
-
-# ---- the child ---------------------------------------------------------------------------------------------------
-class Inbox:
-    """What still has to be sent, the latest word on each thing only."""
-
-    def __init__(self) -> None:
-        self.waiting: dict[str, Message] = {}
-        self.open = True
-        self._changed = threading.Condition()
-
-    def fill(self, lines: Iterable[str]) -> None:
-        """Take in lines until there are no more."""
-        for line in lines:
-            message = json.loads(line)
-            with self._changed:
-                self.waiting[name_of(message)] = message
-                self._changed.notify()
-        with self._changed:
-            self.open = False
-            self._changed.notify()
-
-    def next(self, ready: Callable[[str], bool], patience: float = 1.0) -> Message | None:
-        """The first thing that is ready, or any once there are no more lines; None where none came in so many seconds."""
-        with self._changed:
-            if not self._ready(ready) and self.open:
-                self._changed.wait(patience)
-            found = self._ready(ready)
-            return self.waiting.pop(found[0]) if found else None
-
-    def _ready(self, ready: Callable[[str], bool]) -> list[str]:
-        return [name for name in self.waiting if not self.open or ready(name)]
-
-
-def name_of(message: Message) -> str:
-    """The thing that a message is about."""
-    return json.dumps([message["kind"], message.get("task"), message.get("estimator"), message.get("text")])
-
-
-@dataclass
-class Sender:
-    """The child's end: everything that speaks to W&B."""
-
-    options: Options
-    folder: Path
-    cache: Path
-    tell: Tell
-    wandb: Any
-    mode: str = ""
-    sent: dict[str, float] = field(default_factory=dict)  # when, by name of the thing
-    digests: dict[str, str] = field(default_factory=dict)  # of the results that were sent
-    truths: dict[str, Any] = field(default_factory=dict)  # runs in progress, by text
-    kept: set[str] = field(default_factory=set)  # ids of runs that are on disk only
-    gone: set[str] = field(default_factory=set)  # ids of runs that arrived
-
-    def __post_init__(self) -> None:
-        self.mode = self.mode or self.options.mode
-
-    def ready(self, name: str) -> bool:
-        """Whether a thing may be sent again already."""
-        return name not in self.digests or time.monotonic() - self.sent[name] >= AGAIN
-
-    def send(self, message: Message) -> None:
-        """Send one thing; what goes wrong is told, and stops nothing else."""
-        try:
-            self._result(message) if message["kind"] == "result" else self._progress(message)
-        except Exception as error:  # W&B may raise anything, and none of it is worth a benchmark
-            self._failed(error)
-
-    def finish(self) -> str:
-        """End the runs of truths that were left open; returns a sentence on where all went."""
-        for run in self.truths.values():
-            with suppress(Exception):
-                run.finish(exit_code=1)
-        parts = [f"{len(self.gone)} runs sent to project {self.options.project}"] if self.gone else []
-        parts += [f"{len(self.kept)} runs kept in {self.home}; send them by `{self.sync}`"] if self.kept else []
-        return ", ".join(parts)
-
-    @property
-    def home(self) -> Path:
-        """Where W&B keeps its runs."""
-        return self.cache / "wandb"
-
-    @property
-    def sync(self) -> str:
-        """The command that sends runs kept offline."""
-        return f"wandb sync {self.home}/offline-run-*"
-
-    def _result(self, message: Message) -> None:
-        name, at = name_of(message), self.folder / message["task"] / results.file_name(message["estimator"])
-        result = results.load(at)
-        files = {"result.json": at, "limits.json": self.folder / f"{result.name}.json"}
-        state = json_digest([stated(file) for file in files.values()])
-        if self.digests.get(name) == state:
-            return
-        run = self._open(**about(result, self.options))
-        run.config.update(config(result), allow_val_change=True)
-        self._log(run, result, results.load_limits(files["limits.json"]) if files["limits.json"].exists() else None)
-        run.log_artifact(self._artifact(result, files))
-        self._close(run)
-        self.digests[name], self.sent[name] = state, time.monotonic()
-
-    def _log(self, run: Any, result: Result, known: Limits | None) -> None:
-        rows = list(history(result))
-        for name in dict.fromkeys(name for _, row in rows for name in row):
-            run.define_metric(name, summary="none")  # that of the last seed would pass for the mean
-        for step, row in rows[:-1]:
-            run.log(row, step=step)
-        for step, row in rows[-1:]:
-            run.log({**row, **self._charts(result, known)}, step=step)
-        run.summary.update(summary(result))
-
-    def _charts(self, result: Result, known: Limits | None) -> dict[str, Any]:
-        plot, shown = self.wandb.plot, {}
-        if rows := pairs(result, known):
-            shown["predicted_against_true"] = table = self._table(("seed", "true", "predicted"), rows)
-            shown["scatter"] = plot.scatter(table, "true", "predicted", title=f"{result.estimator.name}: predicted, true")
-        metric, points = curve(result)
-        if points:
-            table = self._table(("horizon", metric, "seed"), points)
-            shown["curve"] = plot.line(table, "horizon", metric, stroke="seed", title=f"{metric} by horizon")
-        return shown
-
-    def _table(self, columns: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> Any:
-        return self.wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-
-    def _artifact(self, result: Result, files: Mapping[str, Path]) -> Any:
-        """The result, the limits, and the raw estimates of this cache, with the digests they state of themselves."""
-        raw = {seed: estimate_path(cell.estimate, self.cache) for seed, cell in result.cells.items() if cell.estimate}
-        there = {seed: at for seed, at in raw.items() if at.exists()}
-        found = {name: at for name, at in files.items() if at.exists()}
-        estimates = {seed: result.cells[seed].estimate for seed in there}
-        digests = {name: stated(at) for name, at in found.items()}
-        artifact = self.wandb.Artifact(f"result-{run_id(result)}", "result", metadata={**digests, "estimates": estimates})
-        for name, at in found.items():
-            artifact.add_file(str(at), name=name)  # a copy: the file may change before it is sent
-        for seed, at in there.items():
-            artifact.add_file(str(at), name=f"estimates/{seed}.safetensors", policy="immutable")
-        return artifact
-
-    def _progress(self, message: Message) -> None:
-        text = message["text"]
-        if text not in self.truths:
-            group = self.options.group or "truths"
-            self.truths[text] = self._open(
-                id=json_digest([text, group])[:32], name=text, group=group, tags=list(self.options.tags), job_type="truth"
-            )
-        run, fields = self.truths[text], message["fields"]
-        run.log({name: value for name, value in fields.items() if value is not None})
-        if message["closed"]:
-            del self.truths[text]
-            self._close(run, exit_code=int(fields["done"] < fields["total"]))
-
-    def _open(self, **what: Any) -> Any:
-        """A run, offline where it cannot be had online."""
-        try:
-            return self._init(**what)
-        except Exception as error:
-            if self.mode == "offline":
-                raise
-            self._fall_back(error)
-            return self._init(**what)
-
-    def _init(self, **what: Any) -> Any:
-        self.cache.mkdir(parents=True, exist_ok=True)
-        return self.wandb.init(
-            project=self.options.project,
-            entity=self.options.entity,
-            mode=self.mode,
-            resume="allow",
-            reinit="create_new",  # the run of a truth stays open beside those of results
-            save_code=False,
-            dir=str(self.cache),
-            **what,
-        )
-
-    def _close(self, run: Any, exit_code: int = 0) -> None:
-        here = Path(run.settings.sync_dir)
-        offline = here.name.startswith("offline-")
-        run.finish(exit_code=exit_code)
-        (self.kept if offline else self.gone).add(run.id)
-        if offline and run.job_type == "estimate":
-            forget(here, run.id)
-
-    def _fall_back(self, error: Exception) -> None:
-        """Be offline from here on; what W&B remembers of runs it could not begin would be in the way."""
-        self.tell({"warning": f"{said(error)}: its runs are kept in {self.home}", "advice": f"send them by `{self.sync}`"})
-        self.mode = "offline"
-        self.truths.clear()
-        with suppress(Exception):
-            self.wandb.teardown(exit_code=1)
-
-    def _failed(self, error: Exception) -> None:
-        self.tell({"warning": said(error), "advice": REPEAT})
-        if isinstance(error, TimeoutError):
-            self.mode = "offline"
-
-
-def forget(here: Path, run: str) -> None:
-    """Remove older offline folders of a run: the one `here` has all they had, and would lose to them where sent first."""
-    for old in here.parent.glob(f"offline-run-*-{run}"):
-        if old.name != here.name:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def stated(at: Path) -> str | None:
-    """The digest that a file of ours states of itself; None where there is no file."""
-    return str(json.loads(read(at))["digest"]) if at.exists() else None
-
-
-def said(error: Exception) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-
-
-def lacking(error: Exception) -> str:
-    """Why there is no wandb: it is not installed, or it is there and its import ends in an error."""
-    absent = isinstance(error, ModuleNotFoundError) and error.name == "wandb"
-    why = f"it cannot be imported: {type(error).__name__}: {said(error)}"
-    return "it is not installed (`pip install wandb`)" if absent else why
-
-
-def main() -> int:
-    """The child: read orders from the standard input until it ends, and tell of trouble on the standard output."""
-    orders, words = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    _be_mute()
-    tell = _teller(words)
-    first = json.loads(orders.readline() or "null")
-    if not first:
-        return 1
-    inbox = Inbox()
-    threading.Thread(target=_fill, args=(inbox, orders), daemon=True).start()
-    try:
-        import wandb
-
-        wandb.init  # noqa: B018 - a folder named wandb passes for the package
-    except Exception as error:
-        tell({"warning": lacking(error), "advice": f"once it can be imported, {REPEAT}"})
-        tell({"complete": True, "note": ""})
-        return 0
-    options = Options(**{**first["options"], "tags": tuple(first["options"]["tags"])})
-    sender = Sender(options, Path(first["folder"]), Path(first["cache"]), tell, wandb)
-    serve(inbox, sender)
-    tell({"complete": True, "note": sender.finish()})
-    return 0
-
-
-def serve(inbox: Inbox, sender: Sender) -> None:
-    """Send what is ordered as it becomes ready, until nothing is left and there are no more orders."""
-    while inbox.open or inbox.waiting:
-        if message := inbox.next(sender.ready):
-            sender.send(message)
-
-
-def _fill(inbox: Inbox, orders: Iterable[str]) -> None:
-    """Take in orders to their end, and see to it that this process does not outlive that by more than LINGER."""
-    inbox.fill(orders)
-    last = threading.Timer(LINGER, os._exit, (1,))
-    last.daemon = True
-    last.start()
-
-
-def _be_mute() -> None:
-    """Nothing that W&B reads or prints may meet our lines; and it works only when nobody else needs the core."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(nothing, number)
-    with suppress(OSError):
-        os.nice(10)
-
-
-def _teller(words: IO[str]) -> Tell:
-    def tell(message: Message) -> None:
-        with suppress(OSError):  # nobody listens any more
-            words.write(json.dumps(message) + "\n")
-            words.flush()
-
-    return tell
-
-
-if __name__ == "__main__":
-    sys.exit(main())
