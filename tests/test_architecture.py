@@ -20,7 +20,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "retraining: updaters dense convolution engine chunks train readout shifts",
     "estimating",
     "tasks: data features hub noise questions definition protocols suites",
-    "scores: metrics statistics placement results schema migrate board",
+    "scores: metrics statistics placement results schema migrate numbers columns rows cells board",
     "truths: counterfactuals limits uses truth export",
     "sandbox: kernel transport warmup answers process client server",
     "running: evaluate run tracking logged sender",

@@ -13,9 +13,10 @@ from test_results import CELL, result
 
 from benchmark import PROTOCOL
 from benchmark.base.errors import DamagedFile, LoobenchError
-from benchmark.scores import board, results, statistics
-from benchmark.scores.board import Board, Row, Suite, Table
+from benchmark.scores import board, cells, results, statistics
+from benchmark.scores.columns import COLUMNS, Scored
 from benchmark.scores.results import Bounds, Claim, Limits, Result, Verification
+from benchmark.scores.rows import Board, Rival, Row, Suite, Table, own
 from benchmark.tasks.definition import record_digest
 from benchmark.tasks.protocols import smooth_tasks
 from benchmark.tasks.questions import QUESTIONS
@@ -161,7 +162,7 @@ def test_rows_are_compared_task_by_task_whatever_the_order_of_their_results() ->
     compared = rows([*better, *worse[::-1]])["loss"].compared
 
     assert compared
-    assert compared.difference == statistics.difference(board.rankings(better), board.rankings(worse), TAU)
+    assert compared.difference == statistics.difference(cells.rankings(better), cells.rankings(worse), TAU)
     assert compared.group == 2
 
 
@@ -290,7 +291,7 @@ def test_a_row_that_lacks_tasks_stands_beside_the_best_that_has_all_on_its_tasks
     made += [scored("partial", 0.55, 0.65), failed("none", "crashed"), failed("none", "crashed", TWO[1])]
     found = rows(made)
 
-    assert (found["partial"].rival, found["partial"].score.mean) == (board.Rival("steady", 0.6), pytest.approx(0.6))
+    assert (found["partial"].rival, found["partial"].score.mean) == (Rival("steady", 0.6), pytest.approx(0.6))
     assert [name for name, row in found.items() if row.partial] == ["partial", "none"]
     assert [row.rival for name, row in found.items() if name != "partial"] == [None] * 5
     assert found["best"].compared
@@ -617,9 +618,9 @@ def test_an_unknown_row_is_an_error_that_names_the_place_and_the_rows_there(name
 
 # ---- kinds of truth --------------------------------------------------------------------------------------------------
 def test_the_first_column_is_the_metric_that_ranks_the_question() -> None:
-    one = board.Scored({asked.primary: [0.25, 0.75] for asked in QUESTIONS.values()}, {}, {})
-    others = board.Scored({use: [9.0] for use in USES}, {}, {"cost": 9.0, "grad": 9.0, "hvp": 9.0, "MB": 9.0})
-    firsts = {kind: columns[0] for kind, columns in board.COLUMNS.items()}
+    one = Scored({asked.primary: [0.25, 0.75] for asked in QUESTIONS.values()}, {}, {})
+    others = Scored({use: [9.0] for use in USES}, {}, {"cost": 9.0, "grad": 9.0, "hvp": 9.0, "MB": 9.0})
+    firsts = {kind: columns[0] for kind, columns in COLUMNS.items()}
 
     assert {*firsts} == {*QUESTIONS, "uses"}
     assert {kind: (first.title, first.of(one)) for kind, first in firsts.items()} == {
@@ -672,7 +673,7 @@ def test_uses_show_their_scores_beside_tau() -> None:
     }
     means = found.overall.rows[0].means
 
-    assert found.kind == board.USED
+    assert found.kind == "uses"
     assert means["tau"] == 0.5
     assert {title: means[title] for title in names} == {title: scores[name][0] for title, name in names.items()}
     assert {*names} < {column.title for column in found.overall.columns}
@@ -716,11 +717,11 @@ def test_limits_belong_to_a_definition_of_a_task_and_a_seed_and_not_to_last_bits
 
 def test_a_result_of_ones_own_is_held_against_the_published_limits_else_against_ones_own() -> None:
     there, here = (limits(TWO[0], *({"ceiling": [top]} for top in tops)) for tops in ((0.8,), (0.5, 0.5)))
-    [made], own_limits = board.own([scored("sgd-ie", 0.4, 0.4)], here)
+    [made], own_limits = own([scored("sgd-ie", 0.4, 0.4)], here)
 
-    assert board.bound(made, "0", {**there, **own_limits}) is there[TWO[0]].seeds["0"]
-    assert board.bound(made, "1", {**there, **own_limits}) is here[TWO[0]].seeds["1"]
-    assert board.bound(scored("sgd-ie", 0.4, 0.4), "1", {**there, **own_limits}) is None
+    assert cells.bound(made, "0", {**there, **own_limits}) is there[TWO[0]].seeds["0"]
+    assert cells.bound(made, "1", {**there, **own_limits}) is here[TWO[0]].seeds["1"]
+    assert cells.bound(scored("sgd-ie", 0.4, 0.4), "1", {**there, **own_limits}) is None
 
 
 @pytest.mark.parametrize("suite", ["cleansing", "renormalised", "subsets", "final-model"])
@@ -805,20 +806,20 @@ def test_the_name_of_a_twin_is_that_of_a_task_with_kinks_behind_a_word() -> None
 def test_a_curve_is_the_score_that_ranks_at_each_horizon_where_all_seeds_have_it() -> None:
     made = answers("sgd-ie", TWO[0], {"kendall": [0.1, 0.2, 0.3]}, {"kendall": [0.3, None, 0.5]})
 
-    assert board.curve(made) == [(1, pytest.approx(0.2)), (10, pytest.approx(0.4))]
+    assert cells.curve(made) == [(1, pytest.approx(0.2)), (10, pytest.approx(0.4))]
 
 
 def test_the_curve_of_subsets_is_that_of_the_linear_datamodeling_score() -> None:
     made = answers("sgd-ie", SUBSETS, {"spearman": [0.1, 0.2, 0.3], "kendall": [0.9, 0.9, 0.9]})
 
-    assert board.curve(made) == [(1, 0.1), (5, 0.2), (10, 0.3)]
+    assert cells.curve(made) == [(1, 0.1), (5, 0.2), (10, 0.3)]
 
 
 def test_what_is_not_scored_in_all_its_seeds_has_no_curve() -> None:
     half = changed(scored("sgd-ie", 0.5, 0.5), 1, status="crashed", scores={})
 
-    assert board.curve(half) == board.curve(failed("sgd-ie", "crashed")) == board.curve(answers("sgd-ie", TWO[0])) == []
-    assert board.curve(answers("sgd-ie", TWO[0], {"spearman": CURVE})) == []
+    assert cells.curve(half) == cells.curve(failed("sgd-ie", "crashed")) == cells.curve(answers("sgd-ie", TWO[0])) == []
+    assert cells.curve(answers("sgd-ie", TWO[0], {"spearman": CURVE})) == []
 
 
 def test_pairs_are_true_and_predicted_effects_of_the_seeds_that_have_both() -> None:
@@ -830,9 +831,9 @@ def test_pairs_are_true_and_predicted_effects_of_the_seeds_that_have_both() -> N
         known[TWO[0]].seeds[seed] = replace(found, points=[-1.0, 2.0])
     del known[TWO[0]].seeds["1"]
 
-    assert [*board.pairs(made, known)] == [(0, -1.0, 0.25), (0, 2.0, 0.5), (2, -1.0, 2.25), (2, 2.0, 2.5)]
-    assert [*board.pairs(made, {})] == []
-    assert [*board.pairs(made, limits(TWO[0], {}))] == []  # without points of the truth
+    assert [*cells.pairs(made, known)] == [(0, -1.0, 0.25), (0, 2.0, 0.5), (2, -1.0, 2.25), (2, 2.0, 2.5)]
+    assert [*cells.pairs(made, {})] == []
+    assert [*cells.pairs(made, limits(TWO[0], {}))] == []  # without points of the truth
 
 
 def test_an_estimator_that_was_run_on_less_than_a_quarter_of_the_tasks_has_no_row() -> None:

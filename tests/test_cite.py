@@ -11,8 +11,9 @@ import synthetic
 
 from benchmark.base.errors import LoobenchError
 from benchmark.publishing import cite
-from benchmark.scores.board import Board, Row, Table, board
+from benchmark.scores.board import board
 from benchmark.scores.results import Claim, Result
+from benchmark.scores.rows import Board, Row, Table
 from benchmark.tasks.suites import SUITES
 
 TASKS = {task.name: task for task in SUITES["quick"].tasks[:2]}

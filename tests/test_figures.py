@@ -19,7 +19,9 @@ from test_board import claimed
 from benchmark.base.errors import LoobenchError
 from benchmark.publishing import figures, labels, overviews
 from benchmark.scores import statistics
-from benchmark.scores.board import Board, board, curve, pairs
+from benchmark.scores.board import board
+from benchmark.scores.cells import curve, pairs
+from benchmark.scores.rows import Board
 from benchmark.tasks.suites import SUITES
 
 QUICK = {task.name: task for task in SUITES["quick"].tasks}

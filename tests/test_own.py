@@ -21,8 +21,9 @@ from benchmark.commands.main import main
 from benchmark.core import registry
 from benchmark.publishing import manifest, page
 from benchmark.scores import board, results
-from benchmark.scores.board import Board, Row, Table
 from benchmark.scores.results import Limits, Result
+from benchmark.scores.rows import Board, Row, Table
+from benchmark.scores.rows import own as as_own
 from benchmark.tasks import suites
 from benchmark.tasks.definition import record_digest
 from benchmark.tasks.suites import CORE, TASKS
@@ -107,7 +108,7 @@ def tables(made: Board) -> dict[str, Table]:
 
 @pytest.mark.parametrize("what", OWN)
 def test_rows_of_ones_own_move_nothing_of_the_published_ones(what: str, published: Board) -> None:
-    own, known = board.own([elsewhere(one) for one in OWN[what]], {one.name: limits_elsewhere(one.name) for one in OWN[what]})
+    own, known = as_own([elsewhere(one) for one in OWN[what]], {one.name: limits_elsewhere(one.name) for one in OWN[what]})
     there = [result for suite in published.suites for result in suite.overall.results]
     both = board.board([*own, *there], {**published.limits, **known})
 
@@ -123,7 +124,7 @@ def test_rows_of_ones_own_move_nothing_of_the_published_ones(what: str, publishe
 def test_a_figure_that_no_published_row_has_adds_no_column_and_one_task_of_many_is_a_row() -> None:
     tasks = [task.name for task in suites.suite("quick").tasks]
     there = [scored("loss", 0.1, 0.2, task=task) for task in tasks]
-    own, _ = board.own([mine("sgd-ie", 0.5)], {})
+    own, _ = as_own([mine("sgd-ie", 0.5)], {})
     before, after = (board.board(made, {}).suites[0].overall for made in (there, [*there, *own]))
     alone = board.board(own, {}).suites[0].overall
 
@@ -684,8 +685,8 @@ def test_rows_say_who_sent_and_who_verified_them() -> None:
         "Grace": board.board([sent], {}).suites[0].overall.rows[0],
         "Grace, verified by Ada": board.board([replace(sent, verified=checked)], {}).suites[0].overall.rows[0],
         "maintainers": board.board([of(one, "Ada")], {}).suites[0].overall.rows[0],
-        "Ada": board.board(board.own([of(one, "Ada")], {})[0], {}).suites[0].overall.rows[0],
-        "unknown": board.board(board.own([one], {})[0], {}).suites[0].overall.rows[0],
+        "Ada": board.board(as_own([of(one, "Ada")], {})[0], {}).suites[0].overall.rows[0],
+        "unknown": board.board(as_own([one], {})[0], {}).suites[0].overall.rows[0],
     }
 
     assert {said: row.by for said, row in rows.items()} == {said: said for said in rows}

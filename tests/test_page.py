@@ -18,7 +18,7 @@ from test_board import claimed, verified
 
 from benchmark.publishing import page, report
 from benchmark.scores import board
-from benchmark.scores.board import Board, Row, Suite, Table
+from benchmark.scores.rows import Board, Row, Suite, Table
 from benchmark.tasks.suites import CORE, TASKS
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")

@@ -15,8 +15,9 @@ from benchmark.base.text import markdown
 from benchmark.commands.main import main
 from benchmark.publishing import page as shown_page
 from benchmark.publishing import report
-from benchmark.scores import board, results
+from benchmark.scores import board, numbers, results
 from benchmark.scores.results import Limits, Result
+from benchmark.scores.rows import Board
 from benchmark.tasks.suites import CORE, SUITES, TASKS
 
 
@@ -181,7 +182,7 @@ def test_a_table_for_a_terminal_shows_rows_that_lack_tasks_below_with_the_best_t
 
     assert [line.split()[1] for line in upper.splitlines()[2:]] == ["grad-dot"]
     assert [line.split()[0] for line in lower.splitlines()[2:]] == ["sgd-ie"]
-    assert lower.splitlines()[2].split()[2:5] == [board.figure(best), "grad-dot", "1/2"]
+    assert lower.splitlines()[2].split()[2:5] == [numbers.figure(best), "grad-dot", "1/2"]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -189,13 +190,13 @@ FIGURE = re.compile(r"[-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|inf)")
 
 
 @pytest.fixture(scope="module")
-def published() -> board.Board:
+def published() -> Board:
     """The board of all that is published."""
     folder = Path(__file__).resolve().parents[1] / "results"
     return board.board(results.load_all(folder), results.all_limits(folder), [CORE])
 
 
-def test_no_figure_of_any_published_table_has_more_than_six_characters(published: board.Board) -> None:
+def test_no_figure_of_any_published_table_has_more_than_six_characters(published: Board) -> None:
     text = report.leaderboard(published, {})
     tables = re.findall(r"^\|.*\n(?:^\|.*\n?)+", text, flags=re.M)
     cells = [line.strip("|\n").split("|")[1:] for table in tables for line in table.splitlines()[2:]]
@@ -255,7 +256,7 @@ def plain(cell: str) -> str:
     ],
 )
 def test_a_figure_has_its_decimals_or_fewer_or_a_power_of_ten(value: float, digits: int | None, shown: str) -> None:
-    assert board.figure(value, digits) == shown
+    assert numbers.figure(value, digits) == shown
     assert len(shown) <= 6
 
 

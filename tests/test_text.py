@@ -27,7 +27,7 @@ from benchmark.commands.main import main
 from benchmark.core.registry import estimator
 from benchmark.publishing import audit, cite, figures, manifest, page, report
 from benchmark.running import logged, tracking
-from benchmark.scores import board, results
+from benchmark.scores import board, results, rows
 from benchmark.scores.results import Limits, Result
 from benchmark.submissions import submission, verdicts
 from benchmark.submissions.verdicts import Again, Beside, Report
@@ -344,11 +344,11 @@ def spoilt(kind: Any, words: str, but: frozenset[str]) -> list[Any]:
 
 
 @cache
-def boards(words: str, but: frozenset[str]) -> board.Board:
+def boards(words: str, but: frozenset[str]) -> rows.Board:
     return board.board(spoilt(Result, words, but), {one.name: one for one in spoilt(Limits, words, but)}, [CORE])
 
 
-def both(but: frozenset[str] = frozenset()) -> tuple[board.Board, board.Board]:
+def both(but: frozenset[str] = frozenset()) -> tuple[rows.Board, rows.Board]:
     """The board with plain words and the one with hostile words in the same places."""
     return boards(PLAIN, but), boards(TEXT, but)
 

@@ -872,12 +872,13 @@ def _cited(name: str, named: Path | None) -> tuple[Any, Any]:
     """The table and row of a name: of the folder that is named; else published, or where that has none, one's own."""
     from benchmark.publishing import manifest
     from benchmark.scores import board, results
+    from benchmark.scores.rows import YOURS, unpublished
 
-    folder, place = named or (MINE if name.endswith(board.YOURS) else places.read(None)), name.partition("/")[0]
+    folder, place = named or (MINE if name.endswith(YOURS) else places.read(None)), name.partition("/")[0]
     known = results.load_all(folder)
     members = [one for one in known if place in (board.suite_name(one), one.name)]  # quicker than the whole board
     try:
-        table, row = _board(folder, members or known).find(name.removesuffix(board.YOURS))
+        table, row = _board(folder, members or known).find(name.removesuffix(YOURS))
     except LoobenchError:
         with suppress(LoobenchError):
             if folder != MINE and not named:
@@ -885,7 +886,7 @@ def _cited(name: str, named: Path | None) -> tuple[Any, Any]:
         raise
     if folder.resolve() == PUBLISHED.resolve() and manifest.holds(folder, row.results):
         return table, row
-    return table, board.unpublished(row)
+    return table, unpublished(row)
 
 
 def verify_command(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.base.text import line
-from benchmark.scores.board import Board, Row, Suite, Table
+from benchmark.scores.rows import Board, Row, Suite, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import write
-from benchmark.scores.board import Board, Table
+from benchmark.scores.rows import Board, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

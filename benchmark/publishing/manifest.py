@@ -14,7 +14,7 @@ from benchmark.base.errors import DamagedFile
 from benchmark.base.files import read, sha256, write
 from benchmark.base.places import MANIFEST
 from benchmark.base.records import decode, encode
-from benchmark.scores import board, results
+from benchmark.scores import board, cells, results, rows
 from benchmark.scores.results import Limits, Result, dump
 
 FORMAT = 2
@@ -73,7 +73,7 @@ def published(result: Result, content: bytes) -> Published:
 
 def score(result: Result, seed: str) -> float | None:
     """The mean over queries of the score that ranks a seed; None where it failed or is not defined."""
-    value = float(board.ranking(result, seed).mean()) if result.cells[seed].status == "ok" else np.nan
+    value = float(cells.ranking(result, seed).mean()) if result.cells[seed].status == "ok" else np.nan
     return None if np.isnan(value) else float(f"{value:.{DIGITS}g}")
 
 
@@ -135,7 +135,7 @@ def best(folder: Path, tasks: Mapping[str, str]) -> tuple[str, float] | None:
         if tasks.get(task, "").startswith(one.task) and scores and len(scores) == len(one.scores):
             means.setdefault(file, []).append(fmean(scores))
     complete = [(fmean(some), file) for file, some in means.items() if len(some) == len(tasks)]
-    order = [(score, file) for score, file in sorted(complete, reverse=True) if score <= board.EXACT]
+    order = [(score, file) for score, file in sorted(complete, reverse=True) if score <= rows.EXACT]
     found = ((score, [results.load(folder / task / file) for task in tasks]) for score, file in order)
     return next(((some[0].estimator.name, score) for score, some in found if all(one.trusted for one in some)), None)
 

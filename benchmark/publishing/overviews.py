@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.scores import statistics
-from benchmark.scores.board import Board, Row, Suite, Table, by_task, rankings
+from benchmark.scores.cells import by_task, rankings
 from benchmark.scores.results import Result
+from benchmark.scores.rows import Board, Row, Suite, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from benchmark.base.files import write
 from benchmark.base.places import MANIFEST, PUBLISHED
 from benchmark.core import registry
 from benchmark.publishing import cite, manifest, page, report
-from benchmark.scores import board, results
-from benchmark.scores.board import Board
+from benchmark.scores import board, results, rows
+from benchmark.scores.rows import Board
 from benchmark.tasks import suites
 
 PAGE = Path("docs")  # beside the table
@@ -27,7 +27,7 @@ def made(folder: Path) -> Board:
             "or name their folder by --results; what is published is in leaderboard.md, which `report --publish` writes"
         )
     found, limits = manifest.of_suites(PUBLISHED, {*map(board.suite_name, mine)})
-    own, own_limits = board.own(mine, results.all_limits(folder))
+    own, own_limits = rows.own(mine, results.all_limits(folder))
     choices = [suites.CORE] if {task.name for task in suites.CORE.tasks} <= {one.name for one in mine} else []
     return board.board([*found, *own], {**limits, **own_limits}, choices)
 

@@ -17,27 +17,12 @@ from benchmark.base.files import json_digest, unix
 from benchmark.base.places import PUBLISHED
 from benchmark.publishing.report import ABOUT, RENORMALISED, choice, interval, letters, short_names
 from benchmark.scores import results
-from benchmark.scores.board import (
-    COLUMNS,
-    LIMITS,
-    Board,
-    Known,
-    Own,
-    Row,
-    Scored,
-    Suite,
-    Table,
-    alone,
-    bounds,
-    curve,
-    figure,
-    kind,
-    limited,
-    mean,
-    pairs,
-    verdict,
-)
+from benchmark.scores.board import alone
+from benchmark.scores.cells import bounds, curve, kind, limited, pairs
+from benchmark.scores.columns import COLUMNS, LIMITS, Scored
+from benchmark.scores.numbers import figure, mean
 from benchmark.scores.results import Cell, Result
+from benchmark.scores.rows import Board, Known, Own, Row, Suite, Table, verdict
 from benchmark.scores.statistics import Interval
 from benchmark.tasks.questions import asked_of
 

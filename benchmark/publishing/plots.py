@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmark.scores.board import Board, Row, Table, bounds, curve, mean, number, pairs
+from benchmark.scores.cells import bounds, curve, pairs
+from benchmark.scores.numbers import mean, number
 from benchmark.scores.results import Bounds
+from benchmark.scores.rows import Board, Row, Table
 from benchmark.tasks.questions import FurtherTraining
 
 if TYPE_CHECKING:

@@ -12,28 +12,13 @@ from tabulate import tabulate
 from benchmark.base.places import PUBLISHED
 from benchmark.base.text import line as plain
 from benchmark.base.text import markdown
-from benchmark.scores import board
-from benchmark.scores.board import (
-    COLUMNS,
-    HEADLINE,
-    LIMITS,
-    TWIN,
-    USED,
-    Board,
-    Column,
-    Known,
-    Own,
-    Row,
-    Suite,
-    Table,
-    bounds,
-    by_task,
-    figure,
-    last,
-    limited,
-    mean,
-)
+from benchmark.scores import cells, numbers
+from benchmark.scores.board import HEADLINE, TWIN
+from benchmark.scores.cells import bounds, by_task, last, limited
+from benchmark.scores.columns import COLUMNS, LIMITS, USED, Column
+from benchmark.scores.numbers import figure, mean
 from benchmark.scores.results import Result, path
+from benchmark.scores.rows import Board, Known, Own, Row, Suite, Table, called, published
 from benchmark.scores.statistics import Interval
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets
 
@@ -211,7 +196,7 @@ def choice(suite: Suite) -> str:
 
 def version(suite: Suite) -> str:
     """What a suite's figures are of: protocol, version of a choice, digest of its tasks, what computed its rows."""
-    facts = [facts for result in board.published(suite.overall.results) for facts in result.provenance.values()]
+    facts = [facts for result in published(suite.overall.results) for facts in result.provenance.values()]
     made = sorted({markdown(one["loobench"], VERSION) for one in facts if "loobench" in one})
     by = f"; computed by loobench {', '.join(made)}" if made else ""
     chosen = f"version {suite.version}, " if suite.version else ""
@@ -360,8 +345,8 @@ def matrices(suite: Suite, limits: Known, places: Places = PLACES) -> Iterator[s
     members = [result for one in suite.tasks for result in one.results]
     key = _data_and_model if len(suite.tasks) > MOST_COLUMNS else (lambda result: "by task")
     title, rows = suite.overall.columns[0].title, [row.name for row in suite.overall.estimators]
-    order = [*rows, *sorted({*map(board.called, members)} - {*rows})]
-    for name, some in board.groups(members, key):
+    order = [*rows, *sorted({*map(called, members)} - {*rows})]
+    for name, some in cells.groups(members, key):
         yield f"### {markdown(f'{suite.name}, {name}')}: {title}\n\n{matrix(some, limits, order, places)}\n"
 
 
@@ -372,7 +357,7 @@ def _data_and_model(result: Result) -> str:
 def matrix(members: Sequence[Result], limits: Known, order: Sequence[str], places: Places = PLACES) -> str:
     """Means over seeds by estimator and task, each linked to its file, and below them what limits each task's truth."""
     tasks = by_task(members)
-    answers = {(task, board.called(result)): answer(result, places) for task, rows in tasks for result in rows}
+    answers = {(task, called(result)): answer(result, places) for task, rows in tasks for result in rows}
     lines = [[markdown(name), *(answers.get((task, name), "") for task, _ in tasks)] for name in order]
     found = [bounds(rows, limits).values() for _, rows in tasks]
     floors = [[f"({limit.title})", *(limited(limit, one) for one in found)] for limit in LIMITS]
@@ -389,8 +374,8 @@ def answer(result: Result, places: Places = PLACES) -> str:
     if statuses := {cell.status for cell in result.cells.values()} - {"ok"}:
         said = " ".join(sorted(statuses - {"unsupported"}))
     else:
-        value = mean([float(board.ranking(result, seed).mean()) for seed in result.cells])
-        shown, doubt = figure(value, COLUMNS[board.kind(result)][0].digits), " unverified" * (not result.trusted)
+        value = mean([float(cells.ranking(result, seed).mean()) for seed in result.cells])
+        shown, doubt = figure(value, COLUMNS[cells.kind(result)][0].digits), " unverified" * (not result.trusted)
         said = shown and shown + doubt
     return said and f"[{said}]({quote(path(result, places[isinstance(result, Own)]).as_posix())})"
 
@@ -403,7 +388,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 # ---- twins -----------------------------------------------------------------------------------------------------------
-CEILING = Column("ceiling", lambda one: board.entry(one.limits, "ceiling"))
+CEILING = Column("ceiling", lambda one: numbers.entry(one.limits, "ceiling"))
 Pair = tuple[Result, Result]  # an estimator on a task with kinks and on its twin
 
 
@@ -431,7 +416,7 @@ def estimator_of(pair: Pair) -> str:
 
 def twin_line(name: str, pairs: Sequence[Pair], limits: Known) -> list[str]:
     """An estimator's row of the table of twins; empty where no seed was scored on both of a pair."""
-    first = COLUMNS[board.kind(pairs[0][0])][0]
+    first = COLUMNS[cells.kind(pairs[0][0])][0]
     scores, ceilings = ([found for pair in pairs if (found := side_by_side(c, pair, limits))] for c in (first, CEILING))
     if not scores:
         return []
@@ -444,7 +429,7 @@ def side_by_side(column: Column, pair: Pair, limits: Known) -> list[float]:
     """The column's mean on either side, over the seeds that both were scored on and that have it on both; or nothing."""
     rough, smooth = ({seed for seed, cell in result.cells.items() if cell.status == "ok"} for result in pair)
     seeds = sorted(rough & smooth, key=int)
-    found = [[column.of(board.scored(result, seed, limits)) for result in pair] for seed in seeds]
+    found = [[column.of(cells.scored(result, seed, limits)) for result in pair] for seed in seeds]
     both = [values for values in found if not np.isnan(values).any()]
     return [mean(side) for side in zip(*both, strict=True)]
 

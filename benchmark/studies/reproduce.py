@@ -24,7 +24,7 @@ from benchmark.retraining.train import departures, fold, left_out
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.running.run import Outcome, Plan, Trouble, execute, superseded
 from benchmark.scores import metrics, results
-from benchmark.scores.board import mean
+from benchmark.scores.numbers import mean
 from benchmark.studies.published import DECAYS, KOH_LIANG, METHODS, OTHER_DATA, PAPERS, PUBLISHED, SECOND_ORDER, Published
 from benchmark.tasks import suites
 from benchmark.tasks.definition import Task, build
