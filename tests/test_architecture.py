@@ -25,7 +25,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "sandbox: kernel transport warmup answers process client server",
     "running: evaluate run tracking logged sender",
     "publishing: report cite manifest drawing labels plots overviews figures page audit own",
-    "studies: published speed tune reproduce costs doctor card",
+    "studies: published judging extras reproduce comparison speed tune costs doctor card",
     "submissions: scaffold submission proposal suspicions verdicts check verify",
     "commands: submitters main",
 )

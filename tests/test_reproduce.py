@@ -19,9 +19,10 @@ from benchmark.core.solvers import System
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate
 from benchmark.scores import results
-from benchmark.studies import reproduce
+from benchmark.studies import comparison, extras, judging, reproduce
+from benchmark.studies.judging import half_width, judge, ours, shape
 from benchmark.studies.published import DECAYS, KOH_LIANG, METHODS, PUBLISHED, Published
-from benchmark.studies.reproduce import Study, half_width, judge, ours, shape
+from benchmark.studies.reproduce import Study
 from benchmark.tasks import suites
 from benchmark.tasks.definition import Task, build
 from benchmark.truths import truth
@@ -39,7 +40,7 @@ def verdict(published: Published, values: list[float]) -> str:
     return judge(published, values).verdict
 
 
-def scores(**rows: list[list[float | None]]) -> dict[tuple[str, str], dict[int, reproduce.Figures]]:
+def scores(**rows: list[list[float | None]]) -> dict[tuple[str, str], dict[int, judging.Figures]]:
     """Scores by task_estimator: for each seed the values at the horizons."""
     return {
         (name.split("_")[0], name.split("_")[1]): {seed: {"kendall": values} for seed, values in enumerate(seeds)}
@@ -145,7 +146,7 @@ def test_a_gain_is_the_paired_relative_change_of_the_averages() -> None:
 
 
 def test_the_shape_is_reproduced_where_the_gradient_product_falls_and_a_second_order_method_falls_less() -> None:
-    def found(dot: list[float], cg: list[float]) -> reproduce.Scores:
+    def found(dot: list[float], cg: list[float]) -> judging.Scores:
         cells: Mapping[str, list[float]] = {"grad-dot": dot, "if-cg": cg}
         return {("t", name): {seed: {"cosine": [*values]} for seed in (0, 1)} for name, values in cells.items()}
 
@@ -164,24 +165,24 @@ def test_every_published_figure_is_of_tasks_estimators_and_metrics_that_are_ther
     drops = {k for task in suites.suite("cleansing").tasks if task.uses for k in task.uses.drop}
     judged = [one.metric for one in PUBLISHED if "_error_" in one.metric]
     assert {int(name.rsplit("_", 1)[1]) for name in judged} <= drops
-    assert [extra.name for extra in reproduce.EXTRAS if not extra.tasks()] == []
+    assert [extra.name for extra in extras.EXTRAS if not extra.tasks()] == []
 
 
 # ---- the page and the command ----------------------------------------------------------------------------------------
 def test_the_page_is_a_pure_function_of_the_scores_and_says_what_is_not_run() -> None:
     name = "hara2019-adult-logistic"
-    found: dict[tuple[str, str], dict[int, reproduce.Figures]] = {
+    found: dict[tuple[str, str], dict[int, judging.Figures]] = {
         (name, "sgd-ie"): {seed: {"kendall": [0.1, 0.93 + 1e-5 * (seed - 2)]} for seed in range(5)}
     }
-    page = reproduce.page(found)
+    page = comparison.page(found)
 
-    assert page == reproduce.page({key: dict(reversed([*value.items()])) for key, value in found.items()})
+    assert page == comparison.page({key: dict(reversed([*value.items()])) for key, value in found.items()})
     row = next(line for line in page.splitlines() if "adult logistic" in line and "sgd-ie" in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[3:] == ["tau", "0.930 (sd 0.02)", "0.930 ± 0.000", "5", "reproduced", "within our interval"]
     assert "`loobench reproduce acc2025`" in page
     assert page.count("| not run") > 40
-    assert reproduce.RULE in page
+    assert judging.RULE in page
 
 
 def test_an_unknown_paper_is_bad_input_that_names_the_known(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,8 +191,9 @@ def test_an_unknown_paper_is_bad_input_that_names_the_known(capsys: pytest.Captu
 
 
 def test_without_running_nothing_is_trained_and_the_page_is_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("execute", "superseded", "estimate", "build", "_compute"):
-        monkeypatch.setattr(reproduce, name, lambda *_: pytest.fail("it ran"))
+    acts = {reproduce: ("execute", "superseded", "_compute"), extras: ("estimate", "build")}
+    for module, name in ((module, name) for module, names in acts.items() for name in names):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("it ran"))
     monkeypatch.setattr(truth, "answer", lambda *_: pytest.fail("it trained"))
 
     assert main(["reproduce", "--no-run", "--out", "one.md"]) == 0
@@ -219,7 +221,7 @@ def test_the_committed_page_is_what_results_and_figures_give() -> None:
     root = Path(__file__).resolve().parents[1]
     committed = Study((), None, Path("cache"), root / "results", root / "docs" / "reproduction")
 
-    assert (root / "docs" / "reproduction.md").read_text() == reproduce.page(reproduce.gather(committed))
+    assert (root / "docs" / "reproduction.md").read_text() == comparison.page(reproduce.gather(committed))
 
 
 class Silent:
@@ -237,10 +239,11 @@ def silent(_total: int, _text: str, _unit: str) -> Silent:
 
 
 def test_a_figure_is_run_once_kept_and_read_from_results_and_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        reproduce, "PUBLISHED", tuple(figure(0.9, tasks=(QUICK.name,), estimator=e) for e in ("sgd-ie", KOH_LIANG))
-    )
-    monkeypatch.setattr(reproduce, "EXTRAS", (replace(reproduce.EXTRAS[0], tasks=lambda: [QUICK]),))
+    published = tuple(figure(0.9, tasks=(QUICK.name,), estimator=e) for e in ("sgd-ie", KOH_LIANG))
+    for module in (reproduce, judging):
+        monkeypatch.setattr(module, "PUBLISHED", published)
+    extra = replace(extras.EXTRAS[0], tasks=lambda: [QUICK])
+    monkeypatch.setattr(reproduce, "EXTRAS", (extra,))
     mine = study(tmp_path, "hara2019")
 
     assert list(reproduce.fill(mine, silent)) == []
@@ -249,24 +252,22 @@ def test_a_figure_is_run_once_kept_and_read_from_results_and_cache(tmp_path: Pat
     assert found[QUICK.name, "sgd-ie"] == {int(seed): cell.scores for seed, cell in at.cells.items()}
     assert [*found[QUICK.name, KOH_LIANG]] == [0, 1]
     assert all(cell["kendall"][0] or 0 > 0.3 for cell in found[QUICK.name, KOH_LIANG].values())
-    assert "verdict" in reproduce.page(found)
+    assert "verdict" in comparison.page(found)
 
     monkeypatch.setattr(truth, "answer", lambda *_: pytest.fail("it trained"))
-    assert list(reproduce._fill_extra(mine, reproduce.EXTRAS[0], silent)) == []
+    assert list(reproduce._fill_extra(mine, extra, silent)) == []
 
 
 def test_kept_figures_of_another_version_and_broken_ones_do_not_count(tmp_path: Path) -> None:
-    extra = reproduce.EXTRAS[0]
-    reproduce._keep(extra, QUICK, tmp_path, {0: {KOH_LIANG: {"kendall": [0.5]}}})
+    extra = extras.EXTRAS[0]
+    extras.keep(extra, QUICK, tmp_path, {0: {KOH_LIANG: {"kendall": [0.5]}}})
 
-    assert reproduce.kept(extra, QUICK, tmp_path) == {0: {KOH_LIANG: {"kendall": [0.5]}}}
-    assert reproduce.kept(replace(extra, version=2), QUICK, tmp_path) == {}
-    assert reproduce.kept(
-        replace(extra, version=2), QUICK, tmp_path, current=False
-    )  # what the page shows until it is run again
-    assert reproduce.kept(extra, replace(QUICK, batch=5), tmp_path, current=False) == {}
-    reproduce._place(extra, QUICK, tmp_path).write_text("{")
-    assert reproduce.kept(extra, QUICK, tmp_path) == {}
+    assert extras.kept(extra, QUICK, tmp_path) == {0: {KOH_LIANG: {"kendall": [0.5]}}}
+    assert extras.kept(replace(extra, version=2), QUICK, tmp_path) == {}
+    assert extras.kept(replace(extra, version=2), QUICK, tmp_path, current=False)  # what the page shows until it is run again
+    assert extras.kept(extra, replace(QUICK, batch=5), tmp_path, current=False) == {}
+    extras._place(extra, QUICK, tmp_path).write_text("{")
+    assert extras.kept(extra, QUICK, tmp_path) == {}
 
 
 # ---- figures of ours that are in no result file ----------------------------------------------------------------------
@@ -274,7 +275,7 @@ def test_kept_figures_of_another_version_and_broken_ones_do_not_count(tmp_path: 
 def test_the_published_baseline_is_the_solution_of_its_dense_system(kind: str, damping: float) -> None:
     run = train(problem(MODELS[kind], query_kind="mean"))
     task = replace(QUICK, model="logistic" if kind == "logistic" else "mlp-8")
-    found = estimate(reproduce.koh_liang(task), run).effect[-1]
+    found = estimate(extras.koh_liang(task), run).effect[-1]
 
     matrix = run.problem.hessian(run.final) + damping * torch.eye(len(run.final))
     wanted = run.problem.gradients(run.final, run.problem.train) @ torch.linalg.solve(matrix, run.query_gradients().T) / 12
@@ -295,7 +296,7 @@ def truth_of(run: Trajectory) -> GroundTruth:
 def test_unseeded_noise_of_rate_zero_gives_exactly_the_undamaged_figures(tmp_path: Path) -> None:
     task = noisy_task(0.0)
     run = train(build(task, 0, tmp_path))
-    found = reproduce.noise_again(task, 0, run, truth_of(run), tmp_path)
+    found = extras.noise_again(task, 0, run, truth_of(run), tmp_path)
 
     for name in ("sgd-ie", "acc-sgd-ie"):
         assert found[f"{name}, same noise"] == found[f"{name}, noise again"]
@@ -304,14 +305,14 @@ def test_unseeded_noise_of_rate_zero_gives_exactly_the_undamaged_figures(tmp_pat
 def test_unseeded_noise_shows_other_features_on_the_true_run_and_lowers_tau(tmp_path: Path) -> None:
     task = noisy_task(0.5)
     run = train(replace(build(task, 0, tmp_path), weight_decay=0.0123))
-    seen = reproduce.misled(task, 0, run, tmp_path)
+    seen = extras.misled(task, 0, run, tmp_path)
 
     assert seen.states is run.states
     assert seen.problem.weight_decay == run.problem.weight_decay
     assert torch.equal(seen.problem.batches, run.problem.batches)
     assert torch.equal(seen.problem.train.targets, run.problem.train.targets)
     assert not torch.equal(seen.problem.train.inputs, run.problem.train.inputs)
-    found = reproduce.noise_again(task, 0, run, truth_of(run), tmp_path)
+    found = extras.noise_again(task, 0, run, truth_of(run), tmp_path)
     assert found["sgd-ie, same noise"]["kendall"] == estimated("sgd-ie", run)
     for name in ("sgd-ie", "acc-sgd-ie"):
         same, again = (found[f"{name}, {view}"]["kendall"][0] for view in ("same noise", "noise again"))
@@ -322,7 +323,7 @@ def test_unseeded_noise_shows_other_features_on_the_true_run_and_lowers_tau(tmp_
 
 def estimated(name: str, run: Trajectory) -> list[float | None]:
     effect = estimate(registered()[name], run).effect[-1:]
-    return reproduce._scored(effect, truth_of(run))["kendall"]
+    return extras._scored(effect, truth_of(run))["kendall"]
 
 
 def logistic(alpha: float, optimizer: Sgd | Adam = DECAYING) -> Problem:
@@ -332,7 +333,7 @@ def logistic(alpha: float, optimizer: Sgd | Adam = DECAYING) -> Problem:
 def test_l2_counted_twice_without_l2_is_exactly_acc() -> None:
     run = train(logistic(0.0))
 
-    assert torch.equal(reproduce.twice_decayed(run), estimate(registered()["acc-sgd-ie"], run).effect[-1:])
+    assert torch.equal(extras.twice_decayed(run), estimate(registered()["acc-sgd-ie"], run).effect[-1:])
 
 
 def dense(run: Trajectory) -> Tensor:
@@ -359,7 +360,7 @@ def dense(run: Trajectory) -> Tensor:
 
 def test_l2_counted_twice_is_the_dense_recursion_with_two_alpha() -> None:
     run = train(logistic(0.2))
-    found = reproduce.twice_decayed(run)[0]
+    found = extras.twice_decayed(run)[0]
 
     torch.testing.assert_close(found, dense(run), rtol=1e-10, atol=1e-14)
     assert (found - estimate(registered()["acc-sgd-ie"], run).effect[-1]).abs().max() > 1e-3 * found.abs().max()
@@ -368,11 +369,11 @@ def test_l2_counted_twice_is_the_dense_recursion_with_two_alpha() -> None:
 def test_l2_figures_differ_only_where_there_is_an_l2_term() -> None:
     for alpha in (0.0, 0.2):
         run = train(logistic(alpha))
-        found = reproduce.l2_twice(QUICK, 0, run, truth_of(run), Path())
+        found = extras.l2_twice(QUICK, 0, run, truth_of(run), Path())
         assert (found["acc-sgd-ie, L2 once"] == found["acc-sgd-ie, L2 twice"]) == (not alpha)
     json.dumps(found)
 
 
 def test_the_l2_defect_is_refused_for_other_optimisers() -> None:
     with pytest.raises(LoobenchError, match="plain SGD, the task trains with adam"):
-        reproduce.twice_decayed(train(logistic(0.1, Adam(0.1))))
+        extras.twice_decayed(train(logistic(0.1, Adam(0.1))))

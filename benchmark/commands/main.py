@@ -905,7 +905,7 @@ def _board(folder: Path, found: Any = None) -> Any:
 def reproduce_command(options: argparse.Namespace) -> int:
     """`loobench reproduce`."""
     from benchmark.base import files
-    from benchmark.studies import reproduce
+    from benchmark.studies import comparison, reproduce
 
     chosen = reproduce.papers(options.paper)
     seeds = _seeds(options.seeds, 1) if options.seeds is not None else None
@@ -920,7 +920,7 @@ def reproduce_command(options: argparse.Namespace) -> int:
     failures = [] if options.no_run else list(reproduce.fill(study, _bar))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    files.write(out, reproduce.page(reproduce.gather(study)).encode())
+    files.write(out, comparison.page(reproduce.gather(study)).encode())
     print(f"wrote {out}")
     return FAILED if failures else 0
 
