@@ -26,7 +26,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "running: evaluate run tracking logged sender",
     "publishing: report cite manifest drawing labels plots overviews figures page audit own",
     "studies: published judging extras reproduce comparison speed tune costs doctor card",
-    "submissions: scaffold submission proposal suspicions verdicts check verify",
+    "submissions: scaffold submission proposal suspicions verdicts check subjects inquiry judgement verify",
     "commands: submitters main",
 )
 OPEN = ("core", "estimating", "retraining")  # what an estimator's imports are made of, beside benchmark.base

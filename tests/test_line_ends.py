@@ -20,7 +20,7 @@ from benchmark.publishing import audit, page
 from benchmark.sandbox import client
 from benchmark.sandbox.client import Allowance, Rules
 from benchmark.scores import results
-from benchmark.submissions import submission, verify
+from benchmark.submissions import subjects, submission
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,7 +101,7 @@ def test_a_file_of_estimators_has_one_digest_wherever_that_is_taken(tmp_path: Pa
     windows(tmp_path)
     (loaded,) = registry.resolve([str(at)])
     (inside,) = client.resolve([str(at)], Rules(allowance=Allowance(60.0, 2**30)))
-    _, said = verify._declared(str(at), rules)["twice"]
+    _, said = subjects._declared(str(at), rules)["twice"]
 
     assert b"\r\n" in at.read_bytes()
     assert {loaded.source, inside.source, said} == {here.source}

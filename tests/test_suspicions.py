@@ -10,6 +10,7 @@ import pytest
 
 from benchmark.scores.results import Result, load_all
 from benchmark.submissions import suspicions, verdicts
+from benchmark.submissions.inquiry import REFERENCES
 from benchmark.submissions.suspicions import (
     Excess,
     Spent,
@@ -19,7 +20,6 @@ from benchmark.submissions.suspicions import (
     fresh_seeds_differ,
     weighted_drop,
 )
-from benchmark.submissions.verify import REFERENCES
 from benchmark.tasks.questions import asked_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,8 +23,9 @@ from benchmark.running.run import Plan, computed, opened
 from benchmark.sandbox.client import Rules
 from benchmark.scores import results
 from benchmark.scores.results import Claim, Result
-from benchmark.submissions import suspicions, verify
-from benchmark.submissions.verify import Inquiry, Subject
+from benchmark.submissions import subjects, suspicions, verify
+from benchmark.submissions.inquiry import Inquiry, Place, choose, fresh_cells, fresh_seeds
+from benchmark.submissions.subjects import Subject
 from benchmark.tasks import suites
 from benchmark.truths import truth
 
@@ -421,7 +422,7 @@ def inquiry(**changed: Any) -> Inquiry:
 
 
 def chosen(found: list[Subject], **changed: Any) -> set[tuple[str, str, int]]:
-    return {(one.result.name, one.estimator.name, seed) for one, seed in verify.choose(found, inquiry(**changed))}
+    return {(one.result.name, one.estimator.name, seed) for one, seed in choose(found, inquiry(**changed))}
 
 
 def test_all_cheap_cells_and_a_sample_of_the_others_of_each_estimator_are_chosen() -> None:
@@ -439,20 +440,20 @@ def test_all_cheap_cells_and_a_sample_of_the_others_of_each_estimator_are_chosen
 
 
 def test_fresh_seeds_are_those_that_no_command_can_ask_for_and_the_nonce_decides_them() -> None:
-    drawn = {nonce: verify.fresh_seeds(TASK, inquiry(nonce=nonce, fresh=50)) for nonce in ("00000000", "00000001")}
+    drawn = {nonce: fresh_seeds(TASK, inquiry(nonce=nonce, fresh=50)) for nonce in ("00000000", "00000001")}
     seeds = [seed for some in drawn.values() for seed in some]
 
     assert min(seeds) >= 100
     assert 2**30 < max(seeds) < 2**31
     assert len({*seeds}) == 100
-    assert drawn["00000000"] == verify.fresh_seeds(TASK, inquiry(nonce="00000000", fresh=50))
-    assert verify.fresh_seeds(OTHER, inquiry()) != verify.fresh_seeds(TASK, inquiry())
+    assert drawn["00000000"] == fresh_seeds(TASK, inquiry(nonce="00000000", fresh=50))
+    assert fresh_seeds(OTHER, inquiry()) != fresh_seeds(TASK, inquiry())
 
 
 def test_no_fresh_seed_is_below_100_and_none_is_drawn_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "LAST_FRESH", 149)
+    monkeypatch.setattr("benchmark.submissions.inquiry.LAST_FRESH", 149)
 
-    assert sorted(verify.fresh_seeds(TASK, inquiry(fresh=50))) == [*range(100, 150)]
+    assert sorted(fresh_seeds(TASK, inquiry(fresh=50))) == [*range(100, 150)]
 
 
 def test_fresh_seeds_are_for_tasks_whose_truth_is_cheap_and_six_in_any_case() -> None:
@@ -461,10 +462,10 @@ def test_fresh_seeds_are_for_tasks_whose_truth_is_cheap_and_six_in_any_case() ->
 
     def asked(seconds: list[float], status: str = "ok") -> list[str]:
         here = {
-            verify.Place(one.task, "cpu", 0): {"grad-dot": replace(CELL, exact_seconds=taken, status=status)}
+            Place(one.task, "cpu", 0): {"grad-dot": replace(CELL, exact_seconds=taken, status=status)}
             for one, taken in zip(found, seconds, strict=True)
         }
-        return sorted({one.result.name for one, _ in verify._fresh_cells([(one, 0) for one in found], here, inquiry())})
+        return sorted({one.result.name for one, _ in fresh_cells([(one, 0) for one in found], here, inquiry())})
 
     assert asked([9.0] * 8) == sorted(names)
     assert asked([20.0 + n for n in range(8)]) == sorted(names[:6])
@@ -554,16 +555,16 @@ def test_files_that_are_not_there_not_in_their_place_damaged_or_twice_are_errors
 
 def test_a_source_is_known_by_what_it_computes(tmp_path: Path) -> None:
     source = declare(tmp_path, GOOD)
-    ((estimator, content),) = verify._declared(str(source), Rules(strangers=False)).values()
+    ((estimator, content),) = subjects._declared(str(source), Rules(strangers=False)).values()
     at = results.save(made(estimator), Path("results"))
     assert content == source_digest(source.read_bytes()) == estimator.source
-    assert verify.subjects([at], [str(source)])[0].estimator.name == "twice"
+    assert subjects.subjects([at], [str(source)])[0].estimator.name == "twice"
 
     declare(tmp_path, GOOD + "\n# a comment\n")
-    assert verify.subjects([at], [str(source)])
+    assert subjects.subjects([at], [str(source)])
     declare(tmp_path, GOOD + "\nchanged = 1\n")
     with pytest.raises(LoobenchError, match="the file here has"):
-        verify.subjects([at], [str(source)])
+        subjects.subjects([at], [str(source)])
 
 
 def test_estimates_that_are_computed_here_are_those_of_a_run(honest: Result, cache: Path) -> None:

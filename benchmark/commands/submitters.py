@@ -231,10 +231,11 @@ def verify_command(options: argparse.Namespace, means: Callable[[str], Any], bar
 
     from benchmark.base import files
     from benchmark.submissions import verdicts, verify
+    from benchmark.submissions.subjects import subjects
 
     inquiry, folder = _inquiry(options, means), _folder(options)
     _probe(options, folder)
-    found = verify.subjects(options.inputs, options.estimator, replace(rules(options), everyone=not options.no_sandbox))
+    found = subjects(options.inputs, options.estimator, replace(rules(options), everyone=not options.no_sandbox))
     if folder:
         verify.refuse_taken(found, folder)
     print(f"note: --nonce {inquiry.nonce} repeats this sample and these fresh seeds", file=sys.stderr)
@@ -252,16 +253,16 @@ def _inquiry(options: argparse.Namespace, means: Callable[[str], Any]) -> Any:
     """How much is computed again. Raises LoobenchError for bad options."""
     import secrets
 
-    from benchmark.submissions import verify
+    from benchmark.submissions.inquiry import REFERENCES, Inquiry, references
 
-    return verify.Inquiry(
+    return Inquiry(
         nonce=secrets.token_hex(8) if options.nonce is None else options.nonce,
         cache=options.cache,
         means=means,
         cheap=options.cheap,
         sample=options.sample,
         fresh=options.fresh,
-        references=verify.references(options.reference or verify.REFERENCES),
+        references=references(options.reference or REFERENCES),
         by=computed_by(options),
     )
 
