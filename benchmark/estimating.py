@@ -6,16 +6,18 @@ refuses any other import of the harness; docs/estimating.md shows each name with
 
 from benchmark.base.errors import Diverged, Unsolved, Withheld
 from benchmark.core import calculus
+from benchmark.core.declaration import estimator
 from benchmark.core.kronecker import Passed, curvature_roots, matrices, passes
-from benchmark.core.models import LOSS_CURVATURES, LOSS_SLOPES, LOSSES, Network, mlp
+from benchmark.core.layers import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
+from benchmark.core.models import Network, mlp
 from benchmark.core.modules import module
 from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
-from benchmark.core.problem import Problem, Samples, Trajectory, in_precision, map_tensors
+from benchmark.core.problem import Problem, Samples, in_precision, map_tensors
 from benchmark.core.projections import gaussian, projection
-from benchmark.core.registry import estimator
 from benchmark.core.solvers import PRODUCTS, Product, System, lanczos, refuse_singular, solve, through
 from benchmark.core.sweep import backward
 from benchmark.core.tangents import split, tangents
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.readout import reader, readout
 from benchmark.retraining.shifts import ACC, SGD_IE, Rule, effects
 from benchmark.retraining.train import leave_one_out, retrain, train

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmark.base.streams import stream
+from benchmark.core.declaration import Estimator
 from benchmark.core.models import Block, Network, cnn, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples
-from benchmark.core.registry import Estimator, registered
+from benchmark.core.registry import registered
 from benchmark.tasks.definition import batches
 
 OPTIMIZERS: dict[str, Optimizer] = {

@@ -19,9 +19,10 @@ from benchmark import PROTOCOL
 from benchmark.base import machine
 from benchmark.base.errors import Failure
 from benchmark.base.files import read_tensors, tensor_digest, write, write_tensors
+from benchmark.core.declaration import Estimator
 from benchmark.core.optimizers import Adam, Sgd
-from benchmark.core.problem import GroundTruth, Trajectory
-from benchmark.core.registry import Estimator, registered
+from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE
 from benchmark.retraining.train import train
 from benchmark.running import run
@@ -31,6 +32,7 @@ from benchmark.scores.results import dump
 from benchmark.tasks.definition import Task
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
 from benchmark.truths import truth
+from benchmark.truths.effects import GroundTruth
 
 FOLDER = Path(__file__).parent / "golden"
 SCORES = FOLDER / "scores.json"

@@ -7,10 +7,12 @@ import torch
 from cases import MODELS, OPTIMIZERS, problem
 
 from benchmark.core import calculus
-from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.layers import LOSSES
+from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import Trajectory, map_tensors
+from benchmark.core.problem import map_tensors
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.shifts import ACC, SGD_IE, effects
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate

@@ -16,12 +16,13 @@ HARNESS = sorted((ROOT / "benchmark").rglob("*.py"))
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 ORDER = (  # a module imports only from those before it, in its own package and in packages above
     "base: text errors streams surroundings files git places records machine",
-    "core: optimizers models calculus tangents modules problem sweep kronecker projections solvers syntax registry",
+    "core: optimizers layers models calculus tangents modules problem trajectory sweep kronecker projections solvers syntax"
+    " declaration registry",
     "retraining: updaters dense convolution engine chunks train readout shifts",
     "estimating",
     "tasks: data features hub noise questions definition protocols suites",
     "scores: metrics statistics placement results schema migrate numbers columns rows cells board",
-    "truths: counterfactuals limits uses truth export",
+    "truths: effects counterfactuals limits uses truth export",
     "sandbox: kernel transport warmup answers process client server",
     "running: evaluate run tracking logged sender",
     "publishing: report cite manifest drawing labels plots overviews figures page audit own",

@@ -12,7 +12,8 @@ import torch
 
 from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
-from benchmark.core.registry import EXACT, registered
+from benchmark.core.declaration import EXACT
+from benchmark.core.registry import registered
 from benchmark.retraining.train import leave_one_out
 from benchmark.submissions import check
 from benchmark.submissions.check import Finding

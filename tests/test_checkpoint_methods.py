@@ -12,8 +12,9 @@ from baselines.final_gradient import grad_dot
 from benchmark.core import calculus
 from benchmark.core.models import Network
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
-from benchmark.core.problem import Problem, Samples, Trajectory, in_precision
+from benchmark.core.problem import Problem, Samples, in_precision
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from estimators import diff_in as diff_in_file
 from estimators.diff_in import bends, diff_in, diff_in_derived

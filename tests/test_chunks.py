@@ -15,10 +15,13 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.files import read_tensors, write_tensors
 from benchmark.base.streams import stream
 from benchmark.commands.main import main
-from benchmark.core.models import Block, MaxPool, Network, cnn, mlp
+from benchmark.core.declaration import Estimator
+from benchmark.core.layers import MaxPool
+from benchmark.core.models import Block, Network, cnn, mlp
 from benchmark.core.optimizers import Optimizer
-from benchmark.core.problem import Problem, Trajectory, map_tensors
-from benchmark.core.registry import Estimator, registered
+from benchmark.core.problem import Problem, map_tensors
+from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means
 from benchmark.retraining.convolution import MaxPoolRuns

@@ -14,8 +14,9 @@ import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, here, problem, supported_by
 from torch import Tensor
 
-from benchmark.core.problem import Trajectory, tensors
+from benchmark.core.problem import tensors
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Failure, estimate
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from benchmark.base.errors import LoobenchError, Withheld
 from benchmark.base.streams import stream
 from benchmark.core.optimizers import Adam, Sgd
-from benchmark.core.problem import GroundTruth, Problem, Trajectory, map_tensors
+from benchmark.core.problem import Problem, map_tensors
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.sandbox import client
@@ -25,6 +26,7 @@ from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Use
 from benchmark.tasks.suites import TASKS, task
 from benchmark.truths import counterfactuals
 from benchmark.truths.counterfactuals import Design
+from benchmark.truths.effects import GroundTruth
 from benchmark.truths.truth import cached_truth, ground_truth
 
 

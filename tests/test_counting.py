@@ -11,8 +11,8 @@ from cases import every_estimator, problem, supported_by
 from torch import Tensor
 
 from benchmark.core import calculus, registry
-from benchmark.core.problem import Trajectory
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import estimate
 

@@ -10,7 +10,8 @@ from cases import OPTIMIZERS, problem
 from torch import Tensor
 
 from benchmark.base.errors import Withheld
-from benchmark.core.problem import Trajectory, map_tensors, tensors
+from benchmark.core.problem import map_tensors, tensors
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.sandbox import transport
 
@@ -86,7 +87,7 @@ def test_segments_are_nearly_equal_and_the_later_ones_the_longer() -> None:
 
 def test_an_estimator_is_given_memory_that_shows_no_later_step() -> None:
     """It walks from the views it has to what they are views of."""
-    from benchmark.core.registry import Estimator
+    from benchmark.core.declaration import Estimator
     from benchmark.running.evaluate import estimate
 
     run, longest = train(replace(problem(epochs=EPOCHS), horizons=(3, STEPS))), []

@@ -12,10 +12,12 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from benchmark.base.errors import Diverged, Unsolved
-from benchmark.core.models import LOSSES, mlp
+from benchmark.core.layers import LOSSES
+from benchmark.core.models import mlp
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 
 KINDS = pytest.mark.parametrize("kind", ["each", "mean"])

@@ -10,8 +10,9 @@ from torch import Tensor
 from benchmark.core import calculus
 from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Optimizer, Sgd
-from benchmark.core.problem import Trajectory, in_precision
+from benchmark.core.problem import in_precision
 from benchmark.core.projections import gaussian
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from estimators import dvemb as module
 from estimators.dvemb import acc_dvemb, dvemb, dvemb_projected, projected

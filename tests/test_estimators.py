@@ -9,9 +9,10 @@ from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
+from benchmark.core.declaration import Estimator
 from benchmark.core.optimizers import Adam
 from benchmark.core.problem import map_tensors, tensors
-from benchmark.core.registry import Estimator, load, registered, resolve
+from benchmark.core.registry import load, registered, resolve
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running import evaluate
 from benchmark.running.evaluate import Failure, estimate

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from baselines.trak import chances, margins
 from benchmark.base.errors import LoobenchError, Unsolved
-from benchmark.core.models import LOSSES
-from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.declaration import Estimator
+from benchmark.core.layers import LOSSES
+from benchmark.core.problem import Problem
 from benchmark.core.projections import gaussian, projection
-from benchmark.core.registry import Estimator, registered
+from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.shifts import ACC, carry
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import Failure, estimate

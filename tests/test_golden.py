@@ -17,14 +17,14 @@ from torch import Tensor
 from benchmark import PROTOCOL
 from benchmark.base import machine
 from benchmark.base.files import read_tensors, tensor_digest, write
+from benchmark.core.declaration import OPTIMIZERS
 from benchmark.core.optimizers import SCHEDULES
-from benchmark.core.problem import GroundTruth
-from benchmark.core.registry import OPTIMIZERS
 from benchmark.running import run
 from benchmark.scores import board, results
 from benchmark.scores.results import Result
 from benchmark.tasks.questions import QUESTIONS, asked_of
 from benchmark.truths import truth
+from benchmark.truths.effects import GroundTruth
 
 CLOSE = 1e-9  # over the standard deviation, of truths and estimates on another processor
 DIGITS = 1e-5  # of scores there, which are kept to six digits; two effects that are closer than rounding may change places

@@ -11,8 +11,8 @@ from cases import MODELS, problem
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core.calculus import Count, largest
-from benchmark.core.problem import Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Estimate, estimate
 from benchmark.running.run import warm_up

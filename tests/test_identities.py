@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from baselines.influence_function import influence_function
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
-from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.layers import LOSSES
+from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
-from benchmark.core.problem import Trajectory, in_precision, map_tensors
+from benchmark.core.problem import in_precision, map_tensors
 from benchmark.core.sweep import backward
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.engine import Runs, gram_applies, gram_pays
 from benchmark.retraining.readout import readout
 from benchmark.retraining.shifts import ACC, SGD_IE, Rule, carry, effects

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
-from benchmark.core.models import Activation, mlp
+from benchmark.core.layers import Activation
+from benchmark.core.models import mlp
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import GroundTruth, Problem, Trajectory, in_precision
+from benchmark.core.problem import Problem, in_precision
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.readout import readout
@@ -23,6 +25,7 @@ from benchmark.retraining.train import departures, leave_one_out, left_out, retr
 from benchmark.scores.metrics import METRICS, scores
 from benchmark.tasks.suites import task
 from benchmark.truths import limits as file
+from benchmark.truths.effects import GroundTruth
 from benchmark.truths.limits import (
     Kinks,
     Patterns,

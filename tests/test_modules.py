@@ -4,7 +4,7 @@ import pytest
 import torch
 from cases import MODELS, problem
 
-from benchmark.core.models import GroupNorm
+from benchmark.core.layers import GroupNorm
 from benchmark.core.modules import flat, module
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from baselines import peer_dattri
 from benchmark.core.models import mlp
-from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.problem import Problem
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 
 pytest.importorskip("dattri", reason="needs the extra peers")

@@ -12,10 +12,13 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from baselines import peer_captum, peer_kronfluence, peer_pydvl, peer_trak
-from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.declaration import LIBRARIES
+from benchmark.core.layers import LOSSES
+from benchmark.core.models import Network, mlp
 from benchmark.core.modules import module
-from benchmark.core.problem import Samples, Trajectory
-from benchmark.core.registry import LIBRARIES, registered
+from benchmark.core.problem import Samples
+from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 
 DAMPING = 0.02

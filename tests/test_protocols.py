@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmark.commands.main import _tasks, main, parser
-from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, retrain, train
 from benchmark.running.evaluate import estimate
 from benchmark.scores.results import load, load_limits

@@ -13,7 +13,7 @@ from cases import problem
 
 from benchmark.base.errors import MOST, Failure, LoobenchError
 from benchmark.commands.main import main
-from benchmark.core.problem import Trajectory
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Estimate, estimate
 from benchmark.sandbox import client, kernel, process

@@ -9,7 +9,7 @@ from cases import OPTIMIZERS, every_estimator, problem, supported_by
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
-from benchmark.core.problem import GroundTruth, map_tensors
+from benchmark.core.problem import map_tensors
 from benchmark.core.registry import registered
 from benchmark.core.sweep import backward
 from benchmark.retraining import chunks
@@ -18,6 +18,7 @@ from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate
 from benchmark.studies.speed import synthetic
 from benchmark.tasks.suites import TASKS
+from benchmark.truths.effects import GroundTruth
 from benchmark.truths.export import export
 from benchmark.truths.truth import reference
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
 from benchmark.core.optimizers import Adam, Sgd
-from benchmark.core.problem import GroundTruth, Problem, Trajectory
+from benchmark.core.problem import Problem
 from benchmark.core.registry import registered
 from benchmark.core.solvers import System
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate
 from benchmark.scores import results
@@ -26,6 +27,7 @@ from benchmark.studies.reproduce import Study
 from benchmark.tasks import suites
 from benchmark.tasks.definition import Task, build
 from benchmark.truths import truth
+from benchmark.truths.effects import GroundTruth
 
 QUICK = suites.TASKS["quick-breast-cancer-logistic-sgd"]
 DECAYING = Sgd(0.3, schedule="inverse-sqrt")

@@ -20,8 +20,8 @@ from benchmark.base.files import read_tensors, write_tensors
 from benchmark.base.streams import stream
 from benchmark.commands.main import main
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import Trajectory
 from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.train import train
 from benchmark.running import evaluate, run

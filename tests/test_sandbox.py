@@ -15,8 +15,10 @@ from benchmark.base.errors import DamagedFile, Failure, LoobenchError
 from benchmark.base.files import tensor_digest
 from benchmark.commands.main import main
 from benchmark.core.calculus import Count
-from benchmark.core.problem import Replay, Trajectory, tensors
-from benchmark.core.registry import rebuilt, registered
+from benchmark.core.declaration import rebuilt
+from benchmark.core.problem import tensors
+from benchmark.core.registry import registered
+from benchmark.core.trajectory import Replay, Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import estimate
 from benchmark.sandbox import client, transport

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
-from benchmark.core.problem import Trajectory
 from benchmark.core.sweep import backward
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import Means, allowing, at_once
 from benchmark.retraining.readout import losses_at, readout
 from benchmark.retraining.shifts import ACC, Rule, carry, effects

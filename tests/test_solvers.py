@@ -12,10 +12,13 @@ from torch.nn.functional import unfold
 
 from benchmark.base.errors import LoobenchError, Unsolved
 from benchmark.core import calculus, kronecker
-from benchmark.core.models import LOSS_CURVATURES, LOSSES, Conv, GroupNorm, mlp
-from benchmark.core.problem import Trajectory, map_tensors
-from benchmark.core.registry import Estimator, registered
+from benchmark.core.declaration import Estimator
+from benchmark.core.layers import LOSS_CURVATURES, LOSSES, Conv, GroupNorm
+from benchmark.core.models import mlp
+from benchmark.core.problem import map_tensors
+from benchmark.core.registry import registered
 from benchmark.core.solvers import MATRICES, SOLVERS, System, lanczos, refuse_singular, solve
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Failure, estimate
 

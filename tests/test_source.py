@@ -11,11 +11,13 @@ from torch import Tensor
 
 from baselines.influence_function import influence_function
 from benchmark.core import calculus
-from benchmark.core.models import LOSSES, Network, mlp
+from benchmark.core.layers import LOSSES
+from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
-from benchmark.core.problem import Problem, Trajectory, in_precision
+from benchmark.core.problem import Problem, in_precision
 from benchmark.core.registry import registered
 from benchmark.core.solvers import lanczos
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Failure, estimate
 from estimators import source as module

@@ -12,7 +12,7 @@ import synthetic
 
 from benchmark.commands.main import COMMANDS, main, parser
 from benchmark.commands.submitters import pull_request
-from benchmark.core import registry
+from benchmark.core import declaration, registry
 from benchmark.scores import results
 from benchmark.submissions import check, scaffold, submission
 from benchmark.tasks import suites
@@ -226,4 +226,4 @@ def test_every_rule_and_failure_is_on_the_page_of_submissions(ready: Path) -> No
 
     rules = {finding.rule for finding in found if not finding.rule.startswith("exact on")}
     assert not [rule for rule in {*rules, "exact on ..."} if rule not in text]
-    assert not [status for status in (*results.FAILURES, *results.VERDICTS, *registry.EXACT) if f"`{status}`" not in text]
+    assert not [status for status in (*results.FAILURES, *results.VERDICTS, *declaration.EXACT) if f"`{status}`" not in text]

@@ -16,7 +16,8 @@ from baselines.final_gradient import grad_dot
 from baselines.further_train import further_train
 from benchmark.core.models import mlp
 from benchmark.core.optimizers import Adam, Sgd
-from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 
 

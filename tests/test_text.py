@@ -24,7 +24,7 @@ from benchmark.base import machine, records, text
 from benchmark.base.errors import DamagedFile, Failure, LoobenchError
 from benchmark.base.files import json_digest
 from benchmark.commands.main import main
-from benchmark.core.registry import estimator
+from benchmark.core.declaration import estimator
 from benchmark.publishing import audit, cite, figures, manifest, page, report
 from benchmark.running import logged, tracking
 from benchmark.scores import board, results, rows

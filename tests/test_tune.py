@@ -12,8 +12,9 @@ from cases import MODELS, problem
 
 from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
-from benchmark.core import registry
-from benchmark.core.registry import importable, load, registered, resolve
+from benchmark.core import declaration
+from benchmark.core.declaration import importable
+from benchmark.core.registry import load, registered, resolve
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.scores import results
@@ -51,7 +52,7 @@ def test_a_trial_is_the_mean_tau_on_each_tuning_task_with_that_value(tmp_path: P
     (found,) = trials(variant, "damping", [0.3], (0, 1), tmp_path, Silent)
 
     assert list(found.kendall) == [task.name for task in SUITES["tuning"].tasks]
-    changed = registry.Estimator("if-direct", variant.function, {**variant.settings, "damping": 0.3}, "none", "none")
+    changed = declaration.Estimator("if-direct", variant.function, {**variant.settings, "damping": 0.3}, "none", "none")
     name = "tuning-wine-mlp-sgd"
     both = [tau(changed, *answer(TASKS[name], seed, tmp_path, "cpu", Silent)) for seed in (0, 1)]
     assert found.kendall[name] == pytest.approx(sum(both) / 2, abs=1e-12)
@@ -119,7 +120,7 @@ def test_a_librarys_method_is_scored_under_its_name_in_a_file_of_its_own(tmp_pat
 @pytest.mark.parametrize("name", ["a//b", "/a", "a/", "a/b/c", "../a", "a/../b", "a--b"])
 def test_a_name_that_is_no_file_name_is_refused(name: str) -> None:
     with pytest.raises(LoobenchError, match="after one / if it is of a library"):
-        registry.estimator(name, paper="none")
+        declaration.estimator(name, paper="none")
 
 
 def test_no_two_estimators_share_a_file() -> None:

@@ -16,7 +16,7 @@ from benchmark.base import machine
 from benchmark.base.errors import Diverged, LoobenchError
 from benchmark.commands.main import main
 from benchmark.core import registry
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.core.syntax import source_digest
 from benchmark.retraining.chunks import FREE
 from benchmark.running.run import Plan, computed, opened

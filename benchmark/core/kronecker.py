@@ -9,7 +9,8 @@ from torch.nn.functional import group_norm, one_hot, unfold
 
 from benchmark.base.errors import Unsolved
 from benchmark.core import calculus
-from benchmark.core.models import LOSS_SLOPES, NORM_EPS, Conv, Dense, GroupNorm, Layer, Network
+from benchmark.core.layers import LOSS_SLOPES, NORM_EPS, Conv, Dense, GroupNorm, Layer
+from benchmark.core.models import Network
 from benchmark.core.problem import Problem, Samples
 
 SAMPLES = 256  # samples whose layers are held at once: bounds memory

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.base.errors import LoobenchError
-from benchmark.core.models import NORM_EPS, Activation, Conv, Dense, GroupNorm, Layer, MaxPool, Network
+from benchmark.core.layers import NORM_EPS, Activation, Conv, Dense, GroupNorm, Layer, MaxPool
+from benchmark.core.models import Network
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,

@@ -1,16 +1,12 @@
-"""The nouns: samples, a problem to train on, the trajectory of its training, and the truth about it."""
+"""Samples, and a problem: all that fixes a training run, with its training step and the derivatives of its losses."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
-from threading import local
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.base.errors import LoobenchError, Withheld
-from benchmark.base.files import digest, stack_digest, tensor_digest
+from benchmark.base.files import digest, tensor_digest
 from benchmark.core import calculus
 from benchmark.core.models import Network
 from benchmark.core.optimizers import Optimizer
@@ -20,7 +16,12 @@ SAMPLES = 256  # samples whose tangents are held at once: bounds memory
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class Record:
+    """A record with tensors in its fields, or in those of records there: what `map_tensors` goes through."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Record):
     """Inputs (N, d) and targets (N,): class numbers or real values."""
 
     inputs: Tensor
@@ -39,7 +40,7 @@ class Samples:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Record):
     """Everything that fixes a training run, and its step ``Phi_t(s, w)``.
 
     ``Phi_t(s, w) = step(s, grad_theta sum_b w_b (loss_b(theta) + weight_decay/2 |theta|^2), t)`` over the batch of step t.
@@ -210,224 +211,11 @@ def beginning(values: Any, count: int) -> Any:
     return first.clone() if isinstance(first, Tensor) and len(first) < len(values) else first
 
 
-@dataclass(frozen=True, eq=False)
-class Replay:
-    """States (T + 1, S, P) of a run, kept every so many steps: those between are computed again when asked for, bit for bit.
-
-    About ``T/every + every`` states are held at a time, by each thread that reads them, fewest where `every` is sqrt(T). Each
-    pass over all of them, forward or backward, costs one more training run. It is indexed by a step, by a step and more, or up
-    to one, ``[:n]``.
-    """
-
-    problem: Problem
-    kept: Tensor  # (C, S, P), before steps 0, every, 2 every ...
-    every: int
-    steps: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_held", local())  # of each thread, the states from one that is kept to the next
-
-    @property
-    def shape(self) -> torch.Size:
-        """(T + 1, S, P)"""
-        return torch.Size((self.steps + 1, *self.kept.shape[1:]))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, the states between two that are kept included."""
-        return self.kept.nbytes + self.kept[0].nbytes * self.every
-
-    def __len__(self) -> int:
-        return self.steps + 1
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            if at.start or at.step:
-                raise LoobenchError(
-                    "states that are replayed are read by step, or up to one: take run.params(t) or run.whole()"
-                )
-            steps = range(self.steps + 1)[at][-1]
-            return self.until(steps, self.problem.until(steps))
-        t, *rest = at if isinstance(at, tuple) else (at,)
-        return self._state(range(self.steps + 1)[t]).clone()[tuple(rest)]
-
-    def until(self, steps: int, problem: Problem) -> "Replay":
-        """The first `steps` steps, of the problem that ends with them."""
-        return Replay(problem, beginning(self.kept, steps // self.every + 1), self.every, steps)
-
-    def _state(self, t: int) -> Tensor:
-        start, states = getattr(self._held, "between", (0, []))  # type: ignore[attr-defined]
-        if not start <= t < start + len(states):
-            self._held.between = 0, []  # type: ignore[attr-defined]  # the old ones go before the new ones come
-            start = t - t % self.every
-            states = [self.kept[start // self.every]]
-            for step in range(start, min(start + self.every, self.problem.steps)):
-                states.append(self.problem.stepped(step, states[-1], self.problem.weights(step)))
-            self._held.between = start, states  # type: ignore[attr-defined]
-        found: Tensor = states[t - start]
-        return found
-
-
-@dataclass(frozen=True, eq=False)
-class FinalState:
-    """States (T + 1, S, P) of a run of which only the last is shown: to ask for another raises Withheld, and is noted."""
-
-    last: Tensor  # (S, P)
-    steps: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_asked", [])  # of this record alone: a copy begins with none
-
-    @property
-    def refused(self) -> bool:
-        """Whether a state that is not shown was asked for."""
-        return bool(self._asked)  # type: ignore[attr-defined]
-
-    @property
-    def shape(self) -> torch.Size:
-        """(T + 1, S, P)"""
-        return torch.Size((self.steps + 1, *self.last.shape))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return int(self.last.nbytes)
-
-    def __len__(self) -> int:
-        return self.steps + 1
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice) and range(self.steps + 1)[at] == range(self.steps + 1):
-            return self
-        first, *rest = at if isinstance(at, tuple) else (at,)
-        if not isinstance(first, int) or range(self.steps + 1)[first] != self.steps:
-            self._asked.append(at)  # type: ignore[attr-defined]
-            raise Withheld("this task shows the final model alone, not the states before it")
-        return self.last.clone()[tuple(rest)]
-
-
-@dataclass(frozen=True, eq=False)
-class Trajectory:
-    """The reference run: all that an estimator may look at."""
-
-    problem: Problem
-    states: Tensor  # (T + 1, S, P), or a Replay or FinalState, which are indexed alike
-    key: str = ""  # of random numbers, where the initial parameters are not shown
-
-    def params(self, t: int) -> Tensor:
-        """Parameters (P,) before step t; at t = T the final ones."""
-        return self.states[t, 0]
-
-    @property
-    def final(self) -> Tensor:
-        """Parameters (P,) after the last step."""
-        return self.params(self.problem.steps)
-
-    @property
-    def final_alone(self) -> bool:
-        """Whether no state but the last is shown."""
-        return isinstance(self.states, FinalState)
-
-    @property
-    def refused(self) -> bool:
-        """Whether a state that is not shown was asked for, of this record or a cut of it, not of a copy."""
-        return self.final_alone and self.states.refused  # type: ignore[attr-defined]
-
-    def until(self, steps: int) -> "Trajectory":
-        """The run cut after `steps` steps: what a run with that one horizon would have been, and nothing of what came after."""
-        problem, states = self.problem.until(steps), self.states
-        begun: Any = states.until(steps, problem) if isinstance(states, Replay) else beginning(states, steps + 1)
-        return replace(self, problem=problem, states=begun)
-
-    def at_horizons(self) -> Iterator["Trajectory"]:
-        """The run cut at each of its horizons."""
-        return map(self.until, self.problem.horizons)
-
-    def segments(self, count: int) -> list[range]:
-        """The T steps in `count` stretches of nearly equal length, T of them where there are fewer steps."""
-        steps, count = self.problem.steps, min(count, self.problem.steps)
-        cuts = [steps * k // count for k in range(count + 1)]
-        return [range(*ends) for ends in pairwise(cuts)]
-
-    def final_only(self) -> "Trajectory":
-        """The run with no state but the last to be seen, nor what the others could be computed from.
-
-        The problem's initial parameters are the final ones, and its batches go through the samples by number. Random numbers
-        stay those of the whole run: the last bits of final parameters are not the same on every processor.
-        """
-        last = self.states[self.problem.steps].clone()
-        hidden: Any = FinalState(last, self.problem.steps)
-        samples, size = len(self.problem.train), self.problem.batches.shape[1]
-        epoch = -(-samples // size)
-        rows = torch.arange(epoch * size, device=self.final.device)
-        once = torch.where(rows < samples, rows, -1).view(epoch, size)
-        problem = replace(self.problem, initial=last[0].clone(), batches=once[torch.arange(self.problem.steps) % epoch])
-        return replace(self, problem=problem, states=hidden, key=self._key())
-
-    def query_gradients(self) -> Tensor:
-        """Gradients (Q, P) of the query losses at the final parameters."""
-        return self.problem.query_gradients(self.final)
-
-    def random(self) -> torch.Generator:
-        """A fresh generator on the CPU for the estimator's own random numbers, keyed by the initial parameters."""
-        return torch.Generator().manual_seed(int(self._key()[:15], 16))
-
-    def _key(self) -> str:
-        return self.key or tensor_digest([self.problem.initial])
-
-    def whole(self) -> Tensor:
-        """All states (T + 1, S, P) as one tensor."""
-        return torch.stack([self.states[t] for t in range(self.problem.steps + 1)])
-
-    def digest(self) -> str:
-        """Content digest of the states, as of one tensor."""
-        return stack_digest((self.states[t] for t in range(self.problem.steps + 1)), self.problem.steps + 1)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How far a truth in float32 or from a GPU is from the same retrained, over the standard deviation of the effects.
-
-    Root mean square of the difference over `samples` of its samples, mean over queries, at the worst horizon; queries that no
-    sample has an effect on are left out, and None says that there is no other.
-    """
-
-    repeat: float | None  # on the same device in the same precision, sums taken in another order
-    float64: float | None  # on the same device in float64
-    samples: int
-
-
-@dataclass(frozen=True, eq=False)
-class GroundTruth:
-    """Exact effects: ``effect[h, m, q]`` = loss of query q without the m-th sample, or group, minus with it, at horizon h."""
-
-    effect: Tensor  # (H, M, Q)
-    seconds: float  # of one thread, or of the GPU, for the retraining
-    gradients: int  # per-sample gradients it took
-    machine: str = ""  # where it was timed
-    noise: Noise | None = None  # None: float64 on a CPU
-    removed: Tensor | None = None  # (M, N) bool, the members of each group; None: the samples asked, one at a time
-    repeats: Tensor | None = None  # (R, H, M, Q) where the effect is their mean
-    limits: dict[str, list[float | None]] = field(default_factory=dict)  # ceilings and floors, at each horizon
-
-    def predicted(self, estimate: Tensor) -> Tensor:
-        """What an estimate for single samples says of each group: the sum over its members. (H, N, Q) -> (H, M, Q)
-
-        An estimate of one horizon is the same for all.
-        """
-        single = estimate if self.removed is None else self.removed.to(estimate) @ estimate
-        return single.expand(len(self.effect), *single.shape[1:])
-
-    def digest(self) -> str:
-        """Content digest of the effects."""
-        return tensor_digest([self.effect])
-
-
 def map_tensors(value: Any, change: Any) -> Any:
     """A copy of a record of ours, nested ones included, with `change` applied to each tensor."""
     if isinstance(value, Tensor):
         return change(value)
-    if not isinstance(value, Samples | Problem | Trajectory | Replay | FinalState):
+    if not isinstance(value, Record):
         return value
     return replace(value, **{part.name: map_tensors(getattr(value, part.name), change) for part in fields(value)})
 

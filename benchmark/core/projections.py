@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
-from benchmark.core.problem import Trajectory
+from benchmark.core.trajectory import Trajectory
 
 
 def gaussian(random: torch.Generator, like: Tensor, size: int, dimension: int) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError, Unsolved, unknown
 from benchmark.core import calculus, kronecker
-from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
+from benchmark.core.trajectory import Trajectory
 
 Product = Callable[[Tensor], Tensor]  # A applied to each row of (K, P)
 PRODUCTS = {"hessian": Problem.hessian_products, "gauss-newton": Problem.gauss_newton_products}

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 
 
 def backward(run: Trajectory, *, curvature: bool = True, before: int | None = None) -> Tensor:

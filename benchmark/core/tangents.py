@@ -11,16 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmark.core import calculus
-from benchmark.core.models import (
-    ACTIVATION_BENDS,
-    ACTIVATION_PULLS,
-    LOSS_CURVATURES,
-    LOSS_SLOPES,
-    LOSSES,
-    Activation,
-    Dense,
-    Network,
-)
+from benchmark.core.layers import ACTIVATION_BENDS, ACTIVATION_PULLS, LOSS_CURVATURES, LOSS_SLOPES, LOSSES, Activation, Dense
+from benchmark.core.models import Network
 
 Parts = list[Tensor]  # (R, *shape) for each parameter tensor, in the order of the flat vector
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
-from benchmark.core import models
+from benchmark.core import layers
 from benchmark.core.optimizers import Adam
 from benchmark.core.problem import Problem
 from benchmark.retraining.engine import query_block
@@ -101,7 +101,7 @@ def _even(runs: int, most: int) -> int:
 def at_once(problem: Problem, gram: bool) -> int:
     """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 4 to 64 with convolutions."""
     item, first = problem.initial.element_size(), problem.model.layers[0]
-    if isinstance(first, models.Dense):
+    if isinstance(first, layers.Dense):
         inside = len(problem.train) if gram else first.inputs
         return _between(32, CACHE // (item * inside * first.outputs), 256)
     return _between(4, ACTIVATIONS // (item * _values(problem) * problem.batches.shape[1]), 64)
@@ -158,7 +158,7 @@ def _state(problem: Problem, gram: bool) -> int:
     """Numbers of one run's parameters and moments, in the form in which they are held."""
     copies = problem.optimizer.rows + isinstance(problem.optimizer, Adam)  # and Adam's buffer
     first, total = problem.model.layers[0], problem.model.parameters
-    if gram and isinstance(first, models.Dense):
+    if gram and isinstance(first, layers.Dense):
         total += (len(problem.train) - first.inputs) * first.outputs
     return copies * total
 
@@ -168,17 +168,17 @@ def _values(problem: Problem) -> int:
     return sum(_held(layer, depth == 0) for depth, layer in enumerate(problem.model.layers))
 
 
-def _held(layer: models.Layer, first: bool) -> int:
-    if isinstance(layer, models.Conv) and not first:
+def _held(layer: layers.Layer, first: bool) -> int:
+    if isinstance(layer, layers.Conv) and not first:
         columns = layer.kernel * layer.image[0] * layer.padded[1] * layer.out[2]
         return 3 * layer.features + 2 * columns + 2 * prod(layer.padded)
-    return {models.GroupNorm: 6, models.MaxPool: 8}.get(type(layer), 4) * layer.features
+    return {layers.GroupNorm: 6, layers.MaxPool: 8}.get(type(layer), 4) * layer.features
 
 
 def _shared_values(problem: Problem) -> int:
     """Numbers held for one sample by all runs of a chunk together: its inputs, and all windows of its image."""
     first = problem.model.layers[0]
-    windows = (prod(first.shapes[0][1:]) + 1) * prod(first.out[1:]) if isinstance(first, models.Conv) else 0
+    windows = (prod(first.shapes[0][1:]) + 1) * prod(first.out[1:]) if isinstance(first, layers.Conv) else 0
     return 4 * problem.model.inputs + windows
 
 

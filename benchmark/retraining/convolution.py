@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from benchmark.core.models import NORM_EPS, Conv, GroupNorm, MaxPool, where_positive
+from benchmark.core.layers import NORM_EPS, Conv, GroupNorm, MaxPool, where_positive
 from benchmark.core.problem import Problem
 from benchmark.retraining.dense import Parts, Rows, spread
 from benchmark.retraining.updaters import L2, adding, each_run_whole, updater

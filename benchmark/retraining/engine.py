@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmark.core import models
-from benchmark.core.models import ACTIVATION_PULLS, ACTIVATIONS, LOSS_SLOPES, LOSSES
+from benchmark.core import layers
+from benchmark.core.layers import ACTIVATION_PULLS, ACTIVATIONS, LOSS_SLOPES, LOSSES
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem
 from benchmark.retraining.convolution import ConvRuns, FirstConv, GroupNormRuns, MaxPoolRuns
@@ -21,7 +21,7 @@ from benchmark.retraining.updaters import L2, l2
 
 def query_block(problem: Problem) -> int:
     """Query samples whose losses are computed at once, to bound memory: 256, or a batch where images get large."""
-    return problem.batches.shape[1] if isinstance(problem.model.layers[0], models.Conv) else 256
+    return problem.batches.shape[1] if isinstance(problem.model.layers[0], layers.Conv) else 256
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:
@@ -58,7 +58,7 @@ class FirstRuns(Protocol):
 class ActivationRuns:
     """An activation in R runs."""
 
-    def __init__(self, _problem: Problem, layer: models.Activation, _rows: Parts, _runs: int) -> None:
+    def __init__(self, _problem: Problem, layer: layers.Activation, _rows: Parts, _runs: int) -> None:
         self.function = layer.function
 
     def forward(self, values: Tensor) -> Tensor:
@@ -76,11 +76,11 @@ class ActivationRuns:
 
 
 LATER: dict[type, Callable[..., LayerRuns]] = {
-    models.Dense: DenseRuns,
-    models.Conv: ConvRuns,
-    models.GroupNorm: GroupNormRuns,
-    models.MaxPool: MaxPoolRuns,
-    models.Activation: ActivationRuns,
+    layers.Dense: DenseRuns,
+    layers.Conv: ConvRuns,
+    layers.GroupNorm: GroupNormRuns,
+    layers.MaxPool: MaxPoolRuns,
+    layers.Activation: ActivationRuns,
 }
 
 
@@ -104,7 +104,7 @@ class Runs:
 
     def _first(self, rows: Parts, gram: Gram | None) -> FirstRuns:
         layer = self.model.layers[0]
-        if not isinstance(layer, models.Conv):
+        if not isinstance(layer, layers.Conv):
             return FirstDense(self.problem, rows, self.runs, gram)
         pool = next((after for after in self.later if not isinstance(after, GroupNormRuns)), None)
         if isinstance(pool, MaxPoolRuns):
@@ -152,7 +152,7 @@ class Runs:
 
 def gram_applies(problem: Problem) -> bool:
     """Whether the first layer stays in the span of the inputs: under SGD, with momentum or not, if it is dense."""
-    return isinstance(problem.optimizer, Sgd) and isinstance(problem.model.layers[0], models.Dense)
+    return isinstance(problem.optimizer, Sgd) and isinstance(problem.model.layers[0], layers.Dense)
 
 
 def gram_pays(problem: Problem) -> bool:

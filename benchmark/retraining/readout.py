@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import unknown
-from benchmark.core.models import LOSSES
+from benchmark.core.layers import LOSSES
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.problem import Problem
 from benchmark.core.tangents import split, tangents
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.engine import Runs, blocks, query_block
 
 Reader = Callable[[Tensor], Tensor]  # shifts (R, P) of the final parameters -> effects (R, Q)

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from benchmark.core import calculus
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import Samples, Trajectory
+from benchmark.core.problem import Samples
 from benchmark.core.tangents import Parts, Tangents, join, split, tangents
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.readout import reader
 from benchmark.retraining.train import departures, fold, left_out

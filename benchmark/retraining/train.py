@@ -9,7 +9,8 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
-from benchmark.core.problem import Problem, Replay, Trajectory
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Replay, Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import Means, Stopped
 from benchmark.retraining.dense import Gram

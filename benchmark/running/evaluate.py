@@ -10,8 +10,9 @@ from benchmark.base import machine
 from benchmark.base.errors import Failure as Failure
 from benchmark.base.errors import tell
 from benchmark.core import calculus
-from benchmark.core.problem import Trajectory, map_tensors, tensors
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.problem import map_tensors, tensors
+from benchmark.core.trajectory import Trajectory
 from benchmark.sandbox import client
 from benchmark.sandbox.answers import answer, of_shape, same_bits, typed
 from benchmark.sandbox.client import Answer, Confined

@@ -27,8 +27,9 @@ from benchmark.base.files import (
 from benchmark.base.places import publication
 from benchmark.base.records import encode
 from benchmark.base.streams import stream
-from benchmark.core.problem import GroundTruth, Problem, Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.running.evaluate import Estimate, Failure, estimate
@@ -39,6 +40,7 @@ from benchmark.scores.results import Bounds, Cell, Limits, Result
 from benchmark.tasks.definition import Task, shown
 from benchmark.tasks.questions import Question, asked_of
 from benchmark.truths import truth, uses
+from benchmark.truths.effects import GroundTruth
 from benchmark.truths.truth import MakeBar
 from benchmark.truths.uses import Prepared
 

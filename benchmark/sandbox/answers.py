@@ -9,8 +9,8 @@ from torch import Tensor
 
 from benchmark.base.errors import Failure, Unsolved, Withheld, place, traced
 from benchmark.base.text import line, without_folders
-from benchmark.core.problem import Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import out_of_memory
 
 

@@ -24,11 +24,11 @@ from typing import Any
 from benchmark.base.errors import LONGEST, DamagedFile, Failure, LoobenchError, tell
 from benchmark.base.files import pack, read, unpack
 from benchmark.base.text import line, printable, without_folders
-from benchmark.core import registry
+from benchmark.core import declaration, registry
 from benchmark.core.calculus import Count
-from benchmark.core.problem import Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.core.syntax import source_digest
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.sandbox import transport, warmup
 from benchmark.sandbox.process import Allowance as Allowance
@@ -271,7 +271,7 @@ class Session:
 
     def _believed(self, content: Any) -> Estimator:
         """A declaration of the other side, checked as if it were made here."""
-        return registry.rebuilt(content, self.function, source_digest(self.function.source))
+        return declaration.rebuilt(content, self.function, source_digest(self.function.source))
 
     def ask(self, estimator: Estimator, run: Trajectory) -> tuple[Answer, float, int]:
         """The answer to one run; seconds of processor since the file began to be read but for the call's; bytes of the run.

@@ -27,8 +27,9 @@ import benchmark
 from benchmark.base.errors import Failure, LoobenchError
 from benchmark.base.files import pack, unpack
 from benchmark.core import calculus, registry
+from benchmark.core.declaration import Estimator
 from benchmark.core.problem import map_tensors, tensors
-from benchmark.core.registry import FACE, Estimator
+from benchmark.core.registry import FACE
 from benchmark.core.syntax import source_digest
 from benchmark.sandbox import kernel, transport, warmup
 from benchmark.sandbox.answers import answer, of_shape, same_bits, typed

@@ -6,9 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from benchmark.base.files import pack, unpack
-from benchmark.core.models import Activation, Conv, Dense, GroupNorm, MaxPool, Network
+from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, MaxPool
+from benchmark.core.models import Network
 from benchmark.core.optimizers import Adam, FrozenAdam, Sgd
-from benchmark.core.problem import FinalState, Problem, Replay, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
+from benchmark.core.trajectory import FinalState, Replay, Trajectory
 
 RECORDS = {
     kind.__name__: kind

@@ -13,7 +13,8 @@ from benchmark.base.streams import stream
 from benchmark.core import calculus, solvers, sweep
 from benchmark.core.models import Block, Network, cnn, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
-from benchmark.core.problem import Problem, Samples, Trajectory, map_tensors
+from benchmark.core.problem import Problem, Samples, map_tensors
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import shifts
 from benchmark.retraining.train import leave_one_out, train
 

@@ -10,7 +10,7 @@ from benchmark.base import git
 from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import digest, json_digest, read, unix, write
 from benchmark.base.places import ROOT
-from benchmark.core import registry
+from benchmark.core import declaration
 from benchmark.core.syntax import source_digest
 from benchmark.scores import results
 from benchmark.scores.results import SCHEMA, SHORT, dump, rounded
@@ -154,14 +154,14 @@ def _by_bytes(text: bytes) -> str:
 
 
 def _own() -> Iterator[Path]:
-    return (at for folder in registry.FOLDERS for at in sorted((ROOT / folder).glob("*.py")))
+    return (at for folder in declaration.FOLDERS for at in sorted((ROOT / folder).glob("*.py")))
 
 
 @lru_cache(maxsize=1)
 def _history() -> Mapping[str, bytes]:
     """Every version of this program's estimators that git knows, by the digest of its bytes; none where there is no history."""
     try:
-        log = git.ask(ROOT, "log", "--all", "--raw", "--no-abbrev", "--no-renames", "--format=", "--", *registry.FOLDERS)
+        log = git.ask(ROOT, "log", "--all", "--raw", "--no-abbrev", "--no-renames", "--format=", "--", *declaration.FOLDERS)
         blobs = {line.split()[3] for line in log.decode(errors="replace").splitlines() if line.startswith(":")}
         texts = [git.ask(ROOT, "cat-file", "blob", blob) for blob in sorted(blobs) if blob.strip("0")]
     except LoobenchError:

@@ -15,7 +15,7 @@ from benchmark.base.files import LOCKS, json_digest, locked, read, sweep, write
 from benchmark.base.machine import Provenance
 from benchmark.base.places import MANIFEST
 from benchmark.base.records import Mismatch, decode, encode
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.scores.metrics import METRICS
 from benchmark.scores.placement import Held, expect_one_each, expect_places, json_files
 from benchmark.tasks.definition import Task, record_digest

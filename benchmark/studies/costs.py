@@ -12,8 +12,9 @@ from torch import Tensor
 
 from benchmark.base import machine
 from benchmark.core import calculus
-from benchmark.core.problem import Problem, Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.sandbox import client

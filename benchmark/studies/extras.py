@@ -10,8 +10,9 @@ from torch import Tensor
 from benchmark.base import files
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import json_digest, read
-from benchmark.core.problem import GroundTruth, Trajectory
-from benchmark.core.registry import Estimator, registered
+from benchmark.core.declaration import Estimator
+from benchmark.core.registry import registered
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.readout import reader
 from benchmark.retraining.shifts import ACC, Shifts
@@ -22,6 +23,7 @@ from benchmark.studies.judging import Figures
 from benchmark.studies.published import KOH_LIANG
 from benchmark.tasks import suites
 from benchmark.tasks.definition import Task, build
+from benchmark.truths.effects import GroundTruth
 
 
 @dataclass(frozen=True)

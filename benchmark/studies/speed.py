@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
-from benchmark.core import models
+from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, Layer, MaxPool
 from benchmark.core.models import mlp
 from benchmark.core.optimizers import Adam, Sgd
 from benchmark.core.problem import Problem, Samples, map_tensors
@@ -115,11 +115,11 @@ def flops(problem: Problem, runs: int) -> int:
     return visits * (4 * products[0] + 6 * sum(products[1:]))
 
 
-def _products(layer: models.Layer) -> int:
+def _products(layer: Layer) -> int:
     """Multiplications of one sample's way through a layer."""
-    if isinstance(layer, models.Conv):
+    if isinstance(layer, Conv):
         return layer.features * layer.image[0] * layer.kernel**2
-    return layer.inputs * layer.outputs if isinstance(layer, models.Dense) else 0
+    return layer.inputs * layer.outputs if isinstance(layer, Dense) else 0
 
 
 def peak(dtype: torch.dtype, device: str = "cpu", size: int = 1500, repeats: int = 9) -> float:
@@ -186,17 +186,17 @@ TORCH_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": lambda: nn.Softplus(beta=5, threshold=40),  # torch's usual threshold is linear from 20, off by 4e-10
 }
 TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
-    models.Dense: lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(layer.inputs, layer.outputs)),
-    models.Conv: lambda layer: nn.Conv2d(layer.image[0], layer.filters, layer.kernel, padding=layer.padding),
-    models.GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
-    models.MaxPool: lambda layer: nn.MaxPool2d(2),
-    models.Activation: lambda layer: TORCH_ACTIVATIONS[layer.function](),
+    Dense: lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(layer.inputs, layer.outputs)),
+    Conv: lambda layer: nn.Conv2d(layer.image[0], layer.filters, layer.kernel, padding=layer.padding),
+    GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
+    MaxPool: lambda layer: nn.MaxPool2d(2),
+    Activation: lambda layer: TORCH_ACTIVATIONS[layer.function](),
 }
 
 
 def _network(problem: Problem) -> nn.Sequential:
     layers = problem.model.layers
-    image = [nn.Unflatten(1, layers[0].image)] if isinstance(layers[0], models.Conv) else []
+    image = [nn.Unflatten(1, layers[0].image)] if isinstance(layers[0], Conv) else []
     network = nn.Sequential(*image, *(TORCH_LAYERS[type(layer)](layer) for layer in layers)).to(problem.initial)
     nn.utils.vector_to_parameters(problem.initial.clone(), network.parameters())
     return network
@@ -228,7 +228,7 @@ def measure(case: str, problem: Problem, enough: float = ENOUGH) -> Speed:
     plain = median(ours(False, None, 1))
     one = median(ours(None, run.states, 1))
     engine = median(ours(None, run.states, cores)) if cores > 1 else one
-    some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], models.Conv) else MAPPED_RUNS, wanted)
+    some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], Conv) else MAPPED_RUNS, wanted)
     loops = [_loop(problem, threads, enough) * wanted for threads in sorted({1, cores})]
     return Speed(
         case=case,

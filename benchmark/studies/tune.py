@@ -9,12 +9,13 @@ import numpy as np
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError, unknown
-from benchmark.core.problem import GroundTruth, Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.trajectory import Trajectory
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.scores.metrics import METRICS
 from benchmark.tasks.suites import suite
 from benchmark.truths import truth
+from benchmark.truths.effects import GroundTruth
 from benchmark.truths.truth import MakeBar
 
 SUITE = "tuning"

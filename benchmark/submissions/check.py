@@ -16,10 +16,11 @@ from torch import Tensor
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
+from benchmark.core.declaration import EXACT, Estimator
 from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
-from benchmark.core.problem import Problem, Samples, Trajectory
-from benchmark.core.registry import EXACT, Estimator
+from benchmark.core.problem import Problem, Samples
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.sandbox import client

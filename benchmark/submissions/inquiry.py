@@ -10,7 +10,7 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
 from benchmark.base.text import is_line, quoted
 from benchmark.core import registry
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.retraining.chunks import Means
 from benchmark.scores.results import Cell
 from benchmark.submissions.subjects import Subject

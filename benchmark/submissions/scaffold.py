@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import write as put
-from benchmark.core.registry import FOLDERS, NAME, sources
+from benchmark.core.declaration import FOLDERS, NAME
+from benchmark.core.registry import sources
 
 MODULE = re.compile(r"[a-z][a-z0-9_]*")
 PLACEHOLDERS = {  # of the templates

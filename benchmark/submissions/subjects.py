@@ -11,7 +11,7 @@ from benchmark.base.files import read
 from benchmark.base.places import ROOT
 from benchmark.base.text import line
 from benchmark.core import registry
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.core.syntax import source_digest
 from benchmark.sandbox import client
 from benchmark.sandbox.client import Rules

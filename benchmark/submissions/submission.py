@@ -27,7 +27,8 @@ from benchmark.base.files import read as contents
 from benchmark.base.files import write as put
 from benchmark.base.places import ROOT
 from benchmark.base.text import is_line, line, quoted
-from benchmark.core.registry import NAME, sources
+from benchmark.core.declaration import NAME
+from benchmark.core.registry import sources
 from benchmark.core.syntax import source_digest
 from benchmark.scores import results
 from benchmark.scores.results import Claim, Result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.base import machine
 from benchmark.base.errors import Diverged, LoobenchError
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.running.run import Plan, computed, opened
 from benchmark.scores import results
 from benchmark.scores.results import Cell, Result, Verification

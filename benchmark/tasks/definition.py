@@ -17,7 +17,8 @@ from benchmark.base.streams import stream
 from benchmark.core import optimizers
 from benchmark.core.models import MODELS
 from benchmark.core.optimizers import Optimizer
-from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
+from benchmark.core.trajectory import Trajectory
 from benchmark.tasks import data, questions
 from benchmark.tasks.features import features
 from benchmark.tasks.noise import FEATURE_NOISE, flips

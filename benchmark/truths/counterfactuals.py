@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmark.base.streams import stream
-from benchmark.core.problem import Problem, Trajectory
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import left_out
 from benchmark.tasks.definition import Task, batches
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets

@@ -9,9 +9,11 @@ import torch
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import tensor_digest, write, write_tensors
-from benchmark.core.problem import GroundTruth, Problem, Trajectory
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.tasks.definition import Task
 from benchmark.tasks.questions import LeaveOneOut
+from benchmark.truths.effects import GroundTruth
 
 SIGN = "query loss without sample i minus query loss with it: positive where the sample helped"
 NORMALISERS = {

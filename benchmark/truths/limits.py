@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import LoobenchError, unknown
-from benchmark.core.models import Activation
-from benchmark.core.problem import GroundTruth, Problem, Trajectory
+from benchmark.core.layers import Activation
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.dense import Gram
 from benchmark.retraining.engine import ActivationRuns, Runs, gram_pays
@@ -19,6 +20,7 @@ from benchmark.retraining.train import departures, fold, leave_one_out, left_out
 from benchmark.scores.metrics import METRICS, Values, by_query, over_queries
 from benchmark.tasks.definition import Task
 from benchmark.truths.counterfactuals import initial, order
+from benchmark.truths.effects import GroundTruth
 
 Curve = list[float | None]  # a figure at each of H horizons; None where it is not defined
 

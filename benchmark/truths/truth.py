@@ -15,7 +15,8 @@ from benchmark.base import machine
 from benchmark.base.errors import DamagedFile, Diverged
 from benchmark.base.files import claimed, json_digest, read_sealed, write_sealed
 from benchmark.core import calculus
-from benchmark.core.problem import GroundTruth, Noise, Problem, Trajectory, in_precision
+from benchmark.core.problem import Problem, in_precision
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.engine import gram_pays
@@ -23,6 +24,7 @@ from benchmark.retraining.train import Clock, Progress, against_all, leave_one_o
 from benchmark.tasks.definition import Task, build, flipped
 from benchmark.truths.counterfactuals import Design, design
 from benchmark.truths.counterfactuals import leave_one_out as each_sample
+from benchmark.truths.effects import GroundTruth, Noise
 from benchmark.truths.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
 from benchmark.truths.uses import Prepared, packed, preparation_visits, prepare, unpacked
 

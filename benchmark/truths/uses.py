@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
-from benchmark.core.models import LOSSES
+from benchmark.core.layers import LOSSES
 from benchmark.core.problem import Problem, Samples
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.engine import Runs
