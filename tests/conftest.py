@@ -36,10 +36,10 @@ def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def lockable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is nothing to make locks with, the one process of a test writes its results without."""
     from benchmark.base import files
-    from benchmark.scores import results
+    from benchmark.scores import store
 
     if not files.can_lock():
-        monkeypatch.setattr(results, "locked", lambda at: nullcontext())
+        monkeypatch.setattr(store, "locked", lambda at: nullcontext())
 
 
 @pytest.fixture(scope="session")

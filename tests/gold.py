@@ -25,10 +25,10 @@ from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE
 from benchmark.retraining.train import train
-from benchmark.running import run
+from benchmark.running.cell import Answer, Case, Setup, opened, put_to_use, self_influence
 from benchmark.running.evaluate import estimate
-from benchmark.running.run import Case, Plan
-from benchmark.scores.results import dump
+from benchmark.running.scoring import scores
+from benchmark.scores.store import dump
 from benchmark.tasks.definition import Task
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
 from benchmark.truths import truth
@@ -116,9 +116,9 @@ def computed(name: str) -> Gold:
 
 
 def _task(task: Task, cache: Path) -> Gold:
-    plan = Plan((task,), (), ((SEED,),), "cpu", cache, cache, "golden")
-    case, _, _ = run.opened(plan, task, SEED, Quiet)
-    found = {one.name: _asked(one, case.run, case.exact, case, plan) for one in estimators()}
+    setup = Setup("cpu", cache, "golden")
+    case = opened(setup, task, SEED, Quiet)
+    found = {one.name: _asked(one, case.run, case.exact, case, setup) for one in estimators()}
     return Gold(case.exact.effect, case.exact.limits, found)
 
 
@@ -129,15 +129,19 @@ def _convolution() -> Gold:
     return Gold(exact.effect, {}, {one.name: _asked(one, shown, exact) for one in asked})
 
 
-def _asked(one: Estimator, shown: Trajectory, exact: GroundTruth, case: Case | None = None, plan: Plan | None = None) -> Found:
+def _asked(
+    one: Estimator, shown: Trajectory, exact: GroundTruth, case: Case | None = None, setup: Setup | None = None
+) -> Found:
     try:
         found = estimate(one, shown, "cpu")
     except Failure as failure:
         return Found(failure.status, None, {})
     asked = case.task.truth if case else LeaveOneOut()
-    scores = run.scored(found.effect, exact, asked.units and one.loss_units)
-    used = run.put_to_use(plan, case, one, found) if case and plan else {}
-    return Found("ok", found.effect, {**scores, **used})
+    used = {}
+    if case and case.prepared and setup:
+        answer = Answer(found, self_influence(case, one, found, "cpu"))
+        used = put_to_use(setup, case, answer, one.loss_units)
+    return Found("ok", found.effect, {**scores(found.effect, exact, asked.units and one.loss_units), **used})
 
 
 # ---- stored ----------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from test_manifest import FOLDER, raised, save
 from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
 from benchmark.publishing import audit
-from benchmark.scores import results
 from benchmark.scores.results import Result
+from benchmark.scores.store import Store
 
 NAME = f"{TWO[0]}/{{}}.json"
 
@@ -40,7 +40,7 @@ def git(*arguments: str) -> None:
 def _published() -> None:
     """A repository with three results, one of them a stranger's, and limits."""
     save(scored("sgd-ie", 0.5, 0.6), scored("loss", 0.1, 0.2), sent(scored("theirs", 0.4, 0.4)))
-    results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
+    Store(FOLDER).keep(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]])
     git("init")
     git("add", ".")
     git("commit", "--message", "published")
@@ -141,8 +141,8 @@ def test_what_may_not_be_in_a_submission_says_why() -> None:
 
 
 def test_limits_are_the_maintainers_own() -> None:
-    results.save_limits(limits(TWO[0], {"ceiling": [1.0]})[TWO[0]], FOLDER)
-    results.save_limits(limits(TWO[1], {"ceiling": [1.0]})[TWO[1]], FOLDER)
+    Store(FOLDER).keep(limits(TWO[0], {"ceiling": [1.0]})[TWO[0]])
+    Store(FOLDER).keep(limits(TWO[1], {"ceiling": [1.0]})[TWO[1]])
 
     assert found() == {f"{TWO[0]}.json": ("limits changed", True), f"{TWO[1]}.json": ("limits added", True)}
     assert [allowed for _, allowed in found(submission=True).values()] == [False, False]

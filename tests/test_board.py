@@ -13,7 +13,7 @@ from test_results import CELL, result
 
 from benchmark import PROTOCOL
 from benchmark.base.errors import DamagedFile, LoobenchError
-from benchmark.scores import board, cells, results, statistics
+from benchmark.scores import board, cells, results, statistics, store
 from benchmark.scores.columns import COLUMNS, Scored
 from benchmark.scores.results import Bounds, Claim, Limits, Result, Verification
 from benchmark.scores.rows import Board, Rival, Row, Suite, Table, own
@@ -107,7 +107,7 @@ def of_another_task(known: dict[str, Limits]) -> dict[str, Limits]:
 def published_of(suite: str) -> list[Result]:
     """All published results of a suite's tasks."""
     files = [at for task in SUITES[suite].tasks for at in sorted((PUBLISHED / task.name).glob("*.json"))]
-    return [results.load(at) for at in files]
+    return [store.load(at) for at in files]
 
 
 def figures(found: Suite) -> dict[tuple[str, str], list[str]]:
@@ -726,7 +726,7 @@ def test_a_result_of_ones_own_is_held_against_the_published_limits_else_against_
 
 @pytest.mark.parametrize("suite", ["cleansing", "renormalised", "subsets", "final-model"])
 def test_published_rows_say_the_same_whoever_else_is_there_and_wherever_their_truths_were_computed(suite: str) -> None:
-    made, known = published_of(suite), results.all_limits(PUBLISHED)
+    made, known = published_of(suite), store.all_limits(PUBLISHED)
     whole = figures(only(made, known))
 
     for name in {one.estimator.name for one in made}:

@@ -11,7 +11,8 @@ from test_run import TASK
 
 from benchmark import __version__
 from benchmark.commands.main import main, parser
-from benchmark.scores import results
+from benchmark.scores import store
+from benchmark.scores.store import Store
 from benchmark.tasks import data
 
 RUN = ["run", "--task", TASK, "--seeds", "1", "--estimator", "loss"]
@@ -52,7 +53,7 @@ def test_without_a_home_all_commands_work_that_need_no_cache(capsys: Told, monke
             with pytest.raises(SystemExit) as ended:
                 main([asked])
             assert ended.value.code == 0
-        results.save(scored("loss", 0.1, 0.2), Path("results"))
+        Store(Path("results")).keep(scored("loss", 0.1, 0.2))
         for command in (["list", "tasks"], ["list", "estimators"], ["cite"], ["new", f"named-{number}"]):
             assert main(command) == 0, command
     assert __version__ in capsys.readouterr().out
@@ -64,7 +65,7 @@ def test_without_a_home_all_commands_work_that_need_no_cache(capsys: Told, monke
 def test_without_a_home_a_command_that_needs_a_cache_says_in_a_line_how_to_name_one(
     command: list[str], home: str | None, capsys: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results.save(scored("loss", 0.1, 0.2), Path("my-results"))
+    Store(Path("my-results")).keep(scored("loss", 0.1, 0.2))
     if home is not None:
         monkeypatch.setenv("HOME", home)
     assert main(command) == 2
@@ -119,7 +120,7 @@ def test_what_the_system_refuses_wherever_it_is_met_is_an_error_of_one_line(
     def refused(_: Path) -> None:
         raise PermissionError(13, "Permission denied", "/root/x")
 
-    monkeypatch.setattr(results, "load_all", refused)
+    monkeypatch.setattr(store, "load_all", refused)
     assert main(["cite", "suite/row"]) == 2
     assert capsys.readouterr().err == "error: /root/x: Permission denied; mend that, or choose another place\n"
 

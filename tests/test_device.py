@@ -21,7 +21,7 @@ from benchmark.core.registry import registered
 from benchmark.retraining import chunks
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.tasks import suites
 from benchmark.tasks.questions import FurtherTraining, Subsets, Uses
 from benchmark.truths import truth
@@ -114,7 +114,7 @@ def test_every_question_is_asked_and_scored_on_a_gpu_as_on_the_cpu(
     with gpu():
         assert main([*command, "--device", "cuda"]) == 0
     name = "small" if dtype == "float64" else f"small-{dtype}"
-    known, found = (results.load(Path("my-results") / folder / "grad-dot.json").cells["0"] for folder in (name, f"{name}-cuda"))
+    known, found = (store.load(Path("my-results") / folder / "grad-dot.json").cells["0"] for folder in (name, f"{name}-cuda"))
 
     assert found.scores.keys() == known.scores.keys()
     for metric, value in known.scores.items():

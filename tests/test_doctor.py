@@ -12,7 +12,7 @@ import torch
 from benchmark.base import machine
 from benchmark.base.files import tensor_digest
 from benchmark.commands.main import main
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.studies import doctor
 from benchmark.tasks import suites
 
@@ -96,8 +96,8 @@ def test_the_doctor_says_that_another_instruction_set_gives_other_bits(
 
 def test_the_doctor_compares_with_the_published_truths_and_says_whose_they_are() -> None:
     stored = doctor.stored()
-    found = {name: results.load_limits(ROOT / "results" / f"{name}.json").seeds["0"].truth for name in stored["truths"]}
-    cells = [results.load(at) for name in found for at in sorted((ROOT / "results" / name).glob("*.json"))[:3]]
+    found = {name: store.load_limits(ROOT / "results" / f"{name}.json").seeds["0"].truth for name in stored["truths"]}
+    cells = [store.load(at) for name in found for at in sorted((ROOT / "results" / name).glob("*.json"))[:3]]
 
     assert {task.name for task in suites.suite("quick").tasks} == found.keys()
     assert stored["truths"] == found

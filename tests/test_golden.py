@@ -19,8 +19,8 @@ from benchmark.base import machine
 from benchmark.base.files import read_tensors, tensor_digest, write
 from benchmark.core.declaration import OPTIMIZERS
 from benchmark.core.optimizers import SCHEDULES
-from benchmark.running import run
-from benchmark.scores import board, results
+from benchmark.running import estimates, scoring
+from benchmark.scores import board, store
 from benchmark.scores.results import Result
 from benchmark.tasks.questions import QUESTIONS, asked_of
 from benchmark.truths import truth
@@ -31,7 +31,7 @@ DIGITS = 1e-5  # of scores there, which are kept to six digits; two effects that
 TASK = "quick-breast-cancer-logistic-sgd"
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Path(__file__).parent / "golden" / f"{TASK}.safetensors"
-RESULTS = [results.load(at) for at in sorted((ROOT / "results" / TASK).glob("*.json"))]
+RESULTS = [store.load(at) for at in sorted((ROOT / "results" / TASK).glob("*.json"))]
 
 
 # ---- ten tasks of all kinds ------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_committed_scores_are_those_of_the_committed_estimates(result: Result, k
     scored = {seed: cell for seed, cell in result.cells.items() if cell.status == "ok"}
     for seed, cell in scored.items():
         effect, exact = kept[cell.estimate], GroundTruth(kept[cell.truth], 1.0, 1)
-        assert cell.scores == run.scored(effect, exact, asked.units and result.estimator.loss_units)
-        assert cell.by_query == run.ranking(effect, exact, asked)
-        assert cell.points == run.points(effect, exact, int(seed))
+        assert cell.scores == scoring.scores(effect, exact, asked.units and result.estimator.loss_units)
+        assert cell.by_query == scoring.ranking(effect, exact, asked)
+        assert cell.points == scoring.points(effect, exact, int(seed))
 
 
 def test_the_board_shows_the_mean_of_the_committed_scores(kept: dict[str, Tensor]) -> None:
@@ -120,7 +120,7 @@ def test_the_board_shows_the_mean_of_the_committed_scores(kept: dict[str, Tensor
         cells = row.results[0].cells.items()
         if row.complete:
             found = [
-                run.ranking(kept[cell.estimate], GroundTruth(kept[cell.truth], 1.0, 1), asked_of(row.results[0].task))
+                scoring.ranking(kept[cell.estimate], GroundTruth(kept[cell.truth], 1.0, 1), asked_of(row.results[0].task))
                 for _, cell in cells
             ]
             assert row.score.mean == pytest.approx(sum(value for (value,) in found if value) / len(found), abs=1e-9)
@@ -132,10 +132,10 @@ def gather(cache: Path) -> None:
     for result in RESULTS:
         for seed, cell in result.cells.items():
             if cell.status == "ok":
-                effect, exact = run.kept(cell.estimate, cache), truth.kept(result.task_digest, int(seed), cache, "cpu")
+                effect, exact = estimates.find(cell.estimate, cache), truth.kept(result.task_digest, int(seed), cache, "cpu")
                 assert effect is not None, f"{result.estimator.name} seed {seed}: its estimate is not in {cache}"
                 assert exact, f"the truth of seed {seed} is not in {cache}"
-                found |= {cell.estimate: effect.contiguous(), cell.truth: exact[0].effect.contiguous()}
+                found |= {cell.estimate: effect.contiguous(), cell.truth: exact.effect.contiguous()}
     write(KEPT, save(dict(sorted(found.items()))))
 
 

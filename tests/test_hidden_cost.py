@@ -14,8 +14,8 @@ from benchmark.core.calculus import Count, largest
 from benchmark.core.declaration import Estimator
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
+from benchmark.running.cell import warm_up
 from benchmark.running.evaluate import Estimate, estimate
-from benchmark.running.run import warm_up
 from benchmark.sandbox import client, warmup
 from benchmark.sandbox.client import Allowance, Rules
 

@@ -18,8 +18,9 @@ from benchmark.base.files import json_digest
 from benchmark.base.records import Mismatch
 from benchmark.commands.main import main
 from benchmark.publishing import manifest, page
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.scores.results import Result
+from benchmark.scores.store import Store
 from benchmark.tasks.definition import record_digest
 from benchmark.tasks.suites import TASKS
 
@@ -42,8 +43,8 @@ def at() -> Path:
     """The file of a verified result, published with another, with limits, board and manifest."""
     theirs = verified(claimed(synthetic.result(TASK, "theirs", 2, 0.5), 0.5), 0.5)
     for one in (theirs, synthetic.result(TASK, "loss", 2, 0.3)):
-        found = results.save(one, FOLDER)
-    results.save_limits(synthetic.limits(TASK, 2), FOLDER)
+        found = Store(FOLDER).keep(one)
+    Store(FOLDER).keep(synthetic.limits(TASK, 2))
     assert main(["report", "--publish"]) == main(["report", "--check"]) == 0
     return found.with_name("theirs.json")
 
@@ -145,7 +146,7 @@ def dumped(content: Content) -> bytes:
 def loaded(at: Path) -> Result | None:
     """The result of a file, None where it is refused in our words; any other error is one of the test."""
     try:
-        return results.load(at)
+        return store.load(at)
     except LoobenchError:
         return None
 
@@ -163,7 +164,7 @@ def test_random_damage_to_a_result_is_detected_or_harmless_and_never_a_traceback
     at: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, random, counts = at.read_bytes(), np.random.RandomState(8), Counter[str]()
-    right = results.load(at)
+    right = store.load(at)
     for _ in range(COUNT):
         kind, content = damaged(whole, random)
         at.write_bytes(content)
@@ -216,7 +217,7 @@ def test_half_of_a_letter_is_refused(at: Path) -> None:
     at.write_bytes(dumped(sealed(content)))
 
     with pytest.raises(DamagedFile, match="surrogates not allowed"):
-        results.load(at)
+        store.load(at)
 
 
 # ---- what a cheat would do -------------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def test_a_better_score_with_digests_that_fit_is_found_by_the_manifest_and_canno
     better(content)
     at.write_bytes(dumped(sealed(content)))
 
-    assert results.load(at).trusted  # nothing in the file itself tells
+    assert store.load(at).trusted  # nothing in the file itself tells
     lines = told(capsys, ["report", "--check"], (1,))
     assert any("theirs.json was changed without manifest.json" in line for line in lines)
     assert any("seed 0 changed from" in line and "not the estimator's version" in line for line in lines)
@@ -263,16 +264,16 @@ def test_a_result_whose_parts_contradict_each_other_is_refused_even_with_digests
     at.write_bytes(dumped(sealed(content)))
 
     with pytest.raises(DamagedFile, match=said):
-        results.load(at)
+        store.load(at)
 
 
 def test_what_contradicts_itself_is_not_written_either(at: Path) -> None:
-    made = results.load(at)
+    made = store.load(at)
     cell = replace(made.cells["0"], by_query=[0.99])
 
     with pytest.raises(Mismatch, match="by_query"):
-        results.save(replace(made, cells={**made.cells, "0": cell}), FOLDER)
+        Store(FOLDER).keep(replace(made, cells={**made.cells, "0": cell}))
 
 
 def test_no_published_result_contradicts_itself() -> None:
-    assert len(results.load_all(ROOT / "results")) > 1000
+    assert len(store.load_all(ROOT / "results")) > 1000

@@ -19,7 +19,8 @@ from benchmark.core import registry
 from benchmark.publishing import audit, page
 from benchmark.sandbox import client
 from benchmark.sandbox.client import Allowance, Rules
-from benchmark.scores import results
+from benchmark.scores import store
+from benchmark.scores.store import Store
 from benchmark.submissions import subjects, submission
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,7 +60,7 @@ def test_its_code_has_the_same_digests(checkout: Path) -> None:
 
 def test_digests_are_those_that_published_results_have() -> None:
     here = registry.registered()
-    published = [results.load(at).estimator for at in (ROOT / "results" / TASK).glob("*.json")]
+    published = [store.load(at).estimator for at in (ROOT / "results" / TASK).glob("*.json")]
 
     assert len(published) > 50
     assert {one.name: one.identity for one in published} == {one.name: here[one.name].identity() for one in published}
@@ -78,7 +79,7 @@ def test_a_run_there_goes_on_with_the_rows_of_here(checkout: Path) -> None:
 def test_report_and_audit_find_there_what_is_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(page, "library", lambda: b"")
     for quality, name in enumerate(("sgd-ie", "loss")):
-        results.save(scored(name, 0.5, quality / 2, task=TWO[0]), Path("results"))
+        Store(Path("results")).keep(scored(name, 0.5, quality / 2, task=TWO[0]))
     Path("README.md").write_text("<!-- headline: `loobench report --publish` writes this table -->\n<!-- end of headline -->\n")
     assert main(["report", "--publish"]) == 0
     for command in (["init"], ["add", "."], ["commit", "--message", "published"]):
@@ -88,7 +89,7 @@ def test_report_and_audit_find_there_what_is_here(monkeypatch: pytest.MonkeyPatc
     assert b"\r\n" in Path("README.md").read_bytes()
     assert main(["report", "--check"]) == 0, capsys.readouterr().err
     assert audit.audit(Path("results"), "HEAD") == []
-    results.save(scored("loss", 0.5, 0.9, task=TWO[0]), Path("results"))
+    Store(Path("results")).keep(scored("loss", 0.5, 0.9, task=TWO[0]))
     windows(Path("results"))
     assert [one.path for one in audit.audit(Path("results"), "HEAD")] == [f"{TWO[0]}/loss.json"]
     assert main(["report", "--check"]) == 1

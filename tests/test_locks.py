@@ -25,9 +25,13 @@ from benchmark.base.files import claimed, locked
 from benchmark.commands.main import main
 from benchmark.core import registry
 from benchmark.publishing import manifest, page
-from benchmark.retraining.chunks import FREE
 from benchmark.running import run
-from benchmark.scores import migrate, results
+from benchmark.running.cell import Setup, opened
+from benchmark.running.plan import Plan, Work
+from benchmark.running.rescore import _exchanged, rescore
+from benchmark.scores import migrate, store
+from benchmark.scores.results import Result
+from benchmark.scores.store import Store
 from benchmark.submissions import verify
 from benchmark.tasks import data, suites
 from benchmark.truths import truth
@@ -209,9 +213,9 @@ def test_what_is_claimed_is_refused_or_waited_for() -> None:
 
 
 # ---- what is guarded -------------------------------------------------------------------------------------------------
-def planned(cache: str = "cache", seeds: tuple[int, ...] = (0, 1), names: tuple[str, ...] = ("loss", "grad-dot")) -> run.Plan:
-    estimators = tuple(registry.resolve(names))
-    return run.Plan((suites.task(TASK),), estimators, (seeds,), "cpu", Path(cache).absolute(), FOLDER, "loobench run")
+def planned(cache: str = "cache", seeds: tuple[int, ...] = (0, 1), names: tuple[str, ...] = ("loss", "grad-dot")) -> Plan:
+    setup = Setup("cpu", Path(cache).absolute(), "loobench run")
+    return Plan((suites.task(TASK),), tuple(registry.resolve(names)), (seeds,), setup, Store(FOLDER))
 
 
 class Silent:
@@ -222,28 +226,26 @@ class Silent:
     def close(self) -> None: ...
 
 
-def keep() -> Path:
-    plan = planned()
-    made = scored("loss", 0.5, task=TASK)
-    cell = made.cells["0"]
-    run._keep(plan, plan.tasks[0], 0, plan.estimators[0], cell, made.provenance[cell.provenance])
-    return results.path(made, FOLDER)
+def keep(job: run.Job | None = None) -> Path:
+    plan, made = planned(), scored("loss", 0.5, task=TASK)
+    case = opened(plan.setup, plan.tasks[0], 0, Silent)
+    run._kept(run.begun(plan, Silent) if job is None else job, case, plan.estimators[0], made.cells["0"])
+    return Store(FOLDER).at(made)
 
 
 def note() -> Path:
     plan = planned(seeds=(0,))
-    case, _, _ = run.opened(plan, plan.tasks[0], 0, Silent)
-    run.note_limits(plan, case)
+    run.note_limits(run.begun(plan, Silent), opened(plan.setup, plan.tasks[0], 0, Silent))
     return FOLDER / f"{TASK}.json"
 
 
 def score() -> Path:
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "loss", "--results", str(FOLDER)]) == 0
-    right = results.load(FOLDER / TASK / "loss.json")
+    right = store.load(FOLDER / TASK / "loss.json")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
-    at = results.save(replace(right, cells={"0": wrong}), FOLDER)
-    run.rescore(at, Path("cache").absolute())
-    assert results.load(at) == right
+    at = Store(FOLDER).keep(replace(right, cells={"0": wrong}))
+    rescore(store.load(at), Store(FOLDER), Path("cache").absolute())
+    assert store.load(at) == right
     return at
 
 
@@ -252,15 +254,15 @@ def verified() -> Path:
 
 
 def migrated() -> Path:
-    at = results.save(scored("loss", 0.1, 0.2), FOLDER)
+    at = Store(FOLDER).keep(scored("loss", 0.1, 0.2))
     as_before(at, older_cells)
     assert main(["migrate", "--results", str(FOLDER)]) == 0
     return at
 
 
 def reported() -> Path:
-    results.save(scored("loss", 0.1, 0.2), FOLDER)
-    results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
+    Store(FOLDER).keep(scored("loss", 0.1, 0.2))
+    Store(FOLDER).keep(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]])
     assert main(["report", "--publish"]) == 0
     return FOLDER / "manifest.json"
 
@@ -285,9 +287,9 @@ def test_whatever_changes_a_file_of_results_does_so_under_the_lock_beside_it(
         written[at] = {*held}
         whole(at, content)
 
-    for module in (results, migrate, manifest):
+    for module in (store, migrate, manifest):
         monkeypatch.setattr(module, "write", write)
-    monkeypatch.setattr(results, "locked", noted)
+    monkeypatch.setattr(store, "locked", noted)
     at = change()
 
     assert written[at] == {"--".join(at.relative_to(FOLDER).parts) + ".lock"}
@@ -296,16 +298,14 @@ def test_whatever_changes_a_file_of_results_does_so_under_the_lock_beside_it(
 
 def test_no_reader_of_results_takes_a_lock_for_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "library", lambda: b"")
-    results.save(scored("loss", 0.1, 0.2), FOLDER)
+    Store(FOLDER).keep(scored("loss", 0.1, 0.2))
     assert main(["report", "--publish"]) == 0
     before = {at: at.read_bytes() for at in FOLDER.rglob("*.json")}
     for command in (["init"], ["add", "."], ["-c", "user.name=A", "-c", "user.email=a@b.c", "commit", "--message", "x"]):
         subprocess.run(["git", *command], check=True, capture_output=True)
     for at in before:
-        with results.changing(at, FOLDER):
-            assert [*results.limit_files(FOLDER), *results.result_files(FOLDER)] == [
-                at for at in before if at.name == "loss.json"
-            ]
+        with Store(FOLDER).lock(at):
+            assert [*store.limit_files(FOLDER), *store.result_files(FOLDER)] == [at for at in before if at.name == "loss.json"]
             assert main(["report", "--check"]) == 0
             assert main(["audit", "--base", "HEAD"]) == 0
             assert subprocess.check_output(["git", "status", "--porcelain"]) == b""
@@ -313,11 +313,11 @@ def test_no_reader_of_results_takes_a_lock_for_one(capsys: pytest.CaptureFixture
 
 
 def test_what_killed_writers_left_is_removed_by_the_next_of_that_file() -> None:
-    at = results.save(scored("loss", 0.1, 0.2), FOLDER)
+    at = Store(FOLDER).keep(scored("loss", 0.1, 0.2))
     mine, other = at.with_name(".loss.json.abc"), at.with_name(".grad-dot.json.abc")
     for left in (mine, other):
         left.touch()
-    with results.changing(at, FOLDER):
+    with Store(FOLDER).lock(at):
         pass
 
     assert not mine.exists()
@@ -326,36 +326,34 @@ def test_what_killed_writers_left_is_removed_by_the_next_of_that_file() -> None:
 
 
 def test_scores_that_another_job_has_just_written_are_not_undone() -> None:
-    at = results.save(was := scored("loss", 0.1, 0.2), FOLDER)
+    at = Store(FOLDER).keep(was := scored("loss", 0.1, 0.2))
     theirs = scored("loss", 0.1, 0.9)
-    results.save(theirs, FOLDER)
+    Store(FOLDER).keep(theirs)
     mine = scored("loss", 0.5, 0.5)
-    found = run._exchanged(at, was, mine.cells)
+    found = _exchanged(Store(FOLDER), was, mine.cells)
 
-    assert results.load(at) == found
+    assert store.load(at) == found
     assert found.cells == {"0": mine.cells["0"], "1": theirs.cells["1"]}
 
 
 def test_a_cell_does_not_overwrite_the_results_of_another_version() -> None:
-    plan = planned()
-    at = results.path(results.blank(plan.tasks[0], "cpu", plan.estimators[0]), FOLDER)
-    before = results.save(scored("loss", 0.1, 0.2, task=TASK), FOLDER)
-    assert before == at
+    job = run.begun(planned(), Silent)
+    at = Store(FOLDER).keep(scored("loss", 0.1, 0.2, task=TASK))
     content = at.read_bytes()
     with pytest.raises(LoobenchError, match=r"of another version .* give one of the two its own --results"):
-        keep()
+        keep(job)
     assert at.read_bytes() == content
 
 
 def test_results_of_another_version_are_set_aside_once() -> None:
     plan = planned(seeds=(0,), names=("loss",))
-    at = results.save(scored("loss", 0.1, 0.2, task=TASK), FOLDER)
+    at = Store(FOLDER).keep(scored("loss", 0.1, 0.2, task=TASK))
     old = at.read_bytes()
     list(run.execute(plan, Silent))
     new = at.read_bytes()
     list(run.execute(plan, Silent))
 
-    assert [one.read_bytes() for one in (plan.cache / "superseded").rglob("*.json")] == [old]
+    assert [one.read_bytes() for one in (plan.setup.cache / "superseded").rglob("*.json")] == [old]
     assert at.read_bytes() == new != old
 
 
@@ -377,7 +375,7 @@ def test_a_cell_that_another_run_computes_comes_last_and_that_is_said(capsys: py
     (task,), (_, second) = plan.tasks, plan.estimators
 
     def other() -> None:
-        with run._claim(plan, task, 0, second, wait=True):
+        with plan.claim(Work(task, 0, plan.estimators), second, wait=True):
             begun.set()
             until_there(FOLDER / TASK / "grad-dot.json")
 
@@ -393,7 +391,7 @@ def test_a_truth_that_another_run_computes_into_the_same_cache_is_not_waited_for
     plan, begun = planned(names=("loss",)), threading.Event()
 
     def other() -> None:
-        with truth.computing(plan.tasks[0], 0, plan.cache, "cpu"):
+        with truth.computing(plan.tasks[0], 0, plan.setup.cache, "cpu"):
             begun.set()
             until_there(FOLDER / TASK / "loss.json")
 
@@ -408,15 +406,13 @@ def test_two_that_ask_for_a_truth_at_once_have_one() -> None:
     seconds = []
 
     def first() -> None:
-        with truth.computing(task, 0, cache, "cpu"):
-            begun.set()
-            time.sleep(1)
-            seconds.append(truth._cached_truth(task, 0, reference, cache, "cpu", FREE, lambda visits: None).seconds)
+        exact = truth.cached_truth(task, 0, reference, cache, "cpu", progress=lambda visits: begun.set())
+        seconds.append(exact.seconds)
 
     with elsewhere(first):
-        begun.wait(10)
+        assert begun.wait(10)
         found = truth.cached_truth(task, 0, reference, cache, "cpu")
-        assert seconds == [found.seconds]  # the first's, by now; a time of computing is never the same twice
+    assert seconds == [found.seconds]  # the first's, by now; a time of computing is never the same twice
 
 
 def test_a_data_set_that_another_process_fetches_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,9 +454,9 @@ def expect_whole(folder: Path, seeds: int, names: tuple[str, ...]) -> None:
     wanted = [str(seed) for seed in range(seeds)]
     for name in names:
         text = (folder / TASK / f"{name}.json").read_text()
-        assert list(results.parse(text.encode(), name).cells) == wanted
+        assert list(store.parse(text.encode(), name, Result).cells) == wanted
         assert [key for key, _ in json.loads(text, object_pairs_hook=lambda pairs: pairs) if key == "cells"] == ["cells"]
-    assert list(results.load_limits(folder / f"{TASK}.json").seeds) == wanted
+    assert list(store.load_limits(folder / f"{TASK}.json").seeds) == wanted
     assert {at.name for at in folder.iterdir()} == {TASK, f"{TASK}.json", ".locks"}
     assert {at.name for at in (folder / TASK).iterdir() if not at.name.startswith(".")} == {f"{name}.json" for name in names}
     assert not list((folder / ".locks").glob("*.lock"))

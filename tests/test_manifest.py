@@ -13,8 +13,9 @@ from benchmark import PROTOCOL
 from benchmark.base.errors import DamagedFile
 from benchmark.commands.main import main
 from benchmark.publishing import manifest, page
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.scores.results import Result
+from benchmark.scores.store import Store
 from benchmark.tasks.definition import record_digest
 
 FOLDER = Path("results")
@@ -28,12 +29,12 @@ def _without_the_charting_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def save(*made: Result) -> list[Path]:
     """Write results into the folder of the test."""
-    return [results.save(one, FOLDER) for one in made]
+    return [Store(FOLDER).keep(one) for one in made]
 
 
 def now() -> manifest.Manifest:
     """The manifest of what is in the folder."""
-    return manifest.manifest(FOLDER, results.load_all(FOLDER))
+    return manifest.manifest(FOLDER, store.load_all(FOLDER))
 
 
 def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -44,8 +45,8 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
 # ---- what it says ----------------------------------------------------------------------------------------------------
 def test_it_has_a_line_for_each_file_with_its_sum_version_task_and_scores() -> None:
     [at] = save(answers("sgd-ie", TWO[0], *taus(0.5, 0.123456789, 0.25)))
-    results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
-    made = results.load(at)
+    Store(FOLDER).keep(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]])
+    made = store.load(at)
     assert main(["report", "--publish"]) == 0
     content = json.loads((FOLDER / "manifest.json").read_text())
     sums = {str(path): subprocess.check_output(["sha256sum", path], text=True).split()[0] for path in FOLDER.rglob("*.json")}
@@ -83,7 +84,7 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
     "spaces": (lambda: spaced(FOLDER / TWO[0] / "sgd-ie.json"), f"{TWO[0]}/sgd-ie.json was changed"),
     "added": (lambda: save(scored("theirs", 0.9)), f"{TWO[0]}/theirs.json was added"),
     "deleted": (lambda: (FOLDER / TWO[0] / "loss.json").unlink(), f"{TWO[0]}/loss.json was deleted"),
-    "limits": (lambda: results.save_limits(limits(TWO[0], {"ceiling": [1.0]})[TWO[0]], FOLDER), f"{TWO[0]}.json was changed"),
+    "limits": (lambda: Store(FOLDER).keep(limits(TWO[0], {"ceiling": [1.0]})[TWO[0]]), f"{TWO[0]}.json was changed"),
     "no limits": (lambda: (FOLDER / f"{TWO[0]}.json").unlink(), f"{TWO[0]}.json was deleted"),
     "no manifest": (lambda: (FOLDER / "manifest.json").unlink(), "manifest.json is missing"),
     "a score in the manifest": (lambda: edited("0.5", "0.4999"), "manifest.json says of files what they do not"),
@@ -105,7 +106,7 @@ def edited(before: str, after: str) -> None:
 def published() -> None:
     """Two results and limits, with their board and manifest."""
     save(scored("sgd-ie", 0.5, 0.6), scored("loss", 0.1, 0.2))
-    results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], FOLDER)
+    Store(FOLDER).keep(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]])
     assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
 
@@ -202,7 +203,7 @@ def test_a_row_of_another_protocol_is_stale_on_the_board_and_refused_for_a_relea
 def test_limits_of_another_protocol_are_stale_too(capsys: pytest.CaptureFixture[str]) -> None:
     save(scored("sgd-ie", 0.5, 0.6))
     known = limits(TWO[1], {"ceiling": [0.5]})[TWO[1]]
-    results.save_limits(replace(known, protocol="1.0", task_digest=record_digest(known.task, "1.0")), FOLDER)
+    Store(FOLDER).keep(replace(known, protocol="1.0", task_digest=record_digest(known.task, "1.0")))
     assert main(["report", "--publish"]) == 0
 
     assert main(["report", "--check", "--release"]) == 1

@@ -16,9 +16,10 @@ from benchmark.core import registry
 from benchmark.core.registry import registered
 from benchmark.core.syntax import source_digest
 from benchmark.scores import migrate as module
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.migrate import migrate
 from benchmark.scores.results import Bounds, Cell, Claim, Verification
+from benchmark.scores.store import Store
 from benchmark.tasks.suites import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,10 +67,10 @@ def older_bounds(content: dict[str, Any]) -> None:
 def old(tmp_path: Path) -> Path:
     blank = results.blank(TASKS[TASK], "cpu", registered()["sgd-ie"])
     made = blank.with_cell(0, cell(), {"command": "c"}).with_cell(1, cell("crashed"), {"command": "c"})
-    as_before(results.save(made, tmp_path), older_cells)
+    as_before(Store(tmp_path).keep(made), older_cells)
     limits = results.no_limits(TASKS[TASK], "cpu").with_seed(0, Bounds("u", {"ceiling": [1 / 3] * 3}, {}, [1.0]))
-    results.save_limits(limits, tmp_path)
-    as_before(results.limits_path(limits, tmp_path), older_bounds)
+    Store(tmp_path).keep(limits)
+    as_before(Store(tmp_path).at(limits), older_bounds)
     return tmp_path
 
 
@@ -81,11 +82,11 @@ def test_an_older_result_is_refused_with_the_command_that_rewrites_it(old: Path,
 def test_what_was_measured_stays_and_what_was_not_is_unknown(old: Path) -> None:
     assert len(migrate(old)) == 2
 
-    found = results.load_all(old)[0]
+    found = store.load_all(old)[0]
     assert found.cells["0"].scores == {"kendall": [0.1, 0.2, 0.333333], "rmse": [1.0, None, 2.0]}
     assert (found.cells["0"].by_query, found.cells["0"].points, found.cells["0"].memory) == ([0.333333], [], None)
     assert (found.cells["1"].status, found.cells["1"].by_query) == ("crashed", [])
-    assert results.all_limits(old)[TASK].seeds["0"] == Bounds("u", {"ceiling": [0.333333] * 3}, {}, [])
+    assert store.all_limits(old)[TASK].seeds["0"] == Bounds("u", {"ceiling": [0.333333] * 3}, {}, [])
 
 
 def test_migrating_twice_changes_nothing(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +122,7 @@ def test_a_damaged_result_stops_migration_before_anything_is_written(change: str
 # ---- from schema 3 ---------------------------------------------------------------------------------------------------
 def of_schema_3(folder: Path, name: str = "sgd-ie", **fields: Any) -> Path:
     made = replace(results.blank(TASKS[TASK], "cpu", registered()[name]).with_cell(0, cell(), {"command": "c"}), **fields)
-    at = results.save(made, folder)
+    at = Store(folder).keep(made)
     as_before(at, of_bytes, 3)
     return at
 
@@ -139,7 +140,7 @@ def test_a_source_is_then_known_by_what_it_computes_and_the_harness_is_provenanc
     before = json.loads(at.read_text())
     assert migrate(tmp_path) == [at]
 
-    found = results.load(at)
+    found = store.load(at)
     assert (found.estimator.source, found.estimator.identity) == (
         registered()["sgd-ie"].source,
         registered()["sgd-ie"].identity(),
@@ -161,7 +162,7 @@ def test_a_verification_holds_after_it_if_it_did_before(holds: bool, tmp_path: P
     at.write_text(json.dumps({**content, "digest": json_digest(content)}))
     migrate(tmp_path)
 
-    assert results.load(at).trusted == holds
+    assert store.load(at).trusted == holds
 
 
 def test_a_source_that_is_nowhere_stops_migration_and_a_file_that_is_given_lets_it_go_on(
@@ -177,7 +178,7 @@ def test_a_source_that_is_nowhere_stops_migration_and_a_file_that_is_given_lets_
     assert "name it by --estimator FILE.py" in capsys.readouterr().err
     assert at.read_bytes() == before
     assert main(["migrate", "--results", str(tmp_path / "results"), "--estimator", str(source)]) == 0
-    assert results.load(at).estimator.source == source_digest(b"x = 1\n")
+    assert store.load(at).estimator.source == source_digest(b"x = 1\n")
 
 
 def test_an_older_version_of_a_source_is_found_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,4 +195,4 @@ def test_an_older_version_of_a_source_is_found_in_the_history(tmp_path: Path, mo
     migrate(tmp_path / "results")
     module._history.cache_clear()
 
-    assert results.load(at).estimator.source == source_digest(b"x = 1\n")
+    assert store.load(at).estimator.source == source_digest(b"x = 1\n")

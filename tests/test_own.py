@@ -20,10 +20,11 @@ from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
 from benchmark.core import registry
 from benchmark.publishing import manifest, page
-from benchmark.scores import board, results
+from benchmark.scores import board, results, store
 from benchmark.scores.results import Limits, Result
 from benchmark.scores.rows import Board, Row, Table
 from benchmark.scores.rows import own as as_own
+from benchmark.scores.store import Store
 from benchmark.tasks import suites
 from benchmark.tasks.definition import record_digest
 from benchmark.tasks.suites import CORE, TASKS
@@ -59,9 +60,9 @@ def published() -> Board:
     """The board of four estimators on two tasks, published in the folder of the test."""
     made, known = synthetic.everything({name: TASKS[name] for name in TWO}, QUALITIES, 3)
     for one in made:
-        results.save(one, places.PUBLISHED)
+        Store(places.PUBLISHED).keep(one)
     for limit in known.values():
-        results.save_limits(limit, places.PUBLISHED)
+        Store(places.PUBLISHED).keep(limit)
     assert main(["report", "--publish"]) == 0
     return board.board(made, known)
 
@@ -69,8 +70,8 @@ def published() -> Board:
 def keep(*made: Result) -> None:
     """Write results into one's own folder, with the limits of their truths."""
     for one in made:
-        results.save(one, places.MINE)
-        results.save_limits(synthetic.limits(TASKS[one.name], 3), places.MINE)
+        Store(places.MINE).keep(one)
+        Store(places.MINE).keep(synthetic.limits(TASKS[one.name], 3))
 
 
 def snapshot(*places: Path) -> dict[Path, bytes]:
@@ -205,8 +206,8 @@ def test_the_page_says_who_computed_each_row_and_has_the_curve_and_pairs_of_ones
 def test_ones_own_row_is_held_against_the_published_ceiling(published: Board) -> None:
     made = OWN["better and cheaper"]
     for one in made:
-        results.save(elsewhere(one), places.MINE)
-        results.save_limits(limits_elsewhere(one.name), places.MINE)
+        Store(places.MINE).keep(elsewhere(one))
+        Store(places.MINE).keep(limits_elsewhere(one.name))
     assert main(["report"]) == 0
     rows = {row["estimator"]: row for row in named_table((places.MINE / "leaderboard.md").read_text(), "Suite quick")}
 
@@ -223,7 +224,7 @@ def of_ceiling(made: Result, known: Board) -> float:
 
 @pytest.mark.usefixtures("published")
 def test_only_suites_that_one_has_results_in_are_shown_and_core_once_all_of_it_is_there() -> None:
-    results.save(synthetic.result(TASKS["hara2019-adult-mlp"], "sgd-ie", 3, 0.5), places.PUBLISHED)
+    Store(places.PUBLISHED).keep(synthetic.result(TASKS["hara2019-adult-mlp"], "sgd-ie", 3, 0.5))
     assert main(["report", "--publish"]) == 0
     keep(*OWN["of one task"])
     assert main(["report"]) == 0
@@ -240,8 +241,8 @@ def test_only_suites_that_one_has_results_in_are_shown_and_core_once_all_of_it_i
 
 @pytest.mark.usefixtures("published")
 def test_a_file_that_is_not_as_it_was_published_does_not_stand_among_the_published() -> None:
-    results.save(mine("grad-dot", 0.8), places.PUBLISHED)
-    results.save(mine("stranger", 0.8), places.PUBLISHED)
+    Store(places.PUBLISHED).keep(mine("grad-dot", 0.8))
+    Store(places.PUBLISHED).keep(mine("stranger", 0.8))
     keep(*OWN["of one task"])
     assert main(["report"]) == 0
     text = (places.MINE / "leaderboard.md").read_text()
@@ -271,7 +272,7 @@ def test_without_results_of_ones_own_report_says_what_to_do(capsys: Told) -> Non
 
 @pytest.mark.usefixtures("published")
 def test_the_board_of_ones_own_may_lie_anywhere() -> None:
-    results.save(OWN["of one task"][0], Path("deep/er"))
+    Store(Path("deep/er")).keep(OWN["of one task"][0])
     assert main(["report", "--results", "deep/er"]) == 0
     text = Path("deep/er/leaderboard.md").read_text()
 
@@ -351,7 +352,7 @@ def test_a_run_writes_its_own_folder_and_says_by_whom(capsys: Told) -> None:
     before = snapshot(Path("results"), Path("docs"))
     assert main([*RUN, "--by", "Grace Hopper"]) == 0
 
-    (facts,) = results.load(places.MINE / TASK / "grad-dot.json").provenance.values()
+    (facts,) = store.load(places.MINE / TASK / "grad-dot.json").provenance.values()
     assert facts["by"] == "Grace Hopper"
     assert snapshot(Path("results"), Path("docs")) == before
     assert "results in my-results" in capsys.readouterr().out
@@ -359,7 +360,7 @@ def test_a_run_writes_its_own_folder_and_says_by_whom(capsys: Told) -> None:
 
 def test_without_a_name_it_is_that_which_git_knows_and_nonsense_is_refused(capsys: Told) -> None:
     assert main(RUN) == 0
-    assert {facts["by"] for facts in results.load(places.MINE / TASK / "grad-dot.json").provenance.values()} == {"Ada"}
+    assert {facts["by"] for facts in store.load(places.MINE / TASK / "grad-dot.json").provenance.values()} == {"Ada"}
     for name in ("", "a\nb", "x" * 101, " "):
         assert main([*RUN, "--by", name]) == 2
         assert "--by takes 1 to 100 printable characters" in capsys.readouterr().err
@@ -370,9 +371,9 @@ def test_a_run_names_the_best_published_row_on_the_same_tasks(capsys: Told) -> N
     for name, quality in made.items():
         one = synthetic.result(TASKS[TASK], name, 3, quality) if quality < 1 else scored(name, 1.0, 1.0, task=TASK)
         sent = replace(one, claimed=results.Claim(0.9, "a stranger", "2026-11-01", "Linux")) if name == "theirs" else one
-        results.save(sent, places.PUBLISHED)
+        Store(places.PUBLISHED).keep(sent)
     assert main(["report", "--publish"]) == 0
-    found = {row.name: row for row in board.board(results.load_all(places.PUBLISHED), {}).suites[0].overall.rows}
+    found = {row.name: row for row in board.board(store.load_all(places.PUBLISHED), {}).suites[0].overall.rows}
     assert main(RUN) == 0
 
     assert f"best published on these tasks: sgd-ie, {found['sgd-ie'].score.mean:.3f}\n" in capsys.readouterr().out
@@ -380,8 +381,8 @@ def test_a_run_names_the_best_published_row_on_the_same_tasks(capsys: Told) -> N
 
 def of_another_version(folder: Path, task: str = TASK, seeds: int = 3) -> Path:
     """A result that was computed by another version of loobench, in a folder; and limits."""
-    results.save_limits(synthetic.limits(TASKS[task], seeds), folder)
-    return results.save(of_protocol(synthetic.result(TASKS[task], "grad-dot", seeds, 0.5), "9.9"), folder)
+    Store(folder).keep(synthetic.limits(TASKS[task], seeds))
+    return Store(folder).keep(of_protocol(synthetic.result(TASKS[task], "grad-dot", seeds, 0.5), "9.9"))
 
 
 def test_publishing_starts_no_file_afresh_unless_told_to_replace(tmp_path: Path, capsys: Told) -> None:
@@ -398,14 +399,14 @@ def test_publishing_starts_no_file_afresh_unless_told_to_replace(tmp_path: Path,
 
     assert main([*RUN, "--publish", "--replace"]) == 0
     assert "note: 1 results of other versions start afresh" in capsys.readouterr().err
-    assert [*results.load(at).cells] == ["0"]
+    assert [*store.load(at).cells] == ["0"]
     (aside,) = (tmp_path / "cache" / "superseded").rglob("grad-dot-*.json")
     assert aside.read_bytes() == before[at]
 
 
 def test_reproducing_starts_no_published_file_afresh_either(capsys: Told) -> None:
     task = TASKS["hara2019-adult-logistic"]
-    at = results.save(of_protocol(synthetic.result(task, "sgd-ie", 3, 0.5), "9.9"), places.PUBLISHED)
+    at = Store(places.PUBLISHED).keep(of_protocol(synthetic.result(task, "sgd-ie", 3, 0.5), "9.9"))
     before = at.read_bytes()
 
     assert main(["reproduce", "hara2019", "--seeds", "1", "--publish"]) == 2
@@ -417,13 +418,13 @@ def test_publishing_adds_seeds_to_a_file_of_the_same_version() -> None:
     assert main([*RUN, "--publish"]) == 0
     assert main(["report", "--publish"]) == 0
     assert main(["run", "--task", TASK, "--seeds", "1-1", "--estimator", "grad-dot", "--publish"]) == 0
-    assert [*results.load(places.PUBLISHED / TASK / "grad-dot.json").cells] == ["0", "1"]
+    assert [*store.load(places.PUBLISHED / TASK / "grad-dot.json").cells] == ["0", "1"]
 
 
 def test_limits_of_another_definition_of_a_task_are_published_files_too(tmp_path: Path, capsys: Told) -> None:
     made = limits(TASK, {"ceiling": [0.5]})[TASK]
     old = replace(made, protocol="0.9", task_digest=record_digest(made.task, "0.9"))
-    results.save_limits(old, places.PUBLISHED)
+    Store(places.PUBLISHED).keep(old)
     before = (places.PUBLISHED / f"{TASK}.json").read_bytes()
 
     assert main([*RUN, "--publish"]) == 2
@@ -486,7 +487,7 @@ def test_verify_prints_and_writes_only_where_told_and_into_the_publication_only_
     assert snapshot(Path("results")) == before
 
     assert main(["verify", str(at), "--write", "--publish", "--by", "Ada", *FEW]) == 0
-    found = results.load(at).verified
+    found = store.load(at).verified
     assert found
     assert (found.verdict, found.by) == ("verified", "Ada")
 
@@ -535,7 +536,7 @@ def test_a_row_that_is_not_published_is_cited_as_ones_own(capsys: Told) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "another result": lambda at: results.save(mine("sgd-ie", 0.3), places.PUBLISHED),
+    "another result": lambda at: Store(places.PUBLISHED).keep(mine("sgd-ie", 0.3)),
     "another space": lambda at: at.write_bytes(at.read_bytes().replace(b": ", b":  ", 1)),
     "no manifest": lambda at: (places.PUBLISHED / manifest.MANIFEST).unlink(),
     "not in the manifest": lambda at: forgotten(f"{TWO[0]}/sgd-ie.json"),
@@ -554,7 +555,7 @@ def forgotten(name: str) -> None:
 @pytest.mark.usefixtures("published")
 def test_a_file_that_is_not_as_the_manifest_has_it_is_not_published(change: str, capsys: Told) -> None:
     for task in TWO:
-        results.save(mine("sgd-ie", 0.7, task=task), places.PUBLISHED)
+        Store(places.PUBLISHED).keep(mine("sgd-ie", 0.7, task=task))
     (places.PUBLISHED / manifest.MANIFEST).unlink()  # which would know that the scores were others
     assert main(["report", "--publish"]) == 0
     assert "unpublished" not in cited(capsys, "quick/sgd-ie")

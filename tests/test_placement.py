@@ -14,8 +14,9 @@ from test_tracking import keep
 from benchmark.base.errors import DamagedFile
 from benchmark.commands.main import main
 from benchmark.core.registry import registered, resolve
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Bounds
+from benchmark.scores.store import Store
 from benchmark.submissions import scaffold, submission
 from benchmark.tasks.suites import CORE, TASKS
 
@@ -54,10 +55,10 @@ def advice(message: str) -> None:
 def test_a_copy_of_a_result_is_said_to_be_one_with_the_seeds_of_each(name: str, folder: Path) -> None:
     at = folder / TASK / "sgd-ie.json"
     copy = at.with_name(f"{name.format('sgd-ie')}.json")
-    found = results.load(at)
-    copy.write_bytes(results.packed(replace(found, cells={seed: found.cells[seed] for seed in ("0", "2")})))
+    found = store.load(at)
+    copy.write_bytes(store.packed(replace(found, cells={seed: found.cells[seed] for seed in ("0", "2")})))
     with pytest.raises(DamagedFile) as told:
-        results.load_all(folder)
+        store.load_all(folder)
 
     for words in (f"2 files hold the record of {at}", f"{at} has seed 0, 1, 2", f"{copy} has seed 0, 2;"):
         assert words in str(told.value)
@@ -69,12 +70,12 @@ def test_a_copy_of_a_result_is_said_to_be_one_with_the_seeds_of_each(name: str, 
 def test_a_copy_of_limits_is_said_to_be_one_with_the_seeds_of_each(name: str, folder: Path) -> None:
     at = folder / f"{TASK}.json"
     copy = folder / f"{name.format(TASK)}.json"
-    known = results.load_limits(at)
+    known = store.load_limits(at)
     other = folder.parent / "other"
-    results.save_limits(replace(known, seeds={}).with_seed(5, Bounds("t", {}, {}, [])), other)
+    Store(other).keep(replace(known, seeds={}).with_seed(5, Bounds("t", {}, {}, [])))
     copy.write_bytes((other / at.name).read_bytes())
     with pytest.raises(DamagedFile) as told:
-        results.all_limits(folder)
+        store.all_limits(folder)
 
     for words in (f"2 files hold the record of {at}", f"{at} has seed 0, 1", f"{copy} has seed 5"):
         assert words in str(told.value)
@@ -83,12 +84,12 @@ def test_a_copy_of_limits_is_said_to_be_one_with_the_seeds_of_each(name: str, fo
 
 def test_it_is_said_what_is_not_the_same_in_both(folder: Path) -> None:
     at = folder / TASK / "sgd-ie.json"
-    copy, found = at.with_name("sgd-ie 2.json"), results.load(at)
+    copy, found = at.with_name("sgd-ie 2.json"), store.load(at)
 
     def told(other: results.Result) -> str:
-        copy.write_bytes(results.packed(other))
+        copy.write_bytes(store.packed(other))
         with pytest.raises(DamagedFile) as raised:
-            results.load_all(folder)
+            store.load_all(folder)
         return str(raised.value)
 
     assert "they say the same" in told(found)
@@ -103,22 +104,22 @@ def test_three_files_of_one_result_are_all_named_and_a_missing_original_gets_non
     for name in ("sgd-ie 2.json", "sgd-ie 3.json"):
         at.with_name(name).write_bytes(at.read_bytes())
     with pytest.raises(DamagedFile, match=r"3 files hold .*sgd-ie 2.json has .*sgd-ie 3.json has .*sgd-ie.json has"):
-        results.load_all(folder)
+        store.load_all(folder)
     at.unlink()
     with pytest.raises(DamagedFile, match="2 files hold the record"):
-        results.load_all(folder)
+        store.load_all(folder)
     at.with_name("sgd-ie 2.json").unlink()
     with pytest.raises(DamagedFile, match=rf"sgd-ie 3.json holds the record of {at}: move it to {at}$"):  # which is free
-        results.load_all(folder)
+        store.load_all(folder)
 
 
 def test_a_place_that_another_record_has_is_no_place_to_move_to(folder: Path) -> None:
-    mine, other = results.save(result("sgd-ie"), folder), results.save(result("grad-dot"), folder)
+    mine, other = Store(folder).keep(result("sgd-ie")), Store(folder).keep(result("grad-dot"))
     mine.rename(folder / "x")
     other.rename(mine)
     (folder / "x").rename(other)
     with pytest.raises(DamagedFile, match=r"another record lies in .*: move both out of the folder"):
-        results.load_all(folder)
+        store.load_all(folder)
 
 
 def test_a_copy_of_a_whole_folder_and_of_the_manifest_are_found(folder: Path) -> None:
@@ -126,10 +127,10 @@ def test_a_copy_of_a_whole_folder_and_of_the_manifest_are_found(folder: Path) ->
     copy.mkdir()
     (copy / "sgd-ie.json").write_bytes((folder / TASK / "sgd-ie.json").read_bytes())
     with pytest.raises(DamagedFile, match="2 files hold the record"):
-        results.load_all(folder)
+        store.load_all(folder)
     (folder / "manifest (conflicted copy).json").write_text("{}")
     with pytest.raises(DamagedFile, match=r"is a copy of manifest.json, .*: move it out of"):
-        results.all_limits(folder)
+        store.all_limits(folder)
 
 
 def test_hidden_files_are_a_systems_own_and_no_results(folder: Path) -> None:
@@ -142,8 +143,8 @@ def test_hidden_files_are_a_systems_own_and_no_results(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"\0\5\x16\7")
 
-    assert [found.estimator.name for found in results.load_all(folder)] == ["sgd-ie"]
-    assert [*results.all_limits(folder)] == [TASK]
+    assert [found.estimator.name for found in store.load_all(folder)] == ["sgd-ie"]
+    assert [*store.all_limits(folder)] == [TASK]
 
 
 COMMANDS: dict[str, list[str]] = {
@@ -162,7 +163,7 @@ def test_a_command_that_reads_the_results_names_both_files_ends_with_2_and_chang
     task = CORE.tasks[0]  # the first that `submit` reads
     blank = results.blank(task, "cpu", registered()["grad-dot"])
     found = blank.with_cell(0, synthetic.cell(task, "grad-dot", 0, 0.6, 0.2), synthetic.PROVENANCE)
-    at = results.save(found, Path("results"))
+    at = Store(Path("results")).keep(found)
     copy = at.with_name("grad-dot (conflicted copy).json")
     copy.write_bytes(at.read_bytes())
     before = {found: found.read_bytes() for found in tmp_path.rglob("*.json")}
@@ -177,7 +178,7 @@ def test_a_command_that_reads_the_results_names_both_files_ends_with_2_and_chang
 
 @pytest.mark.parametrize("which", ["grad-dot.json", "grad-dot (conflicted copy).json"])
 def test_neither_of_two_files_of_one_result_is_verified(which: str, capsys: pytest.CaptureFixture[str]) -> None:
-    at = results.save(result("grad-dot"), Path("results"))
+    at = Store(Path("results")).keep(result("grad-dot"))
     at.with_name("grad-dot (conflicted copy).json").write_bytes(at.read_bytes())
 
     assert main(["verify", str(at.with_name(which))]) == 2
@@ -190,7 +191,7 @@ def test_a_copy_that_was_cut_does_not_hide_the_whole_one(folder: Path) -> None:
     at = folder / TASK / "sgd-ie.json"
     at.with_name("sgd-ie 2.json").write_bytes(at.read_bytes()[:100])
     with pytest.raises(DamagedFile, match=r"sgd-ie 2.json is not a valid result: .* or move it away"):
-        results.load_all(folder)
+        store.load_all(folder)
     assert json.loads(at.read_text())["cells"]
 
 
@@ -202,7 +203,7 @@ def test_a_result_on_another_suite_is_submitted_and_a_copy_beside_it_refused(tmp
     for task in others[:2]:
         found = results.blank(task, "cpu", estimator)
         cell = synthetic.cell(task, estimator.name, 0, 0.6, 0.2)
-        results.save(found.with_cell(0, cell, synthetic.PROVENANCE), tmp_path / "results")
+        Store(tmp_path / "results").keep(found.with_cell(0, cell, synthetic.PROVENANCE))
     bundle = submission.write(["my-estimator"], tmp_path / "results", source, tmp_path / "out", "A")
     at = tmp_path / "results" / others[0].name / "my-estimator.json"
     at.with_name("my-estimator (1).json").write_bytes(at.read_bytes())

@@ -11,8 +11,9 @@ import synthetic
 
 from benchmark.core import registry
 from benchmark.core.syntax import source_digest
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Result
+from benchmark.scores.store import Store
 from benchmark.submissions import proposal, scaffold, submission
 from benchmark.submissions.proposal import Change
 from benchmark.tasks import suites
@@ -77,7 +78,7 @@ def propose(root: Path, name: str = "my-estimator") -> Path:
         found = results.blank(task, "cpu", estimator)
         for seed in range(suites.CORE.seeds):
             found = found.with_cell(seed, synthetic.cell(task, name, seed, 0.6, 0.2), synthetic.PROVENANCE)
-        results.save(found, root.parent / "own")
+        Store(root.parent / "own").keep(found)
     bundle = submission.write([name], root.parent / "own", source, root.parent / "out", "Ada")
     for path in submission.paths(bundle):
         write(root / path, (bundle.folder / path).read_text())
@@ -162,8 +163,8 @@ def test_a_new_version_of_a_file_takes_the_place_of_the_old_one(repository: Path
     assert "adds no result" in (tmp_path / "verdict.md").read_text()
 
     for result in (repository / "results").glob("*/my-estimator.json"):
-        found = results.load(result)
-        results.save(of_source(found, at.read_bytes()), repository / "results")
+        found = store.load(result)
+        Store(repository / "results").keep(of_source(found, at.read_bytes()))
     commit("And its results")
     assert judge() == 0
     assert all(one["estimators"] == ["__init__.py", "old.py"] for one in told(tmp_path))
@@ -179,9 +180,9 @@ def test_more_results_of_a_file_that_is_there_need_not_be_complete(repository: P
     propose(repository)
     git("branch", "--force", "base")
     at = min((repository / "results").glob("*/my-estimator.json"))
-    found = results.load(at)
+    found = store.load(at)
     assert found.claimed
-    results.save(replace(found, claimed=replace(found.claimed, by="Another")), repository / "results")
+    Store(repository / "results").keep(replace(found, claimed=replace(found.claimed, by="Another")))
     commit("Again")
 
     assert judge() == 0
@@ -190,7 +191,7 @@ def test_more_results_of_a_file_that_is_there_need_not_be_complete(repository: P
 
 # ---- what is no submission -------------------------------------------------------------------------------------------
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "the harness": (lambda root: write(root / "benchmark" / "scores" / "metrics.py", "x"), "changes 'benchmark/scores/metrics.py'"),
+    "the harness": (lambda root: write(root / "benchmark" / "scores" / "mine.py", "x"), "changes 'benchmark/scores/mine.py'"),
     "a workflow": (lambda root: write(root / ".github" / "workflows" / "x.yml", "x"), "changes '.github/workflows/x.yml'"),
     "the board": (lambda root: write(root / "leaderboard.md", "x"), "changes 'leaderboard.md'"),
     "a deletion": (lambda root: (root / "estimators" / "old.py").unlink(), "deletes 'estimators/old.py'"),

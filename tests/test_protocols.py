@@ -15,7 +15,7 @@ from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, retrain, train
 from benchmark.running.evaluate import estimate
-from benchmark.scores.results import load, load_limits
+from benchmark.scores.store import load, load_limits
 from benchmark.tasks.definition import Task, build, flipped, shown
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets, Uses
 from benchmark.tasks.suites import SUITES, TASKS, task

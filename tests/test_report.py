@@ -15,9 +15,10 @@ from benchmark.base.text import markdown
 from benchmark.commands.main import main
 from benchmark.publishing import page as shown_page
 from benchmark.publishing import report
-from benchmark.scores import board, numbers, results
+from benchmark.scores import board, numbers, store
 from benchmark.scores.results import Limits, Result
 from benchmark.scores.rows import Board
+from benchmark.scores.store import Store
 from benchmark.tasks.suites import CORE, SUITES, TASKS
 
 
@@ -193,7 +194,7 @@ FIGURE = re.compile(r"[-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|inf)")
 def published() -> Board:
     """The board of all that is published."""
     folder = Path(__file__).resolve().parents[1] / "results"
-    return board.board(results.load_all(folder), results.all_limits(folder), [CORE])
+    return board.board(store.load_all(folder), store.all_limits(folder), [CORE])
 
 
 def test_no_figure_of_any_published_table_has_more_than_six_characters(published: Board) -> None:
@@ -451,7 +452,7 @@ def edited(at: Path, before: str, after: str) -> bytes:
 
 
 def test_report_check_finds_any_file_that_is_not_what_the_results_give(capsys: pytest.CaptureFixture[str]) -> None:
-    at = results.save(scored("sgd-ie", 0.5, 0.6), Path("results"))
+    at = Store(Path("results")).keep(scored("sgd-ie", 0.5, 0.6))
     assert main(["report", "--check"]) == 1  # no board yet
     assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
@@ -461,7 +462,7 @@ def test_report_check_finds_any_file_that_is_not_what_the_results_give(capsys: p
         assert main(["report", "--check"]) == 1
         assert f"error: {name} is not what results gives: run `loobench report --publish`" in capsys.readouterr().err
         Path(name).write_bytes(was)
-    other = results.save(scored("grad-dot", 0.5, 0.6), Path("results"))
+    other = Store(Path("results")).keep(scored("grad-dot", 0.5, 0.6))
     assert main(["report", "--check"]) == 1
     other.unlink()
     assert main(["report", "--check"]) == 0
@@ -472,8 +473,8 @@ def test_report_check_finds_any_file_that_is_not_what_the_results_give(capsys: p
 
 
 def test_pages_of_tasks_that_are_gone_are_found_and_removed() -> None:
-    gone = results.save(scored("sgd-ie", 0.5, task=TWO[1]), Path("results"))
-    results.save(scored("sgd-ie", 0.5), Path("results"))
+    gone = Store(Path("results")).keep(scored("sgd-ie", 0.5, task=TWO[1]))
+    Store(Path("results")).keep(scored("sgd-ie", 0.5))
     assert main(["report", "--publish"]) == 0
     before = {*Path("docs").rglob("*.js")}
     gone.unlink()
@@ -486,7 +487,7 @@ def test_pages_of_tasks_that_are_gone_are_found_and_removed() -> None:
 
 def test_the_readme_beside_the_board_gets_the_headline_and_is_checked() -> None:
     for one in everything(MAIN, {"sgd-ie": (0.5, 1.0)}, 2)[0]:
-        results.save(one, Path("results"))
+        Store(Path("results")).keep(one)
     Path("README.md").write_text(f"# x\n\n{report.OPENING}\n{report.CLOSING}\n")
     assert main(["report", "--publish"]) == 0
     assert "| [sgd-ie](estimators/sgd_ie.py)" in Path("README.md").read_text()
@@ -496,10 +497,10 @@ def test_the_readme_beside_the_board_gets_the_headline_and_is_checked() -> None:
 
 
 def test_report_check_finds_changed_limits() -> None:
-    results.save(answers("sgd-ie", TWO[0], {"kendall": CURVE}), Path("results"))
+    Store(Path("results")).keep(answers("sgd-ie", TWO[0], {"kendall": CURVE}))
     assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0
-    results.save_limits(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]], Path("results"))
+    Store(Path("results")).keep(limits(TWO[0], {"ceiling": [0.5]})[TWO[0]])
     assert main(["report", "--check"]) == 1
     assert main(["report", "--publish"]) == 0
     assert main(["report", "--check"]) == 0

@@ -19,7 +19,7 @@ from benchmark.core.solvers import System
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.studies import comparison, extras, judging, reproduce
 from benchmark.studies.judging import half_width, judge, ours, shape
 from benchmark.studies.published import DECAYS, KOH_LIANG, METHODS, PUBLISHED, Published
@@ -250,7 +250,7 @@ def test_a_figure_is_run_once_kept_and_read_from_results_and_cache(tmp_path: Pat
 
     assert list(reproduce.fill(mine, silent)) == []
     found = reproduce.gather(mine)
-    at = results.load(tmp_path / "results" / QUICK.name / "sgd-ie.json")
+    at = store.load(tmp_path / "results" / QUICK.name / "sgd-ie.json")
     assert found[QUICK.name, "sgd-ie"] == {int(seed): cell.scores for seed, cell in at.cells.items()}
     assert [*found[QUICK.name, KOH_LIANG]] == [0, 1]
     assert all(cell["kendall"][0] or 0 > 0.3 for cell in found[QUICK.name, KOH_LIANG].values())

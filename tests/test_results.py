@@ -14,8 +14,9 @@ from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import json_digest, read_tensors, write, write_tensors
 from benchmark.base.records import Mismatch
 from benchmark.core.registry import registered
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Cell, Result
+from benchmark.scores.store import Store
 from benchmark.tasks.suites import TASKS
 
 CELL = Cell(
@@ -48,7 +49,7 @@ def result(name: str = "sgd-ie", task: str = "quick-breast-cancer-mlp-sgd") -> R
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    return results.save(result(), tmp_path / "results")
+    return Store(tmp_path / "results").keep(result())
 
 
 def edit(at: Path, change: Callable[[dict[str, Any]], Any], *, fresh_digest: bool) -> None:
@@ -62,8 +63,8 @@ def edit(at: Path, change: Callable[[dict[str, Any]], Any], *, fresh_digest: boo
 
 def test_what_is_saved_is_what_is_loaded(saved: Path, tmp_path: Path) -> None:
     assert saved == tmp_path / "results" / "quick-breast-cancer-mlp-sgd" / "sgd-ie.json"
-    assert results.load(saved) == result()
-    assert results.load_all(tmp_path / "results") == [result()]
+    assert store.load(saved) == result()
+    assert store.load_all(tmp_path / "results") == [result()]
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
@@ -72,7 +73,7 @@ def test_a_file_cut_short_is_an_error_that_names_it_and_says_what_to_do(share: f
     saved.write_bytes(content[: int(len(content) * share)])
 
     with pytest.raises(DamagedFile, match=r"sgd-ie.json is not a valid result: .*restore it"):
-        results.load(saved)
+        store.load(saved)
 
 
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -92,7 +93,7 @@ def test_an_edit_by_hand_is_found(name: str, saved: Path) -> None:
     edit(saved, EDITS[name], fresh_digest=False)
 
     with pytest.raises(DamagedFile, match="was edited: its digest says"):
-        results.load(saved)
+        store.load(saved)
 
 
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -123,14 +124,14 @@ def test_a_wrong_field_is_an_error_that_says_where_even_with_a_fresh_digest(name
     edit(saved, change, fresh_digest=True)
 
     with pytest.raises(DamagedFile, match=message):
-        results.load(saved)
+        store.load(saved)
 
 
 def test_what_is_not_valid_is_not_written(tmp_path: Path) -> None:
     bad = result().with_cell(0, replace(CELL, seconds=float("nan")), {})
 
     with pytest.raises(Mismatch, match="seconds"):
-        results.save(bad, tmp_path)
+        Store(tmp_path).keep(bad)
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -142,14 +143,14 @@ def test_random_damage_is_found_or_harmless_and_never_a_crash(saved: Path) -> No
         damaged[random.randint(len(damaged))] ^= 1 << random.randint(8)
         saved.write_bytes(damaged)
         with suppress(DamagedFile):
-            assert results.load(saved) == result()  # a changed blank
+            assert store.load(saved) == result()  # a changed blank
 
 
 def test_a_file_in_the_wrong_place_is_an_error(saved: Path, tmp_path: Path) -> None:
     saved.rename(saved.with_name("grad-dot.json"))
 
     with pytest.raises(DamagedFile, match="move it to"):
-        results.load_all(tmp_path / "results")
+        store.load_all(tmp_path / "results")
 
 
 def test_seeds_are_pooled_only_under_the_same_question() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import synthetic
 import torch
 from cases import problem, walked
 from test_estimators import BROKEN, GOOD, declare
@@ -24,9 +25,11 @@ from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.train import train
-from benchmark.running import evaluate, run
-from benchmark.scores import metrics, results
+from benchmark.running import cell as cells
+from benchmark.running import estimates, evaluate, scoring
+from benchmark.scores import metrics, results, store
 from benchmark.scores.results import Bounds
+from benchmark.scores.store import Store
 from benchmark.tasks import definition, suites
 from benchmark.truths import truth
 from benchmark.truths.limits import Curve
@@ -36,7 +39,7 @@ SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--es
 
 
 def load(name: str, task: str = TASK) -> results.Result:
-    return results.load(Path("my-results") / task / f"{name}.json")
+    return store.load(Path("my-results") / task / f"{name}.json")
 
 
 def scores(name: str) -> dict[str, object]:
@@ -49,20 +52,18 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
 
     assert list(found.cells) == ["0", "1"]
     for seed, cell in found.cells.items():
-        estimate = run.kept(cell.estimate, tmp_path / "cache")
+        estimate = estimates.find(cell.estimate, tmp_path / "cache")
         exact = truth.kept(found.task_digest, int(seed), tmp_path / "cache", "cpu")
         assert estimate is not None
         assert exact
-        assert exact[0].digest() == cell.truth
-        exactly = metrics.scores(estimate, exact[0].effect, units=True)
+        assert exact.digest() == cell.truth
+        exactly = metrics.scores(estimate, exact.effect, units=True)
         assert cell.scores == {name: pytest.approx(curve, rel=5e-6) for name, curve in exactly.items()}
         assert cell.by_query == [cell.scores["kendall"][-1]]
-        true = results.load_limits(Path("my-results") / f"{TASK}.json").seeds[seed].points
-        units = exact[0].effect[-1].std(correction=0).item()
-        assert {round(value * units, 4) for value in true} <= {
-            round(value, 4) for value in exact[0].effect[-1].flatten().tolist()
-        }
-        assert len(cell.points) == len(true) == run.POINTS
+        true = store.load_limits(Path("my-results") / f"{TASK}.json").seeds[seed].points
+        units = exact.effect[-1].std(correction=0).item()
+        assert {round(value * units, 4) for value in true} <= {round(value, 4) for value in exact.effect[-1].flatten().tolist()}
+        assert len(cell.points) == len(true) == scoring.POINTS
         assert cell.memory is None or 0 <= cell.memory < 2**32
         assert cell.relative_cost == pytest.approx(cell.seconds / cell.exact_seconds, rel=1e-3)
         assert cell.exact_gradients == 10 * 100 * 101  # and the run with every sample
@@ -82,7 +83,7 @@ def test_a_second_run_computes_nothing_and_a_lost_estimate_is_computed_again(
     assert main(SMALL) == 0
     assert "0 cells computed, 4 were already there" in capsys.readouterr().out
 
-    run.estimate_path(load("grad-dot").cells["1"].estimate, tmp_path / "cache").unlink()
+    estimates.path(load("grad-dot").cells["1"].estimate, tmp_path / "cache").unlink()
     assert main(SMALL) == 0
     assert "1 cells computed, 3 were already there" in capsys.readouterr().out
     assert scores("grad-dot") == before
@@ -121,9 +122,9 @@ def test_limits_that_stand_give_way_only_to_others_and_never_where_they_are_publ
 ) -> None:
     assert main([*SMALL, "--seeds", "1"]) == 0
     at = Path("my-results") / f"{TASK}.json"
-    usual = (made := results.load_limits(at)).seeds["0"]
+    usual = (made := store.load_limits(at)).seeds["0"]
     standing = replace(usual, truth="of another machine", values=STANDING[what](usual.values))
-    results.save_limits(made.with_seed(0, standing), at.parent)
+    Store(at.parent).keep(made.with_seed(0, standing))
     if published:
         (at.parent / "manifest.json").write_text('{"format": 1, "results": {}, "limits": {}}')
     capsys.readouterr()
@@ -131,7 +132,7 @@ def test_limits_that_stand_give_way_only_to_others_and_never_where_they_are_publ
     into = ["--publish", "--results", str(at.parent)] if published else []
     assert main([*SMALL, "--seeds", "1", "--estimator", "loss", *into]) == 0
     said, same = capsys.readouterr().err, what == "the same to the last digit"
-    assert results.load_limits(at).seeds["0"] == (standing if same or published else usual)
+    assert store.load_limits(at).seeds["0"] == (standing if same or published else usual)
     assert ("differ by more than rounding" in said) == (not same)
     assert ("move my-results" in said) == (published and not same)
 
@@ -262,7 +263,7 @@ def test_a_run_over_done_cells_brings_their_scores_up_to_date(capsys: pytest.Cap
     assert main(SMALL) == 0
     right = load("sgd-ie")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
-    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("my-results"))
+    Store(Path("my-results")).keep(replace(right, cells={**right.cells, "0": wrong}))
     assert main(SMALL) == 0
 
     assert "0 cells computed" in capsys.readouterr().out.splitlines()[-1]
@@ -301,16 +302,18 @@ def test_a_damaged_truth_is_computed_again_and_said(tmp_path: Path, capsys: pyte
     assert scores("sgd-ie") == before
 
 
-def test_self_influence_is_the_effect_of_each_sample_on_its_own_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_self_influence_is_the_effect_of_each_sample_on_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(query_kind="mean", query=5)
     given = replace(given, horizons=(given.steps,))
-    exact = truth.ground_truth(train(given))
-    case = run.Case(suites.task(TASK), 4, given, train(given), replace(exact, gradients=10**9), None)
-    plan = run.Plan((), (), (), "cpu", tmp_path, tmp_path, "")
-    monkeypatch.setattr(run, "SELF", 5)
+    exact, empty = (
+        replace(truth.ground_truth(train(given)), gradients=10**9),
+        synthetic.cell(suites.task(TASK), "any", 4, 0.5, 1),
+    )
+    case = cells.Case(suites.task(TASK), 4, given, train(given), exact, None, empty, {})
+    monkeypatch.setattr(cells, "SELF", 5)
     estimator = registered()["exact-loo"]
 
-    found = run.self_influence(plan, case, estimator, evaluate.estimate(estimator, case.run))
+    found = cells.self_influence(case, estimator, evaluate.estimate(estimator, case.run), "cpu")
 
     numbers = sorted(stream("self-influence", 4).permutation(12)[:5].tolist())
     models = [walked(given, torch.ones(12))[0], *(walked(given, torch.arange(12) != i)[0] for i in numbers)]
@@ -332,7 +335,7 @@ def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Pa
     assert main(SMALL) == 0
     right = load("sgd-ie")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
-    results.save(replace(right, cells={**right.cells, "0": wrong}), Path("my-results"))
+    Store(Path("my-results")).keep(replace(right, cells={**right.cells, "0": wrong}))
     assert main(["score"]) == 0
     assert scored(capsys)[0] == [
         f"{TASK} grad-dot: seed 0, 1 computed anew, scores as before",
@@ -340,7 +343,7 @@ def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Pa
     ]
     assert load("sgd-ie") == right
 
-    run.estimate_path(right.cells["1"].estimate, tmp_path / "cache").unlink()
+    estimates.path(right.cells["1"].estimate, tmp_path / "cache").unlink()
     assert main(["score", "--estimator", "sgd-ie"]) == 1
     assert scored(capsys) == (
         [f"{TASK} sgd-ie: seed 0 computed anew, scores as before"],
@@ -372,13 +375,13 @@ def test_score_that_recomputes_nothing_says_so_and_why(tmp_path: Path, capsys: p
     assert scored(capsys)[1] == ["  seed 0, 1: not computed anew, left as before: no truth in the cache"]
     for at in (tmp_path / "cache" / "truth").glob("*.away"):
         at.rename(at.with_suffix(".safetensors"))
-    results.save(replace(right, cells={"0": others["crashed"], "1": others["other"]}), Path("my-results"))
+    Store(Path("my-results")).keep(replace(right, cells={"0": others["crashed"], "1": others["other"]}))
     assert main(["score", "--estimator", "sgd-ie"]) == 1
     assert scored(capsys) == (
         [f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"],
         ["  seed 1: not computed anew, left as before: another truth in the cache than the one it was scored against"],
     )
-    results.save(replace(right, cells={"0": others["crashed"]}), Path("my-results"))
+    Store(Path("my-results")).keep(replace(right, cells={"0": others["crashed"]}))
     assert main(["score", "--estimator", "sgd-ie"]) == 0
     assert scored(capsys) == ([f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"], [])
 
@@ -387,7 +390,7 @@ def test_score_says_that_scores_of_uses_stay(capsys: pytest.CaptureFixture[str])
     assert main(SMALL) == 0
     right = load("sgd-ie")
     used = {seed: replace(cell, scores={**cell.scores, "lowest_auc": [0.5] * 3}) for seed, cell in right.cells.items()}
-    results.save(replace(right, cells=used), Path("my-results"))
+    Store(Path("my-results")).keep(replace(right, cells=used))
     capsys.readouterr()
     assert main(["score", "--estimator", "sgd-ie"]) == 0
     line = f"{TASK} sgd-ie: seed 0, 1 computed anew, scores as before; scores of uses stay, which take training"

@@ -14,7 +14,7 @@ from test_submitting import finish
 from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
 from benchmark.core.registry import registered, resolve, sources
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.submissions import scaffold, submission
 from benchmark.submissions.check import broken, check
 
@@ -29,7 +29,7 @@ def test_a_new_estimator_runs_on_a_task_as_it_stands(tmp_path: Path, capsys: pyt
         assert f"    loobench {command}\n" in told
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "my_estimator.py"]) == 0
 
-    (cell,) = results.load(Path("my-results") / TASK / "my-estimator.json").cells.values()
+    (cell,) = store.load(Path("my-results") / TASK / "my-estimator.json").cells.values()
     assert cell.status == "ok"
     assert cell.scores["kendall"][-1] is not None
     assert cell.scores["kendall"][-1] > 0.5

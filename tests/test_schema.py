@@ -10,10 +10,11 @@ import pytest
 
 from benchmark.base.files import json_digest
 from benchmark.base.records import Mismatch
-from benchmark.scores import results, schema
+from benchmark.scores import checks, results, schema, store
+from benchmark.scores.results import Limits, Result
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, LIMITS = results.result_files(ROOT / "results"), results.limit_files(ROOT / "results")
+RESULTS, LIMITS = store.result_files(ROOT / "results"), store.limit_files(ROOT / "results")
 EVERY = 5  # of the results is validated where time is short
 
 
@@ -110,7 +111,7 @@ def test_what_our_reader_refuses_for_its_form_the_schema_refuses_too(name: str) 
 
     assert not validator("result").is_valid(content)
     with pytest.raises(Mismatch):
-        results.check({key: value for key, value in copy.deepcopy(content).items() if key != "digest"})
+        checks.check({key: value for key, value in copy.deepcopy(content).items() if key != "digest"}, Result)
 
 
 def test_claims_and_verifications_and_versions_are_allowed_and_not_required() -> None:
@@ -118,7 +119,7 @@ def test_claims_and_verifications_and_versions_are_allowed_and_not_required() ->
     whole = changed(RESULTS[0], lambda c: (c.update(claimed=CLAIMED, verified=VERIFIED), c["estimator"].update(version="2")))
 
     assert check.is_valid(whole)
-    assert results.check({key: value for key, value in whole.items() if key != "digest"}).verified
+    assert checks.check({key: value for key, value in whole.items() if key != "digest"}, Result).verified
     assert not check.is_valid({key: value for key, value in whole.items() if key != "digest"})
 
 
@@ -136,4 +137,4 @@ def test_limits_of_another_form_are_refused_by_both(change: Callable[[dict[str, 
 
     assert not validator("limits").is_valid(content)
     with pytest.raises(Mismatch):
-        results.check_limits({key: value for key, value in content.items() if key != "digest"})
+        checks.check({key: value for key, value in content.items() if key != "digest"}, Limits)

@@ -17,8 +17,9 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
 from benchmark.core import registry
 from benchmark.core.syntax import source_digest
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Claim, Result, Verification
+from benchmark.scores.store import Store
 from benchmark.submissions import submission
 from benchmark.tasks import suites
 
@@ -40,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "halfway.py").write_text(SOURCE)
     for estimator in registry.resolve([str(root / "halfway.py")]):
         for task in suites.CORE.tasks:
-            results.save(scored(results.blank(task, "cpu", estimator), task, estimator.name), root / "results")
+            Store(root / "results").keep(scored(results.blank(task, "cpu", estimator), task, estimator.name))
     submission.write(NAMES, root / "results", root / "halfway.py", root / "out", "A. Newcomer")
     return root
 
@@ -86,7 +87,7 @@ def first(folder: Path) -> Path:
 def change(folder: Path, how: Callable[[Result], Result]) -> None:
     """Rewrite one result with a right digest of its own, and the manifest with right hashes."""
     at = first(folder)
-    at.write_bytes(results.packed(how(results.load(at))))
+    at.write_bytes(store.packed(how(store.load(at))))
     reseal(folder)
 
 
@@ -98,7 +99,7 @@ def test_what_is_written_is_read_back_with_claims_and_nothing_else_changed(made:
     assert found.names == sorted(NAMES)
     assert len(found.results) == 2 * len(suites.CORE.tasks) == 28
     for result in found.results:
-        before = results.load(results.path(result, made / "results"))
+        before = store.load(Store(made / "results").at(result))
         assert result.substance == before.substance
         assert result.claimed
         assert result.claimed.by == "A. Newcomer"
@@ -140,11 +141,11 @@ def test_failed_cells_are_allowed_but_one_must_be_scored(own: Path) -> None:
 
 
 def failing(at: Path, status: str) -> None:
-    found = results.load(at)
+    found = store.load(at)
     for seed, cell in found.cells.items():
         broken = replace(cell, status=status, message="it broke", scores={}, by_query=[], points=[])
         found = found.with_cell(int(seed), broken, synthetic.PROVENANCE)
-    results.save(found, at.parents[1])
+    Store(at.parents[1]).keep(found)
 
 
 def test_results_on_other_suites_come_along_where_they_are_of_this_file_and_loobench(own: Path) -> None:
@@ -153,7 +154,7 @@ def test_results_on_other_suites_come_along_where_they_are_of_this_file_and_loob
     assert not set(more) & set(suites.CORE.tasks)
     first_of, second, third = (scored(results.blank(task, "cpu", estimator), task, estimator.name) for task in more)
     for result in (first_of, described(second, source="0" * 64), of_protocol(third, "0.9")):
-        results.save(result, own / "results")
+        Store(own / "results").keep(result)
     found = write(own, (estimator.name,))
 
     assert {result.name for result in found.results} == {more[0].name, *(task.name for task in suites.CORE.tasks)}
@@ -172,8 +173,8 @@ def test_a_task_that_is_missing_is_named(own: Path) -> None:
 
 
 def test_a_seed_that_is_missing_is_named(own: Path) -> None:
-    found = results.load(first(own / "results"))
-    results.save(replace(found, cells={"0": found.cells["0"]}), own / "results")
+    found = store.load(first(own / "results"))
+    Store(own / "results").keep(replace(found, cells={"0": found.cells["0"]}))
     with pytest.raises(LoobenchError, match="lacks seed 1"):
         write(own)
 
@@ -185,7 +186,7 @@ def test_results_of_another_version_of_the_file_are_refused(own: Path) -> None:
 
 
 def test_results_of_another_loobench_are_refused(own: Path) -> None:
-    results.save(of_protocol(results.load(first(own / "results")), "0.9"), own / "results")
+    Store(own / "results").keep(of_protocol(store.load(first(own / "results")), "0.9"))
     with pytest.raises(LoobenchError, match="another version of loobench"):
         write(own)
 

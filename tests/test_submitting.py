@@ -13,7 +13,8 @@ import synthetic
 from benchmark.commands.main import COMMANDS, main, parser
 from benchmark.commands.submitters import pull_request
 from benchmark.core import declaration, registry
-from benchmark.scores import results
+from benchmark.scores import results, store
+from benchmark.scores.store import Store
 from benchmark.submissions import check, scaffold, submission
 from benchmark.tasks import suites
 
@@ -35,7 +36,7 @@ def finish(source: Path, folder: Path) -> None:
         found = results.blank(task, "cpu", estimator)
         for seed in range(suites.CORE.seeds):
             found = found.with_cell(seed, synthetic.cell(task, estimator.name, seed, 0.6, 0.2), synthetic.PROVENANCE)
-        results.save(found, folder)
+        Store(folder).keep(found)
 
 
 def test_a_submission_is_written_and_the_commands_for_it_are_printed(ready: Path, capsys: Told) -> None:
@@ -84,9 +85,9 @@ def test_what_is_missing_is_said_in_a_line(ready: Path, capsys: Told) -> None:
 
 def test_cells_that_failed_are_submitted_and_shown(ready: Path, capsys: Told) -> None:
     at = ready / "my-results" / suites.CORE.tasks[0].name / "my-estimator.json"
-    found = results.load(at)
+    found = store.load(at)
     broken = replace(found.cells["1"], status="crashed", message="it broke", scores={}, by_query=[], points=[])
-    results.save(found.with_cell(1, broken, synthetic.PROVENANCE), ready / "my-results")
+    Store(ready / "my-results").keep(found.with_cell(1, broken, synthetic.PROVENANCE))
 
     assert main(["submit", "my_estimator.py", "--by", "A"]) == 0
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith(at.parent.name))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.scores.results import Result, load_all
+from benchmark.scores.results import Result
+from benchmark.scores.store import load_all
 from benchmark.submissions import suspicions, verdicts
 from benchmark.submissions.inquiry import REFERENCES
 from benchmark.submissions.suspicions import (

@@ -27,7 +27,7 @@ from benchmark.commands.main import main
 from benchmark.core.declaration import estimator
 from benchmark.publishing import audit, cite, figures, manifest, page, report
 from benchmark.running import logged, tracking
-from benchmark.scores import board, results, rows
+from benchmark.scores import board, checks, results, rows, store
 from benchmark.scores.results import Limits, Result
 from benchmark.submissions import submission, verdicts
 from benchmark.submissions.verdicts import Again, Beside, Report
@@ -138,7 +138,7 @@ def sealed(content: Any) -> bytes:
 
 def read_limits(content: bytes) -> Limits:
     Path("limits.json").write_bytes(content)
-    return results.load_limits(Path("limits.json"))
+    return store.load_limits(Path("limits.json"))
 
 
 def read_manifest(content: bytes) -> manifest.Manifest | None:
@@ -147,7 +147,7 @@ def read_manifest(content: bytes) -> manifest.Manifest | None:
 
 
 KINDS: dict[str, tuple[Any, Callable[[bytes], Any], Callable[[Any], bytes]]] = {
-    "result": (Result, lambda content: results.parse(content, "sent.json"), sealed),
+    "result": (Result, lambda content: store.parse(content, "sent.json", Result), sealed),
     "limits": (Limits, read_limits, sealed),
     "manifest": (manifest.Manifest, read_manifest, lambda content: json.dumps(content).encode()),
 }
@@ -202,7 +202,7 @@ def test_a_field_that_there_is_not_is_named_in_one_printable_line(key: str, tmp_
     (folder / "a.json").write_bytes(content)
 
     with pytest.raises(DamagedFile) as refused:
-        results.parse(content, "sent.json")
+        store.parse(content, "sent.json", Result)
     assert text.is_line(str(refused.value))
     assert main(["report", "--results", "results"]) == 2
     said = capsys.readouterr().err
@@ -286,7 +286,7 @@ def test_names_in_wandb_are_no_longer_than_it_takes() -> None:
     content = results.encode(synthetic.result(TASKS[SUITES[0]], "sgd-ie", 1, 0.5))
     content["task"].update(name="n" * 900, suite="s" * 900, model="m" * 900)
     content["task_digest"] = record_digest(content["task"], content["protocol"])
-    said = logged.about(results.check(content), tracking.Options())
+    said = logged.about(checks.check(content, Result), tracking.Options())
 
     assert max(len(said["name"]), len(said["group"])) <= 128
     assert max(map(len, said["tags"])) <= 64
@@ -326,7 +326,7 @@ def takes(kind: Any, content: Any, place: Place) -> bool:
 def checked(kind: Any, content: Any) -> Any:
     """A result or limits as read from a file, once its digest of the task fits its record."""
     fitting = {**content, "task_digest": record_digest(content["task"], content["protocol"])}
-    return (results.check if kind is Result else results.check_limits)(fitting)
+    return checks.check(fitting, kind)
 
 
 @cache

@@ -17,7 +17,7 @@ from benchmark.core.declaration import importable
 from benchmark.core.registry import load, registered, resolve
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Failure, estimate
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.studies.tune import lines, tau, trials
 from benchmark.tasks.suites import SUITES, TASKS
 from benchmark.truths.truth import answer
@@ -111,8 +111,8 @@ def test_a_librarys_method_is_scored_under_its_name_in_a_file_of_its_own(tmp_pat
     assert done.returncode == 0, done.stderr
     assert "mine/way" in done.stdout
     written = tmp_path / "my-results" / "quick-breast-cancer-logistic-sgd" / "mine--way.json"
-    assert results.load(written).estimator.name == "mine/way"
-    assert results.load_all(tmp_path / "my-results")
+    assert store.load(written).estimator.name == "mine/way"
+    assert store.load_all(tmp_path / "my-results")
     again = loobench("run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "1", "--estimator", str(at))
     assert "0 cells computed, 1 were already there" in again.stdout
 

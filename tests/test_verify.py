@@ -19,10 +19,11 @@ from benchmark.core import registry
 from benchmark.core.declaration import Estimator
 from benchmark.core.syntax import source_digest
 from benchmark.retraining.chunks import FREE
-from benchmark.running.run import Plan, computed, opened
+from benchmark.running.cell import Setup, computed, opened
 from benchmark.sandbox.client import Rules
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Claim, Result
+from benchmark.scores.store import Store
 from benchmark.submissions import subjects, suspicions, verify
 from benchmark.submissions.inquiry import Inquiry, Place, choose, fresh_cells, fresh_seeds
 from benchmark.submissions.subjects import Subject
@@ -69,12 +70,12 @@ def honest(cache: Path) -> Result:
 def claimed(estimator: Estimator, cache: Path, name: str = TASK) -> Result:
     """The result of an estimator on seeds 0 and 1 as a submitter claims it."""
     task = suites.task(name)
-    plan = Plan((), (), (), "cpu", cache, cache / "none", "loobench run")
+    setup = Setup("cpu", cache, "loobench run")
     result = results.blank(task, "cpu", estimator)
     with machine.one_thread():
         for seed in (0, 1):
-            case, empty, provenance = opened(plan, task, seed, silent)
-            result = result.with_cell(seed, computed(plan, case, estimator, empty, set()), provenance)
+            case = opened(setup, task, seed, silent)
+            result = result.with_cell(seed, computed(setup, case, estimator, set()), case.provenance)
     return replace(result, claimed=claim(result))
 
 
@@ -90,7 +91,7 @@ def loobench(*inputs: Path, cache: Path, options: tuple[str, ...] = ()) -> int:
 
 
 def verified(at: Path) -> results.Verification:
-    found = results.load(at).verified
+    found = store.load(at).verified
     assert found
     return found
 
@@ -99,19 +100,19 @@ def submitted(folder: Path, body: str, cache: Path) -> tuple[Path, Path]:
     """A stranger's file and its honest result file."""
     source = declare(folder, body)
     (estimator,) = registry.load(source).values()
-    return source, results.save(claimed(estimator, cache), Path("results"))
+    return source, Store(Path("results")).keep(claimed(estimator, cache))
 
 
 # ---- honest and not --------------------------------------------------------------------------------------------------
 def test_an_honest_result_is_verified_in_its_place_until_it_is_changed(
     honest: Result, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = results.save(honest, Path("results"))
-    assert not results.load(at).trusted
+    at = Store(Path("results")).keep(honest)
+    assert not store.load(at).trusted
     assert loobench(at, cache=cache) == 0
 
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: verified"
-    found = results.load(at)
+    found = store.load(at)
     assert found.trusted
     assert found.substance == honest.substance
     assert found.claimed == honest.claimed
@@ -129,8 +130,8 @@ def test_an_honest_result_is_verified_in_its_place_until_it_is_changed(
     assert str(cache) not in at.read_text()
 
     cheaper = replace(found, cells={**found.cells, "1": replace(found.cells["1"], seconds=0.0, relative_cost=0.0)})
-    results.save(cheaper, Path("results"))
-    assert not results.load(at).trusted  # stale
+    Store(Path("results")).keep(cheaper)
+    assert not store.load(at).trusted  # stale
 
 
 def test_a_raised_score_with_the_digest_computed_again_differs(
@@ -139,7 +140,7 @@ def test_a_raised_score_with_the_digest_computed_again_differs(
     cell = honest.cells["1"]
     better = replace(cell, by_query=[0.9], scores={**cell.scores, "kendall": [*cell.scores["kendall"][:-1], 0.9]})
     raised = replace(honest, cells={**honest.cells, "1": better})
-    at = results.save(replace(raised, claimed=claim(raised)), Path("results"))
+    at = Store(Path("results")).keep(replace(raised, claimed=claim(raised)))
     assert loobench(at, cache=cache) == 1
 
     printed = capsys.readouterr().out
@@ -147,7 +148,7 @@ def test_a_raised_score_with_the_digest_computed_again_differs(
     assert printed.splitlines()[-1] == "verdict: differs"
     assert verified(at).verdict == "differs"
     assert verified(at).largest_difference == pytest.approx(0.9 - honest.cells["1"].by_query[0], abs=1e-5)  # type: ignore[operator]
-    assert not results.load(at).trusted
+    assert not store.load(at).trusted
 
 
 def known(cache: Path) -> str:
@@ -238,7 +239,7 @@ def test_claims_of_less_than_it_takes_are_found(
     what: dict[str, int], reason: str, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, at = submitted(tmp_path, RETRAINED, cache)
-    results.save(cheap(results.load(at), **what), Path("results"))
+    Store(Path("results")).keep(cheap(store.load(at), **what))
     assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
 
     assert reason in capsys.readouterr().out
@@ -264,17 +265,17 @@ def test_work_past_the_counters_is_found_where_the_claim_does_not_say_so(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, at = submitted(tmp_path, UNCOUNTED, cache)
-    whole = results.load(at)
+    whole = store.load(at)
     assert all(cell.notes["uncounted"] >= 1 for cell in whole.cells.values())
     assert loobench(at, cache=cache, options=("--estimator", str(source))) == 0
 
     silent_ones = {seed: replace(cell, notes={}) for seed, cell in whole.cells.items()}
-    at = results.save(replace(whole, cells=silent_ones), Path("results"))
+    at = Store(Path("results")).keep(replace(whole, cells=silent_ones))
     assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
     assert "derivatives that it does not count" in capsys.readouterr().out
 
     old = {key: {**known, "loobench": "0.7.3"} for key, known in whole.provenance.items()}
-    at = results.save(replace(whole, cells=silent_ones, provenance=old), Path("results"))
+    at = Store(Path("results")).keep(replace(whole, cells=silent_ones, provenance=old))
     assert loobench(at, cache=cache, options=("--estimator", str(source))) == 0  # that version could not have said so
 
 
@@ -293,13 +294,13 @@ def test_an_estimator_that_is_not_deterministic_fails_though_its_scores_repeat(
 def test_a_claimed_seed_without_truth_here_is_failed(
     honest: Result, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def diverging(plan: Plan, task: Any, seed: int, bar: Any) -> Any:
+    def diverging(setup: Setup, task: Any, seed: int, bar: Any) -> Any:
         if seed == 1:
             raise Diverged("too fast")
-        return opened(plan, task, seed, bar)
+        return opened(setup, task, seed, bar)
 
     monkeypatch.setattr(verify, "opened", diverging)
-    at = results.save(honest, Path("results"))
+    at = Store(Path("results")).keep(honest)
     assert loobench(at, cache=cache) == 1
     assert "seed 1: no truth here: too fast" in capsys.readouterr().out
     assert verified(at).verdict == "failed"
@@ -311,7 +312,7 @@ def bundle(folder: Path, source: Path, found: list[Result]) -> Path:
     (folder / "estimators").mkdir(parents=True)
     shutil.copy(source, folder / "estimators" / "mine.py")
     for one in found:
-        results.save(one, folder / "results")
+        Store(folder / "results").keep(one)
     files = {at.relative_to(folder).as_posix(): at.read_bytes() for at in sorted(folder.rglob("*.*")) if at.is_file()}
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     manifest = {"format": 1, "estimator file": "estimators/mine.py", "files": hashes}
@@ -343,7 +344,7 @@ def test_a_bundle_is_verified_and_written_only_where_that_is_asked(
         assert words in page
 
     assert loobench(folder, cache=cache, options=(*options, "--results", "results")) == 0
-    found = {result.name: result for result in results.load_all(Path("results"))}
+    found = {result.name: result for result in store.load_all(Path("results"))}
     assert found[TASK].trusted
     assert found[OTHER].verified is None
     assert not found[OTHER].trusted
@@ -357,7 +358,7 @@ def test_another_result_in_the_place_of_a_bundle_s_is_not_overwritten(
     (estimator,) = registry.load(source).values()
     one = made(estimator)
     folder = bundle(tmp_path / "mine", source, [one])
-    at = results.save(replace(one, cells={"0": one.cells["0"]}), Path("results"))
+    at = Store(Path("results")).keep(replace(one, cells={"0": one.cells["0"]}))
     before = at.read_bytes()
 
     assert loobench(folder, cache=cache, options=("--results", "results")) == 2
@@ -369,7 +370,7 @@ def test_another_result_in_the_place_of_a_bundle_s_is_not_overwritten(
 def test_an_interrupt_leaves_all_files_as_they_were(
     honest: Result, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = results.save(honest, Path("results"))
+    at = Store(Path("results")).keep(honest)
     before = at.read_bytes()
     calls: Iterator[None] = iter([None] * 5)
 
@@ -388,18 +389,18 @@ def test_an_interrupt_leaves_all_files_as_they_were(
 def test_a_result_that_changed_while_it_was_verified_is_left(
     honest: Result, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = results.save(honest, Path("results"))
+    at = Store(Path("results")).keep(honest)
     changed = replace(honest, cells={"0": honest.cells["0"]})
     usual = verify.save
 
     def late(*arguments: Any) -> Any:
-        results.save(changed, Path("results"))
+        Store(Path("results")).keep(changed)
         return usual(*arguments)
 
     monkeypatch.setattr(verify, "save", late)
     assert loobench(at, cache=cache) == 2
     assert "was changed while it was verified" in capsys.readouterr().err
-    assert results.load(at) == changed
+    assert store.load(at) == changed
 
 
 # ---- what is chosen --------------------------------------------------------------------------------------------------
@@ -500,7 +501,7 @@ def described(result: Result, **changed: Any) -> Result:
 def test_a_result_of_another_source_task_or_protocol_cannot_be_verified_and_is_left(
     message: str, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = results.save(BAD[message](made()), Path("results"))
+    at = Store(Path("results")).keep(BAD[message](made()))
     before = at.read_bytes()
 
     assert loobench(at, cache=cache) == 2
@@ -526,7 +527,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("message", OPTIONS)
 def test_nonsense_is_an_error_of_one_line(message: str, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    at = results.save(made(), Path("results"))
+    at = Store(Path("results")).keep(made())
     Path("file").touch()
 
     assert main(["verify", str(at), "--cache", str(cache), *OPTIONS[message]]) == 2
@@ -538,7 +539,7 @@ def test_nonsense_is_an_error_of_one_line(message: str, cache: Path, capsys: pyt
 def test_files_that_are_not_there_not_in_their_place_damaged_or_twice_are_errors(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at = results.save(made(), Path("results"))
+    at = Store(Path("results")).keep(made())
     astray = Path("results") / "grad-dot.json"
     shutil.copy(at, astray)
     damaged = Path("results") / TASK / "loss.json"
@@ -556,7 +557,7 @@ def test_files_that_are_not_there_not_in_their_place_damaged_or_twice_are_errors
 def test_a_source_is_known_by_what_it_computes(tmp_path: Path) -> None:
     source = declare(tmp_path, GOOD)
     ((estimator, content),) = subjects._declared(str(source), Rules(strangers=False)).values()
-    at = results.save(made(estimator), Path("results"))
+    at = Store(Path("results")).keep(made(estimator))
     assert content == source_digest(source.read_bytes()) == estimator.source
     assert subjects.subjects([at], [str(source)])[0].estimator.name == "twice"
 
@@ -569,6 +570,6 @@ def test_a_source_is_known_by_what_it_computes(tmp_path: Path) -> None:
 
 def test_estimates_that_are_computed_here_are_those_of_a_run(honest: Result, cache: Path) -> None:
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "grad-dot", "--cache", str(cache)]) == 0
-    run = results.load(Path("my-results") / TASK / "grad-dot.json").cells["0"]
+    run = store.load(Path("my-results") / TASK / "grad-dot.json").cells["0"]
     mine = honest.cells["0"]
     assert (run.estimate, run.truth, run.scores, run.trajectory) == (mine.estimate, mine.truth, mine.scores, mine.trajectory)

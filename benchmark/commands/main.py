@@ -298,7 +298,8 @@ def run_command(options: argparse.Namespace) -> int:
     """`loobench run`."""
     from benchmark.base import machine
     from benchmark.running import tracking
-    from benchmark.running.run import Outcome, Trouble, execute, superseded
+    from benchmark.running.plan import superseded
+    from benchmark.running.run import Outcome, Trouble, execute
 
     plan, asked = _plan(options), _wandb(options)
     if why := machine.no_commit():
@@ -306,21 +307,21 @@ def run_command(options: argparse.Namespace) -> int:
     if not options.estimator:
         _tell_missing()
     old, found = superseded(plan), []
-    with tracking.tracker(asked, plan.results, plan.cache) as track:
+    with tracking.tracker(asked, plan.store.folder, plan.setup.cache) as track:
         for one in execute(plan, track.bar(_bar)):
             found.append(one)
             if isinstance(one, Outcome):
                 track.result(one.result, one.estimator)
-                old = _told_afresh(old, plan.cache) if one.fresh else old
+                old = _told_afresh(old, plan.setup.cache) if one.fresh else old
     outcomes = [outcome for outcome in found if isinstance(outcome, Outcome)]
     failures = [f"{o.result} seed {o.seed}: {o.cell.status}: {o.cell.message}" for o in outcomes if o.cell.failed]
     failures += [f"{t.result} seed {t.seed}: {t.message}" for t in found if isinstance(t, Trouble)]
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     with _patient_reader():
-        _print_summary(plan.results, {(outcome.result, outcome.estimator) for outcome in outcomes})
+        _print_summary(plan.store.folder, {(outcome.result, outcome.estimator) for outcome in outcomes})
         fresh = sum(outcome.fresh for outcome in outcomes)
-        print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {plan.results}")
+        print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {plan.store.folder}")
     return FAILED if failures else 0
 
 
@@ -355,8 +356,10 @@ def _patient_reader() -> Iterator[None]:
 
 def _plan(options: argparse.Namespace) -> Any:
     from benchmark.base import machine
-    from benchmark.running.run import Plan
+    from benchmark.running.cell import Setup
+    from benchmark.running.plan import Plan
     from benchmark.sandbox import client
+    from benchmark.scores.store import Store
     from benchmark.tasks import definition, suites
 
     folder = _written(options)
@@ -369,12 +372,14 @@ def _plan(options: argparse.Namespace) -> Any:
         tasks=tuple(definition.variant(task, options.dtype) for task in chosen),
         estimators=estimators,
         seeds=seeds,
-        device=machine.device(options.device),
-        cache=options.cache,
-        results=folder,
-        command=_told(options),
-        means=_means(options, options.device),
-        by=submitters.computed_by(options),
+        setup=Setup(
+            device=machine.device(options.device),
+            cache=options.cache,
+            command=_told(options),
+            means=_means(options, options.device),
+            by=submitters.computed_by(options),
+        ),
+        store=Store(folder),
         afresh=options.replace or not options.publish,
     )
 
@@ -458,11 +463,11 @@ def _file_name(estimator: str) -> str:
 
 def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
     from benchmark.publishing import manifest, report
-    from benchmark.scores import board, results
+    from benchmark.scores import board, results, store
 
-    found = [results.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
+    found = [store.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
     files = [at for task in sorted({task for task, _ in rows}) if (at := folder / f"{task}.json").exists()]
-    limits = {one.name: one for one in map(results.load_limits, files)}
+    limits = {one.name: one for one in map(store.load_limits, files)}
     for suite in board.board(found, limits).suites if found else ():
         print(f"\nSuite {suite.name}: the score that ranks, with its 95 % interval\n")
         print(report.brief(suite.overall))
@@ -596,16 +601,16 @@ def truth_command(options: argparse.Namespace) -> int:
 
 def score_command(options: argparse.Namespace) -> int:
     """`loobench score`."""
-    from benchmark.running.run import rescore
-    from benchmark.scores import results
+    from benchmark.running.rescore import rescore
+    from benchmark.scores.store import Store, load_all
 
     folder = _written(options)
-    chosen = [result for result in results.load_all(folder) if _chosen(result, options)]
+    chosen = [result for result in load_all(folder) if _chosen(result, options)]
     if not chosen:
         raise LoobenchError(f"no result in {folder} has that suite, task and estimator; see what lies there")
     incomplete = False
     for result in chosen:
-        updated, lacking = rescore(results.path(result, folder), options.cache)
+        updated, lacking = rescore(result, Store(folder), options.cache)
         incomplete |= bool(lacking)
         print(f"{result.name} {result.estimator.name}: {_rescored(result, updated, lacking)}")
         for why, seeds in _by_value(lacking).items():
@@ -761,14 +766,14 @@ def doctor_command(_options: argparse.Namespace) -> int:
 def report_command(options: argparse.Namespace) -> int:
     """`loobench report`: the board of one's own results, unless it is about what is published."""
     from benchmark.publishing import own
-    from benchmark.scores import results
+    from benchmark.scores.store import Store
 
     if options.release and not options.check:
         raise LoobenchError("--release goes with --check: say `loobench report --check --release`")
     if options.check:
         return _publication(options)
     if options.publish:
-        with results.changing((options.results or PUBLISHED) / places.MANIFEST, options.results or PUBLISHED):
+        with Store(options.results or PUBLISHED).lock((options.results or PUBLISHED) / places.MANIFEST):
             return _publication(options)
     folder = _written(options)
     board = options.board or folder / BOARD
@@ -782,10 +787,10 @@ def _publication(options: argparse.Namespace) -> int:
     from benchmark.base import files
     from benchmark.core import registry
     from benchmark.publishing import cite, manifest, page, report
-    from benchmark.scores import results, schema
+    from benchmark.scores import schema, store
 
     at, board = options.results or PUBLISHED, options.board or BOARD
-    found = results.load_all(at)
+    found = store.load_all(at)
     made, sources, folder = _board(at, found), registry.sources(), board.parent / "docs"
     before, now = manifest.load(at), manifest.manifest(at, found)
     pages = {**page.render(made, cite=cite.bibtex, sources=sources), **schema.render()}
@@ -798,7 +803,7 @@ def _publication(options: argparse.Namespace) -> int:
     silent = manifest.silent(before, now)
     _tell(silent)
     if options.check:
-        old = manifest.stale(found, results.all_limits(at).values()) if options.release else []
+        old = manifest.stale(found, store.all_limits(at).values()) if options.release else []
         said = [*manifest.differences(before, now), *old]
         _tell(said)
         return FAILED if _differ(at, expected, library, left) or said or silent else 0
@@ -871,11 +876,11 @@ def cite_command(options: argparse.Namespace) -> int:
 def _cited(name: str, named: Path | None) -> tuple[Any, Any]:
     """The table and row of a name: of the folder that is named; else published, or where that has none, one's own."""
     from benchmark.publishing import manifest
-    from benchmark.scores import board, results
+    from benchmark.scores import board, store
     from benchmark.scores.rows import YOURS, unpublished
 
     folder, place = named or (MINE if name.endswith(YOURS) else places.read(None)), name.partition("/")[0]
-    known = results.load_all(folder)
+    known = store.load_all(folder)
     members = [one for one in known if place in (board.suite_name(one), one.name)]  # quicker than the whole board
     try:
         table, row = _board(folder, members or known).find(name.removesuffix(YOURS))
@@ -895,11 +900,11 @@ def verify_command(options: argparse.Namespace) -> int:
 
 
 def _board(folder: Path, found: Any = None) -> Any:
-    from benchmark.scores import board, results
+    from benchmark.scores import board, store
     from benchmark.tasks import suites
 
-    known = results.load_all(folder) if found is None else found
-    return board.board(known, results.all_limits(folder), [suites.CORE])
+    known = store.load_all(folder) if found is None else found
+    return board.board(known, store.all_limits(folder), [suites.CORE])
 
 
 def reproduce_command(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from benchmark.base.files import LOCKS, read, unix
 from benchmark.base.places import MANIFEST
 from benchmark.base.text import markdown
 from benchmark.publishing import manifest
-from benchmark.scores import results
+from benchmark.scores import store
 from benchmark.scores.results import Result
 
 REVISION = r"[A-Za-z0-9_.@/][A-Za-z0-9_.@/~^{}-]*"
@@ -44,7 +44,7 @@ class Base:
     def result(self, name: str) -> Result:
         """A result as it was. Raises DamagedFile where it was not whole, or of another schema."""
         content = asked(self.folder, "cat-file", "blob", self.blobs[name])
-        return results.parse(content, f"{name} at {self.commit[:12]}")
+        return store.parse(content, f"{name} at {self.commit[:12]}", Result)
 
 
 # ---- git -------------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def is_limits(name: str) -> bool:
 def limits(name: str, at: Path, known: bool, *, submission: bool) -> Finding:
     """New or other limits, which only maintainers write."""
     try:
-        results.load_limits(at)
+        store.load_limits(at)
     except DamagedFile as error:
         return Finding(name, str(error), allowed=False)
     return Finding(name, f"limits {'changed' if known else 'added'}", not submission)
@@ -137,9 +137,9 @@ def placed(name: str, folder: Path) -> Result:
     """The result of a file. Raises DamagedFile where it is none, or lies elsewhere than its content says."""
     if not re.fullmatch(r"[^/]+/[^/]+\.json", name):
         raise DamagedFile("neither a result nor limits: results lie in <task>/<estimator>.json")
-    found = results.load(folder / name)
-    if (meant := results.path(found, folder).relative_to(folder).as_posix()) != name:
-        raise DamagedFile(f"holds the result of {meant}")
+    found = store.load(folder / name)
+    if found.file != name:
+        raise DamagedFile(f"holds the result of {found.file}")
     return found
 
 

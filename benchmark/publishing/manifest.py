@@ -14,8 +14,9 @@ from benchmark.base.errors import DamagedFile
 from benchmark.base.files import read, sha256, write
 from benchmark.base.places import MANIFEST
 from benchmark.base.records import decode, encode
-from benchmark.scores import board, cells, results, rows
-from benchmark.scores.results import Limits, Result, dump
+from benchmark.scores import board, cells, rows, store
+from benchmark.scores.results import Limits, Result
+from benchmark.scores.store import dump
 
 FORMAT = 2
 SHORT = 12  # hexadecimal digits of a digest
@@ -60,8 +61,8 @@ class Manifest:
 # ---- what there is ---------------------------------------------------------------------------------------------------
 def manifest(folder: Path, found: Sequence[Result]) -> Manifest:
     """The manifest of a folder of files, with the results `found` in it. Raises LoobenchError where one cannot be read."""
-    entries = {(at := results.path(one, folder)).relative_to(folder).as_posix(): published(one, read(at)) for one in found}
-    limits = {at.name: File(sha256(read(at))) for at in results.limit_files(folder)}
+    entries = {one.file: published(one, read(folder / one.file)) for one in found}
+    limits = {at.name: File(sha256(read(at))) for at in store.limit_files(folder)}
     return Manifest(FORMAT, dict(sorted(entries.items())), limits)
 
 
@@ -102,7 +103,7 @@ def save(found: Manifest, folder: Path) -> None:
 def holds(folder: Path, found: Sequence[Result]) -> bool:
     """Whether the files of results in a folder, of which seeds may have been left out, are all as its manifest has them."""
     known = load(folder)
-    return known is not None and all(intact(results.path(one, folder), folder, known.sums) for one in found)
+    return known is not None and all(intact(folder / one.file, folder, known.sums) for one in found)
 
 
 def intact(at: Path, folder: Path, sums: Mapping[str, str]) -> bool:
@@ -118,9 +119,9 @@ def of_suites(folder: Path, suites: Collection[str]) -> tuple[list[Result], dict
     known = load(folder) or Manifest(FORMAT)
     sums, by_task = known.sums, groupby(sorted(known.results), key=lambda name: name.partition("/")[0])
     tasks = {task: [at for name in some if intact(at := folder / name, folder, sums)] for task, some in by_task}
-    wanted = {task: some for task, some in tasks.items() if some and board.suite_name(results.load(some[0])) in suites}
+    wanted = {task: some for task, some in tasks.items() if some and board.suite_name(store.load(some[0])) in suites}
     limits = [at for task in wanted if intact(at := folder / f"{task}.json", folder, sums)]
-    return [results.load(at) for some in wanted.values() for at in some], {at.stem: results.load_limits(at) for at in limits}
+    return [store.load(at) for some in wanted.values() for at in some], {at.stem: store.load_limits(at) for at in limits}
 
 
 def best(folder: Path, tasks: Mapping[str, str]) -> tuple[str, float] | None:
@@ -136,7 +137,7 @@ def best(folder: Path, tasks: Mapping[str, str]) -> tuple[str, float] | None:
             means.setdefault(file, []).append(fmean(scores))
     complete = [(fmean(some), file) for file, some in means.items() if len(some) == len(tasks)]
     order = [(score, file) for score, file in sorted(complete, reverse=True) if score <= rows.EXACT]
-    found = ((score, [results.load(folder / task / file) for task in tasks]) for score, file in order)
+    found = ((score, [store.load(folder / task / file) for task in tasks]) for score, file in order)
     return next(((some[0].estimator.name, score) for score, some in found if all(one.trusted for one in some)), None)
 
 

@@ -8,7 +8,7 @@ from benchmark.base.files import write
 from benchmark.base.places import MANIFEST, PUBLISHED
 from benchmark.core import registry
 from benchmark.publishing import cite, manifest, page, report
-from benchmark.scores import board, results, rows
+from benchmark.scores import board, rows, store
 from benchmark.scores.rows import Board
 from benchmark.tasks import suites
 
@@ -20,14 +20,14 @@ def made(folder: Path) -> Board:
 
     Raises LoobenchError where the folder has no result.
     """
-    mine = results.load_all(folder)
+    mine = store.load_all(folder)
     if not mine:
         raise LoobenchError(
             f"there are no results of yours in {folder}: compute some, as by `loobench run --suite quick --estimator sgd-ie`, "
             "or name their folder by --results; what is published is in leaderboard.md, which `report --publish` writes"
         )
     found, limits = manifest.of_suites(PUBLISHED, {*map(board.suite_name, mine)})
-    own, own_limits = rows.own(mine, results.all_limits(folder))
+    own, own_limits = rows.own(mine, store.all_limits(folder))
     choices = [suites.CORE] if {task.name for task in suites.CORE.tasks} <= {one.name for one in mine} else []
     return board.board([*found, *own], {**limits, **own_limits}, choices)
 

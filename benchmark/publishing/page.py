@@ -16,7 +16,6 @@ from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import json_digest, unix
 from benchmark.base.places import PUBLISHED
 from benchmark.publishing.report import ABOUT, RENORMALISED, choice, interval, letters, short_names
-from benchmark.scores import results
 from benchmark.scores.board import alone
 from benchmark.scores.cells import bounds, curve, kind, limited, pairs
 from benchmark.scores.columns import COLUMNS, LIMITS, Scored
@@ -50,7 +49,7 @@ class Place:
 
     def result(self, one: Result) -> str:
         """The address of a result file."""
-        return quote(results.path(one, self.own if isinstance(one, Own) else Path(self.home) / PUBLISHED).as_posix())
+        return quote(((self.own if isinstance(one, Own) else Path(self.home) / PUBLISHED) / one.file).as_posix())
 
     def source(self, name: str) -> str | None:
         """The address of an estimator's source, None where it is not known."""

@@ -17,7 +17,7 @@ from benchmark.scores.board import HEADLINE, TWIN
 from benchmark.scores.cells import bounds, by_task, last, limited
 from benchmark.scores.columns import COLUMNS, LIMITS, USED, Column
 from benchmark.scores.numbers import figure, mean
-from benchmark.scores.results import Result, path
+from benchmark.scores.results import Result
 from benchmark.scores.rows import Board, Known, Own, Row, Suite, Table, called, published
 from benchmark.scores.statistics import Interval
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets
@@ -377,7 +377,7 @@ def answer(result: Result, places: Places = PLACES) -> str:
         value = mean([float(cells.ranking(result, seed).mean()) for seed in result.cells])
         shown, doubt = figure(value, COLUMNS[cells.kind(result)][0].digits), " unverified" * (not result.trusted)
         said = shown and shown + doubt
-    return said and f"[{said}]({quote(path(result, places[isinstance(result, Own)]).as_posix())})"
+    return said and f"[{said}]({quote((places[isinstance(result, Own)] / result.file).as_posix())})"
 
 
 def short_names(names: Sequence[str]) -> list[str]:

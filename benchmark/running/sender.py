@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmark.base.files import json_digest, read
+from benchmark.running import estimates
 from benchmark.running.logged import about, config, curve, history, pairs, run_id, summary
-from benchmark.running.run import estimate_path
 from benchmark.running.tracking import LINGER, REPEAT, Message, Options, Tell
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Limits, Result
 
 AGAIN = 60.0  # seconds between two sendings of a result that grows seed by seed
@@ -109,14 +109,14 @@ class Sender:
 
     def _result(self, message: Message) -> None:
         name, at = name_of(message), self.folder / message["task"] / results.file_name(message["estimator"])
-        result = results.load(at)
+        result = store.load(at)
         files = {"result.json": at, "limits.json": self.folder / f"{result.name}.json"}
         state = json_digest([stated(file) for file in files.values()])
         if self.digests.get(name) == state:
             return
         run = self._open(**about(result, self.options))
         run.config.update(config(result), allow_val_change=True)
-        self._log(run, result, results.load_limits(files["limits.json"]) if files["limits.json"].exists() else None)
+        self._log(run, result, store.load_limits(files["limits.json"]) if files["limits.json"].exists() else None)
         run.log_artifact(self._artifact(result, files))
         self._close(run)
         self.digests[name], self.sent[name] = state, time.monotonic()
@@ -147,12 +147,12 @@ class Sender:
 
     def _artifact(self, result: Result, files: Mapping[str, Path]) -> Any:
         """The result, the limits, and the raw estimates of this cache, with the digests they state of themselves."""
-        raw = {seed: estimate_path(cell.estimate, self.cache) for seed, cell in result.cells.items() if cell.estimate}
+        raw = {seed: estimates.path(cell.estimate, self.cache) for seed, cell in result.cells.items() if cell.estimate}
         there = {seed: at for seed, at in raw.items() if at.exists()}
         found = {name: at for name, at in files.items() if at.exists()}
-        estimates = {seed: result.cells[seed].estimate for seed in there}
         digests = {name: stated(at) for name, at in found.items()}
-        artifact = self.wandb.Artifact(f"result-{run_id(result)}", "result", metadata={**digests, "estimates": estimates})
+        told = {**digests, "estimates": {seed: result.cells[seed].estimate for seed in there}}
+        artifact = self.wandb.Artifact(f"result-{run_id(result)}", "result", metadata=told)
         for name, at in found.items():
             artifact.add_file(str(at), name=name)  # a copy: the file may change before it is sent
         for seed, at in there.items():

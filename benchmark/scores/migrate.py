@@ -12,8 +12,9 @@ from benchmark.base.files import digest, json_digest, read, unix, write
 from benchmark.base.places import ROOT
 from benchmark.core import declaration
 from benchmark.core.syntax import source_digest
-from benchmark.scores import results
-from benchmark.scores.results import SCHEMA, SHORT, dump, rounded
+from benchmark.scores.checks import check
+from benchmark.scores.results import SCHEMA, SHORT, Limits, Result, rounded
+from benchmark.scores.store import Store, dump, limit_files, result_files
 from benchmark.tasks.questions import asked_of
 
 Content = dict[str, Any]
@@ -29,7 +30,7 @@ def migrate(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
     anything is written, where a file is not what its digest says, is too old, or is of a source that is nowhere.
     """
     sources = known(given)
-    old = [(at, _old(at)) for at in sorted([*results.result_files(folder), *results.limit_files(folder)])]
+    old = [(at, _old(at)) for at in sorted([*result_files(folder), *limit_files(folder)])]
     fresh = [at for at, content in old if content and _renewed(at, content, sources)]
     for at in fresh:
         _rewrite(at, folder, sources)
@@ -38,7 +39,7 @@ def migrate(folder: Path, given: Sequence[Path] = ()) -> list[Path]:
 
 def _rewrite(at: Path, folder: Path, sources: Sources) -> None:
     """Write a file anew as of this schema, as it is by now."""
-    with results.changing(at, folder):
+    with Store(folder).lock(at):
         if old := _old(at):
             content = _renewed(at, old, sources)
             write(at, dump({**content, "digest": json_digest(content)}).encode())
@@ -69,7 +70,7 @@ def _renewed(at: Path, content: Content, sources: Sources) -> Content:
     try:
         for schema in range(content["schema"], SCHEMA):
             content = {**STEPS[schema][not kind](content, sources), "schema": schema + 1}
-        (results.check if kind else results.check_limits)(content)
+        check(content, Result) if kind else check(content, Limits)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DamagedFile(f"{at} is not a valid result: {error}; restore it or move it away") from error
     except LoobenchError as error:

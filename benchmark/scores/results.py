@@ -1,25 +1,17 @@
-"""Result files: one for each task and estimator, checked on write and on read, written whole or not at all."""
+"""The records of results: what one estimator did on one task, and what is known of a task's truths."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from math import floor, inf, log10
-from pathlib import Path
-from statistics import fmean
-from typing import Any
+from math import floor, log10
+from typing import Any, TypeVar
 
 from benchmark import PROTOCOL
-from benchmark.base.errors import DamagedFile
-from benchmark.base.files import LOCKS, json_digest, locked, read, sweep, write
+from benchmark.base.files import json_digest
 from benchmark.base.machine import Provenance
-from benchmark.base.places import MANIFEST
-from benchmark.base.records import Mismatch, decode, encode
+from benchmark.base.records import encode
 from benchmark.core.declaration import Estimator
-from benchmark.scores.metrics import METRICS
-from benchmark.scores.placement import Held, expect_one_each, expect_places, json_files
-from benchmark.tasks.definition import Task, record_digest
-from benchmark.tasks.questions import QUESTIONS, LeaveOneOut, asked_of
+from benchmark.tasks.definition import Task
 
 SCHEMA = 4
 SHORT = 16
@@ -30,11 +22,10 @@ FAILURES = (
     *("crashed", "bad-shape", "non-finite", "constant", "mutated-inputs", "out-of-memory", "unsolved"),
     *("timeout", "forbidden-access", "non-deterministic"),
 )
-ROUNDING = 1e-5  # how far a mean may be from that of its rounded parts
-TEXTS = ("name", "suite", "dataset", "model", "dtype", "queries")  # of a task's record, which tables and pages show
-ASKED = ("each", "mean")  # queries
 VERDICTS = ("verified", "differs", "fresh seeds differ", "failed", "cost differs")
 STATUSES = ("ok", "unsupported", *FAILURES)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,6 +119,11 @@ class Result:
         return result_name(self.task, self.device)
 
     @property
+    def file(self) -> str:
+        """Where it lies in a folder of results."""
+        return f"{self.name}/{file_name(self.estimator.name)}"
+
+    @property
     def substance(self) -> str:
         """Digest of all but what is said of it: claims and verifications."""
         return json_digest(encode(replace(self, claimed=None, verified=None)))
@@ -145,7 +141,7 @@ class Result:
 
     def with_cell(self, seed: int, cell: Cell, provenance: Provenance) -> "Result":
         """The result with the cell of `seed` set, seeds in order, provenance no cell refers to left out."""
-        cells = dict(sorted({**self.cells, str(seed): cell}.items(), key=lambda item: int(item[0])))
+        cells = _in_order({**self.cells, str(seed): cell})
         known = {**self.provenance, cell.provenance: provenance}
         used = {key: known[key] for key in sorted({cell.provenance for cell in cells.values()})}
         return replace(self, cells=cells, provenance=used)
@@ -223,10 +219,23 @@ class Limits:
         """Task name, with the device unless it is the usual CPU."""
         return result_name(self.task, self.device)
 
+    @property
+    def file(self) -> str:
+        """Where they lie in a folder of results."""
+        return f"{self.name}.json"
+
+    def same_question(self, other: "Limits") -> bool:
+        """Whether the two may hold seeds of one task."""
+        return self.task_digest == other.task_digest
+
     def with_seed(self, seed: int, bounds: Bounds) -> "Limits":
         """The limits with those of one more seed, seeds in order."""
-        seeds = {**self.seeds, str(seed): bounds}
-        return replace(self, seeds=dict(sorted(seeds.items(), key=lambda item: int(item[0]))))
+        return replace(self, seeds=_in_order({**self.seeds, str(seed): bounds}))
+
+
+def _in_order(seeds: dict[str, T]) -> dict[str, T]:
+    """What is known of each seed, by its number."""
+    return dict(sorted(seeds.items(), key=lambda item: int(item[0])))
 
 
 def rounded(curve: Iterable[float | None], digits: int = DIGITS) -> list[float | None]:
@@ -239,250 +248,6 @@ def no_limits(task: Task, device: str) -> Limits:
     return Limits(SCHEMA, PROTOCOL, task.record(), task.digest(), device)
 
 
-def limits_path(found: Limits, folder: Path) -> Path:
-    """results/<task>.json"""
-    return folder / f"{found.name}.json"
-
-
-def limits(blank: Limits, folder: Path) -> Limits:
-    """The limits of a task so far: from its file if that is of the same task, else blank. Raises DamagedFile."""
-    at = limits_path(blank, folder)
-    found = load_limits(at) if at.exists() else blank
-    return found if found.task_digest == blank.task_digest else blank
-
-
-def save_limits(found: Limits, folder: Path) -> None:
-    """Write limits with their digest, unless the file has them already."""
-    content = encode(found)
-    check_limits(content)
-    whole = dump({**content, "digest": json_digest(content)}).encode()
-    at = limits_path(found, folder)
-    if not at.exists() or read(at) != whole:
-        write(at, whole)
-
-
-def load_limits(at: Path) -> Limits:
-    """Read and check the limits of a task. Raises DamagedFile where they were cut or edited."""
-    found: Limits = _load(at, check_limits)
-    return found
-
-
-def all_limits(folder: Path) -> dict[str, Limits]:
-    """All limits under a folder, by name of task and device; each must lie where its content says."""
-    files = limit_files(folder)
-    if copies := [at for at in files if at.name.startswith(Path(MANIFEST).stem)]:
-        raise DamagedFile(f"{copies[0]} is a copy of {MANIFEST}, which `loobench report` writes: move it out of {folder}")
-    found = [(at, load_limits(at)) for at in files]
-    expect_places([_held(at, one, folder) for at, one in found])
-    return {one.name: one for _, one in found}
-
-
-def limit_files(folder: Path) -> list[Path]:
-    """The files of limits in a folder, in order."""
-    return [at for at in json_files(folder, "*.json") if at.name != MANIFEST]
-
-
-def result_files(folder: Path) -> list[Path]:
-    """The files of results under a folder, in order."""
-    return json_files(folder, "*/*.json")
-
-
-def path(result: Result, folder: Path) -> Path:
-    """results/<task>/<estimator>.json, a slash in the name being two -."""
-    return folder / result.name / file_name(result.estimator.name)
-
-
 def file_name(estimator: str) -> str:
     """The file of an estimator's results; names have no two - side by side, so that no two share one."""
     return f"{estimator.replace('/', '--')}.json"
-
-
-@contextmanager
-def changing(at: Path, folder: Path) -> Iterator[None]:
-    """Hold the lock of a file in a folder of results: whatever reads, changes and writes it does so inside."""
-    with locked(folder / LOCKS / f"{'--'.join(at.relative_to(folder).parts)}.lock"):
-        sweep(at)
-        yield
-
-
-def save(result: Result, folder: Path) -> Path:
-    """Write a result with its digest. Raises LoobenchError where it cannot be written, Mismatch where it is not valid."""
-    write(at := path(result, folder), packed(result))
-    return at
-
-
-def packed(result: Result) -> bytes:
-    """The content of a result's file, with its digest. Raises Mismatch where it is not valid."""
-    content = encode(result)
-    check(content)
-    return dump({**content, "digest": json_digest(content)}).encode()
-
-
-def load(at: Path) -> Result:
-    """Read and check a result. Raises DamagedFile where it was cut, edited, or is of another schema."""
-    return parse(read(at), str(at))
-
-
-def parse(content: bytes, name: str) -> Result:
-    """The bytes of a result file as a Result. Raises DamagedFile, which calls it `name`, as `load` does."""
-    found: Result = _parse(content, name, check)
-    return found
-
-
-def _load(at: Path, check: Callable[[Any], Any]) -> Any:
-    """The checked content of a file of ours with a digest."""
-    return _parse(read(at), str(at), check)
-
-
-def _parse(whole: bytes, name: str, check: Callable[[Any], Any]) -> Any:
-    """The checked content of a file of ours with a digest."""
-    advice = "restore it (`git checkout` if committed) or move it away, then repeat `loobench run`"
-    try:
-        content = json.loads(whole, parse_constant=lambda name: name)
-        stated = content.pop("digest", None) if isinstance(content, dict) else None
-        found = json_digest(content)
-        if isinstance(content, dict) and stated != found:
-            raise DamagedFile(f"{name} was edited: its digest says {stated!s:.100}, its content has {found}; {advice}")
-        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and no page could have it
-        return check(content)
-    except (ValueError, RecursionError, OverflowError) as error:
-        raise DamagedFile(f"{name} is not a valid result: {error!s:.500}; {advice}") from error
-
-
-def load_all(folder: Path) -> list[Result]:
-    """All results under a folder, in order of path; each must lie where its content says."""
-    found = [(at, load(at)) for at in result_files(folder)]
-    expect_places([_held(at, one, folder) for at, one in found])
-    return [result for _, result in found]
-
-
-def refuse_copies(at: Path, result: Result, folder: Path) -> None:
-    """Raise DamagedFile where other files of the folder's task hold the result, too, as a synchronising program leaves them."""
-    meant, found = path(result, folder), [(at, result)]
-    for other in json_files(folder / result.name, "*.json"):
-        with suppress(DamagedFile):  # who reads that one will be told
-            found += [(other, load(other))] * (other != at)
-    expect_one_each(_held(at, one, folder) for at, one in found if path(one, folder) == meant)
-
-
-def _held(at: Path, one: Result | Limits, folder: Path) -> Held:
-    meant, seeds = (path(one, folder), "cells") if isinstance(one, Result) else (limits_path(one, folder), "seeds")
-    rest = {name: value for name, value in vars(one).items() if name != seeds}
-    return Held(at, meant, getattr(one, seeds), rest)
-
-
-def check(content: Any) -> Result:
-    """`content` as a Result. Raises Mismatch that says where it is not one."""
-    _check_schema(content)
-    result: Result = decode(Result, content, "result")
-    horizons = _checked_task(result, "result")
-    if result.verified and result.verified.verdict not in VERDICTS:
-        expected = ", ".join(VERDICTS)
-        raise Mismatch(f"result.verified.verdict: expected one of {expected}, got {result.verified.verdict!r}")
-    for seed, cell in result.cells.items():
-        _check_cell(seed, cell, result, horizons)
-    return result
-
-
-def _checked_task(of: Result | Limits, name: str) -> int:
-    """The number of horizons of a task's record. Raises Mismatch where it lacks what is shown of it, or has another digest."""
-    task, where = of.task, f"{name}.task"
-    horizons, truth = task.get("horizons"), task.get("truth", {"kind": LeaveOneOut.kind})
-    whole = isinstance(horizons, list) and horizons and all(type(one) is int for one in horizons)
-    known = isinstance(truth, dict) and truth.get("kind") in [*QUESTIONS] and task.get("queries") in ASKED
-    texts = all(isinstance(task.get(key), str) for key in TEXTS) and isinstance(task.get("query"), int)
-    if not (whole and known and texts):
-        fields = f"{', '.join(TEXTS)}, query, horizons, queries {' or '.join(ASKED)}, and a known kind of truth"
-        raise Mismatch(f"{where}: expected a task record with {fields}")
-    if of.task_digest != (found := record_digest(task, of.protocol)):
-        raise Mismatch(f"{name}.task_digest: the task record has {found}, got {of.task_digest}")
-    return len(horizons)  # type: ignore[arg-type]
-
-
-def check_limits(content: Any) -> Limits:
-    """`content` as Limits. Raises Mismatch that says where it is not one."""
-    _check_schema(content)
-    found: Limits = decode(Limits, content, "limits")
-    _checked_task(found, "limits")
-    for seed in found.seeds:
-        _check_seed(f"limits.seeds.{seed}", seed)
-    return found
-
-
-def _check_schema(content: Any) -> None:
-    """Raise Mismatch where a file is of another schema than ours."""
-    found = content.get("schema") if isinstance(content, dict) else SCHEMA
-    if found != SCHEMA:
-        known = isinstance(found, int) and 0 < found < SCHEMA
-        advice = "`loobench migrate` rewrites older results" if known else "a newer loobench may read it"
-        raise Mismatch(f"expected schema {SCHEMA}, got {found!r} ({advice})")
-
-
-def _check_cell(seed: str, cell: Cell, result: Result, horizons: int) -> None:
-    where = f"result.cells.{seed}"
-    _check_seed(where, seed)
-    if cell.status not in STATUSES:
-        raise Mismatch(f"{where}.status: expected one of {', '.join(STATUSES)}, got {cell.status!r}")
-    if cell.provenance not in result.provenance:
-        raise Mismatch(f"{where}.provenance: expected a key of result.provenance, got {cell.provenance!r}")
-    if bool(cell.scores) != (cell.status == "ok"):
-        raise Mismatch(f"{where}: expected scores where the status is ok, and only there")
-    if bad := [name for name, values in cell.scores.items() if len(values) != horizons]:
-        raise Mismatch(f"{where}.scores: expected {horizons} horizons, got another number for {', '.join(bad)}")
-    _check_numbers(where, cell)
-    _check_ranking(where, cell, result.task)
-
-
-def _check_seed(where: str, seed: str) -> None:
-    if not (seed.isdecimal() and str(int(seed)) == seed):
-        raise Mismatch(f"{where}: expected a seed number")
-
-
-def _check_numbers(where: str, cell: Cell) -> None:
-    """Raise Mismatch for counts that cannot be, a cost that is not its parts', and scores outside their metric's range."""
-    counts = ("seconds", "exact_seconds", "relative_cost", "gradients", "hessian_products", "memory")
-    if bad := [name for name in counts if (getattr(cell, name) or 0) < 0]:
-        raise Mismatch(f"{where}.{bad[0]}: expected 0 or more, got {getattr(cell, bad[0])}")
-    if cell.exact_gradients < 1 or cell.exact_seconds <= 0:
-        raise Mismatch(f"{where}: expected exact_gradients and exact_seconds above 0")
-    off, cost = abs(cell.seconds / cell.exact_seconds - cell.relative_cost), cell.relative_cost
-    if off > 1e-6 + 1e-6 / cell.exact_seconds + 1e-4 * cost:  # seconds and costs may have six decimals only
-        raise Mismatch(f"{where}.relative_cost: expected seconds / exact_seconds, got {cost}")
-    for name, curve in cell.scores.items():
-        _check_range(f"{where}.scores.{name}", name, curve)
-
-
-def _check_range(where: str, metric: str, values: Iterable[float | None]) -> None:
-    """Raise Mismatch where a value of a metric lies outside its range."""
-    known = METRICS.get(metric)
-    ends = sorted((known.best, known.worst)) if known else (-inf, inf)
-    if bad := [value for value in values if value is not None and not ends[0] <= value <= ends[1]]:
-        raise Mismatch(f"{where}: expected {ends[0]} to {ends[1]}, got {bad[0]}")
-
-
-def _check_ranking(where: str, cell: Cell, task: dict[str, Any]) -> None:
-    """Raise Mismatch where the scores by query are not those whose mean over queries the curve of the same metric has."""
-    asked, known = asked_of(task), [value for value in cell.by_query if value is not None]
-    queries = 1 if task["queries"] == "mean" else task["query"]
-    if cell.by_query and len(cell.by_query) != queries:
-        raise Mismatch(f"{where}.by_query: expected {queries} queries, got {len(cell.by_query)}")
-    _check_range(f"{where}.by_query", asked.primary, known)
-    curve = cell.scores.get(asked.primary, [None])[0 if asked.throughout else -1 :]
-    found = [value for value in curve if value is not None]
-    if not known or len(known) < len(cell.by_query) or len(found) < len(curve):
-        return
-    if abs(fmean(known) - fmean(found)) > ROUNDING:
-        raise Mismatch(f"{where}.by_query: expected the mean {fmean(found):.6g} of {asked.primary}, got {fmean(known):.6g}")
-
-
-def dump(value: Any, depth: int = 3) -> str:
-    """JSON with one line for each entry of the first `depth` levels: readable, and small differences stay small."""
-    return _lines(value, depth, "") + "\n"
-
-
-def _lines(value: Any, depth: int, indent: str) -> str:
-    if not isinstance(value, dict) or not value or not depth:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
-    deeper = indent + " "
-    entries = (f"{deeper}{json.dumps(key)}: {_lines(item, depth - 1, deeper)}" for key, item in value.items())
-    return "{\n" + ",\n".join(entries) + f"\n{indent}}}"

@@ -8,20 +8,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from benchmark.base.records import later
 from benchmark.base.text import LONGEST, UNSEEN
+from benchmark.scores.checks import ASKED, TEXTS
 from benchmark.scores.metrics import METRICS
-from benchmark.scores.results import (
-    ASKED,
-    SCHEMA,
-    STATUSES,
-    TEXTS,
-    VERDICTS,
-    Bounds,
-    Cell,
-    Described,
-    Limits,
-    Result,
-    Verification,
-)
+from benchmark.scores.results import SCHEMA, STATUSES, VERDICTS, Bounds, Cell, Described, Limits, Result, Verification
 from benchmark.tasks.questions import QUESTIONS
 
 Schema = dict[str, Any]

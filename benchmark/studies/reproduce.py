@@ -10,9 +10,12 @@ from benchmark.base.errors import Diverged, LoobenchError
 from benchmark.core.registry import registered
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
+from benchmark.running.cell import Setup
 from benchmark.running.evaluate import Failure
-from benchmark.running.run import Outcome, Plan, Trouble, execute, superseded
-from benchmark.scores import results
+from benchmark.running.plan import Plan, superseded
+from benchmark.running.run import Outcome, Trouble, execute
+from benchmark.scores import results, store
+from benchmark.scores.store import Store
 from benchmark.studies.extras import EXTRAS, Extra, keep, kept
 from benchmark.studies.judging import Figures, Scores
 from benchmark.studies.published import KOH_LIANG, METHODS, PAPERS, PUBLISHED
@@ -60,7 +63,7 @@ def gather(study: Study) -> Scores:
 
 def _result_file(task: Task, estimator: str, folder: Path) -> results.Result | None:
     at = folder / task.name / results.file_name(estimator)
-    found = results.load(at) if at.exists() else None
+    found = store.load(at) if at.exists() else None
     return found if found and found.task_digest == task.digest() else None
 
 
@@ -86,12 +89,8 @@ def plans(study: Study) -> list[Plan]:
             tasks=tuple(tasks),
             estimators=tuple(registered()[name] for name in names),
             seeds=tuple(study.seeds or tuple(range(suites.suite(task.suite).seeds)) for task in tasks),
-            device="cpu",
-            cache=study.cache,
-            results=study.results,
-            command=study.command,
-            means=study.means,
-            by=study.by,
+            setup=Setup("cpu", study.cache, study.command, study.means, study.by),
+            store=Store(study.results),
             afresh=study.afresh,
         )
         for names, tasks in alike.items()

@@ -1,5 +1,6 @@
 """What the cells computed again say of each result: its verdict, and what the references score beside it."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from benchmark.submissions.suspicions import Excess, Spent
 from benchmark.submissions.verdicts import Again, Beside, Verified
 from benchmark.tasks.questions import asked_of
 
+SEEING = 0, 8  # the version that notes derivatives which an estimator takes past the counters
 SHOWN = 2  # of them, beside a verdict
 
 
@@ -107,9 +109,19 @@ def _uncounted(name: str, study: Study) -> Iterator[tuple[str, str]]:
     """Why an estimator's counts are not all of its work, where its claims do not say so."""
     for subject in _subjects(name, study.chosen):
         here = any("uncounted" in cell.notes for fresh in (False, True) for cell in study.cells(subject, fresh=fresh))
-        if here and not any("uncounted" in cell.notes for cell in subject.result.cells.values()):
+        if here and _could_say(subject) and not any("uncounted" in cell.notes for cell in subject.result.cells.values()):
             yield verdicts.COST, f"on {subject.result.name} it takes derivatives that it does not count, and does not say so"
             return
+
+
+def _could_say(subject: Subject) -> bool:
+    """Whether a claim is of a version that notes such derivatives: all but results in a folder, whose manifest guards them."""
+    versions = [subject.result.provenance[cell.provenance]["loobench"] for cell in subject.result.cells.values()]
+    return subject.folder is None or any(_numbers(version) >= SEEING for version in versions)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def _subjects(name: str, cells: Chosen) -> list[Subject]:

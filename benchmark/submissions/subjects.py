@@ -15,8 +15,9 @@ from benchmark.core.declaration import Estimator
 from benchmark.core.syntax import source_digest
 from benchmark.sandbox import client
 from benchmark.sandbox.client import Rules
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Result
+from benchmark.scores.store import Store
 from benchmark.submissions import scaffold, submission
 from benchmark.tasks import definition, suites
 from benchmark.tasks.definition import Task
@@ -74,9 +75,9 @@ def _of_bundle(folder: Path, rules: Rules) -> list[Subject]:
 
 
 def _of_file(at: Path, given: Mapping[str, Known]) -> Subject:
-    result, folder = results.load(at), at.absolute().parent.parent
-    results.refuse_copies(at.absolute(), result, folder)
-    if at.absolute() != results.path(result, folder):
+    result, folder = store.load(at), at.absolute().parent.parent
+    store.refuse_copies(at.absolute(), result, folder)
+    if at.absolute() != Store(folder).at(result):
         raise LoobenchError(f"{at} holds the result of {_called(result)}: verify it in a folder of results, under that name")
     name = result.estimator.name
     if name in given:

@@ -30,7 +30,7 @@ from benchmark.base.text import is_line, line, quoted
 from benchmark.core.declaration import NAME
 from benchmark.core.registry import sources
 from benchmark.core.syntax import source_digest
-from benchmark.scores import results
+from benchmark.scores import results, store
 from benchmark.scores.results import Claim, Result
 from benchmark.submissions import scaffold
 from benchmark.tasks import suites
@@ -81,7 +81,7 @@ def write(names: Sequence[str], folder: Path, source: Path, out: Path, by: str) 
     found = [_own(name, task, folder, source_digest(content)) for name in names for task in suites.CORE.tasks]
     found += [result for name in names for result in _others(name, folder, source_digest(content))]
     claimed = [claim(result, by) for result in found]
-    files = {results.path(one, Path("results")).as_posix(): results.packed(one) for one in claimed}
+    files = {f"results/{one.file}": store.packed(one) for one in claimed}
     bundle = pack(f"estimators/{source.name}", content, files, out)
     refuse_incomplete(bundle)
     return bundle
@@ -143,8 +143,8 @@ def _own(name: str, task: Any, folder: Path, source: str) -> Result:
     at = folder / task.name / results.file_name(name)
     if not at.exists():
         raise LoobenchError(f"a submission needs all tasks of suite core; {at} is not there: {again}")
-    found = results.load(at)
-    results.refuse_copies(at, found, folder)
+    found = store.load(at)
+    store.refuse_copies(at, found, folder)
     if found.estimator.source != source:
         raise LoobenchError(f"{at} was computed by another version of the file: {again}")
     if (found.task_digest, found.protocol) != (task.digest(), PROTOCOL):
@@ -160,9 +160,9 @@ def _others(name: str, folder: Path, source: str) -> Iterator[Result]:
     """One's own results on tasks of other suites, of this source and loobench."""
     others = [task for task in suites.TASKS.values() if task not in suites.CORE.tasks]
     places = [(task, folder / task.name / results.file_name(name)) for task in others]
-    for task, at, found in ((task, at, results.load(at)) for task, at in places if at.exists()):
+    for task, at, found in ((task, at, store.load(at)) for task, at in places if at.exists()):
         if (found.estimator.source, found.task_digest, found.protocol) == (source, task.digest(), PROTOCOL):
-            results.refuse_copies(at, found, folder)
+            store.refuse_copies(at, found, folder)
             yield found
 
 
@@ -307,7 +307,7 @@ def _result(folder: Path, name: str, source: str) -> Result:
     if (depth := _depth(contents(folder / name))) > MOST_DEPTH:
         raise LoobenchError(f"{name} is nested {depth} deep: a result is at most {MOST_DEPTH}")
     try:
-        found = results.load(folder / name)
+        found = store.load(folder / name)
     except LoobenchError as error:  # it may quote a key, which may hold anything
         raise LoobenchError(line(error, 600)) from error
     for problem in _problems(found, name, source):
@@ -336,7 +336,7 @@ def _problems(found: Result, name: str, source: str) -> Iterator[str]:
         yield f"expected digest {task.digest()} of the task {task.name}, got {quoted(found.task_digest)}: of another loobench"
     if found.device != "cpu":
         yield f"expected results of the CPU, got {quoted(found.device)}"
-    if name != (expected := results.path(found, Path("results")).as_posix()):
+    if name != (expected := f"results/{found.file}"):
         yield f"it holds the result {expected}"
     if described.source != source:
         yield "its source digest is not that of the estimator file"
@@ -378,4 +378,4 @@ def _same(one: float | None, other: float | None) -> bool:
 def paths(bundle: Bundle) -> list[str]:
     """Paths of a bundle's files in the repository, the source file first."""
     own = bundle.source.relative_to(bundle.folder).as_posix()
-    return [own, *(results.path(result, Path("results")).as_posix() for result in bundle.results)]
+    return [own, *(f"results/{result.file}" for result in bundle.results)]

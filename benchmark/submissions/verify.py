@@ -9,9 +9,10 @@ from pathlib import Path
 from benchmark.base import machine
 from benchmark.base.errors import Diverged, LoobenchError
 from benchmark.core.declaration import Estimator
-from benchmark.running.run import Plan, computed, opened
-from benchmark.scores import results
+from benchmark.running.cell import Setup, computed, opened
+from benchmark.scores import store
 from benchmark.scores.results import Cell, Result, Verification
+from benchmark.scores.store import Store
 from benchmark.submissions.inquiry import (
     Chosen,
     Found,
@@ -82,21 +83,20 @@ def _answered(
     place: Place, wanted: Sequence[Estimator], inquiry: Inquiry, warm: set[str], bar: MakeBar
 ) -> dict[str, Cell] | str:
     """The cell of each estimator at one place, as `loobench run` computes it; or why there is no truth."""
-    unused = inquiry.cache / "verify"  # nothing is written into a folder of results
-    plan = Plan((), (), (), place.device, inquiry.cache, unused, "loobench verify", inquiry.means(place.device))
+    setup = Setup(place.device, inquiry.cache, "loobench verify", inquiry.means(place.device))
     try:
-        case, empty, _ = opened(plan, place.task, place.seed, bar)
+        case = opened(setup, place.task, place.seed, bar)
     except Diverged as error:
         return str(error)
-    return {one.name: computed(plan, case, one, empty, warm) for one in wanted}
+    return {one.name: computed(setup, case, one, warm) for one in wanted}
 
 
 # ---- written ---------------------------------------------------------------------------------------------------------
 def refuse_taken(found: Sequence[Subject], folder: Path) -> None:
     """Raise LoobenchError where a folder of results has another result in the place of one of a bundle."""
     for one in found:
-        at = results.path(one.result, folder)
-        if one.folder is None and at.exists() and results.load(at).substance != one.result.substance:
+        at = Store(folder).at(one.result)
+        if one.folder is None and at.exists() and store.load(at).substance != one.result.substance:
             raise LoobenchError(
                 f"{at} is there, and is not the result of the bundle: move it away, or choose another --results"
             )
@@ -116,11 +116,11 @@ def save(found: Sequence[Subject], report: Report, folder: Path | None) -> list[
 
 
 def _save(result: Result, folder: Path) -> Path:
-    at = results.path(result, folder)
-    with results.changing(at, folder):
-        if at.exists() and results.load(at).substance != result.substance:
+    place = Store(folder)
+    with place.lock(at := place.at(result)):
+        if at.exists() and store.load(at).substance != result.substance:
             raise LoobenchError(f"{at} was changed while it was verified and is left as it is: repeat `loobench verify`")
-        return results.save(result, folder)
+        return place.keep(result)
 
 
 def verification(one: Verified, report: Report) -> Verification | None:

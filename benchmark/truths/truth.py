@@ -39,6 +39,7 @@ class Bar(Protocol):
 
 
 MakeBar = Callable[[int, str, str], Bar]  # from total, text and unit
+Sealed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts of a file of the cache
 Book = Callable[[int], Clock]  # the ledger of the r-th of the problems that a truth is the mean over
 
 
@@ -85,7 +86,7 @@ class ChunkFiles(Clock):
     def find(self, rows: Tensor) -> Tensor | None:
         """What was read from the runs `rows`; None where it was not kept or, said aloud, its file is damaged."""
         at = self._at(rows)
-        found = known(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth") if at.exists() else None
+        found = known(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth")
         if not found:
             return None
         reading = found[0]["effect"]
@@ -182,8 +183,22 @@ def cached_truth(
     Chunks of runs are kept as they are done, so that a run that was stopped goes on from there. A truth that another process
     computes into this cache is waited for.
     """
+    at, here, asked = path(task.digest(), seed, cache, device), machine.timed_on(device), design(task, run, seed)
+    # the last bits of a small chunk will do only where memory is short
+    usual, mine = (_of(run, planned(run.problem, m, len(asked.keep)).runs) for m in (FREE, means))
+    folder = at.with_suffix(".chunks")
+
+    def made() -> Sealed:
+        def book(r: int) -> Clock:
+            return ChunkFiles(folder, json_digest([mine, here, r]))
+
+        truth = ground_truth(run, means, book, asked=asked, progress=progress)
+        return _packed(replace(truth, limits=limits(task, seed, run, truth, means)), mine)
+
     with computing(task, seed, cache, device):
-        return _cached_truth(task, seed, run, cache, device, means, progress)
+        found = _kept_or_made(at, "truth", lambda facts: facts["of"] in (usual, mine) and facts["machine"] == here, made)
+        clear(folder)
+    return _unpacked(at, *found)
 
 
 def computing(task: Task, seed: int, cache: Path, device: str, *, wait: bool = True) -> AbstractContextManager[bool]:
@@ -192,52 +207,26 @@ def computing(task: Task, seed: int, cache: Path, device: str, *, wait: bool = T
     return claimed(cache / "locks" / f"{at.stem}.lock", f"the truth of {task.name}, seed {seed}, in this cache", wait=wait)
 
 
-def _cached_truth(
-    task: Task, seed: int, run: Trajectory, cache: Path, device: str, means: Means, progress: Progress
-) -> GroundTruth:
-    found = kept(task.digest(), seed, cache, device)
-    # the last bits of a small chunk will do only where memory is short
-    asked = design(task, run, seed)
-    usual, mine = (_of(run, planned(run.problem, m, len(asked.keep)).runs) for m in (FREE, means))
-    if found and found[1] in (usual, mine) and found[0].machine == machine.timed_on(device):
-        return found[0]
-    at, here = path(task.digest(), seed, cache, device), machine.timed_on(device)
-    folder = at.with_suffix(".chunks")
-    truth = ground_truth(
-        run,
-        means,
-        lambda r: ChunkFiles(folder, json_digest([mine, here, r])),
-        asked=asked,
-        progress=progress,
-    )
-    truth = replace(truth, limits=limits(task, seed, run, truth, means))
-    _keep(at, truth, mine)
-    clear(folder)
-    return truth
+def kept(task_digest: str, seed: int, cache: Path, device: str) -> GroundTruth | None:
+    """A truth in the cache; None where it is absent or, said aloud, damaged."""
+    found = known(at := path(task_digest, seed, cache, device), {}, "truth")
+    return _unpacked(at, *found) if found else None
 
 
-def _keep(at: Path, truth: GroundTruth, of: str) -> None:
-    """Write a truth, and the digest of what it is of."""
+def _packed(truth: GroundTruth, of: str) -> Sealed:
+    """The tensors of a truth, and the facts: among them a digest of what it is of, and of the sources that computed it."""
     tensors = {name: getattr(truth, name) for name in PARTS if getattr(truth, name) is not None}
     facts = {name: getattr(truth, name) for name in ("seconds", "gradients", "machine", "limits")}
     made = {"of": of, "harness": machine.harness(), "noise": asdict(truth.noise) if truth.noise else None}
-    write_sealed(at, tensors, {**facts, **made})
+    return tensors, {**facts, **made}
 
 
-def kept(task_digest: str, seed: int, cache: Path, device: str) -> tuple[GroundTruth, str] | None:
-    """A truth in the cache and the digest of what it is of; None where it is absent or, said aloud, damaged.
-
-    That other sources of this protocol computed it is said, too: whoever changes the engine must not take it for new.
-    """
-    at = path(task_digest, seed, cache, device)
-    found = known(at, {}, "truth") if at.exists() else None
-    if not found:
-        return None
-    facts = found[1]
-    of, floor = facts.pop("of"), facts.pop("noise")
-    if (made := facts.pop("harness", None)) != machine.harness():
+def _unpacked(at: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> GroundTruth:
+    """The truth again. That other sources computed it is said: whoever changes the engine must not take it for new."""
+    rest = {name: value for name, value in facts.items() if name not in ("of", "harness", "noise")}
+    if (made := facts.get("harness")) != machine.harness():
         _tell_sources(str(at), str(made))
-    return GroundTruth(**dict[str, Any](found[0]), **facts, noise=Noise(**floor) if floor else None), of
+    return GroundTruth(**dict[str, Any](tensors), **rest, noise=Noise(**facts["noise"]) if facts["noise"] else None)
 
 
 @once
@@ -250,26 +239,30 @@ def cached_uses(
     task: Task, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means = FREE
 ) -> Prepared:
     """What the uses of a task and seed are judged by, from the cache or trained and kept, with a progress bar."""
-    with computing(task, seed, cache, device):
-        return _cached_uses(task, seed, run, exact, cache, device, bar, means)
-
-
-def _cached_uses(
-    task: Task, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means
-) -> Prepared:
     assert task.uses
-    at, of = path(task.digest(), seed, cache, device).with_suffix(".uses"), exact.digest()
-    found = known(at, {}, "preparation of uses") if at.exists() else None
-    if found and found[1]["of"] == of:
-        return unpacked(*found)
+    uses, of = task.uses, exact.digest()
     everyone = exact.effect[-1, :, 0] if exact.removed is None else None
-    wrong = torch.from_numpy(flipped(task, seed))
-    visits = preparation_visits(run.problem, task.uses, oracle=everyone is not None)
-    with closing(bar(visits, f"uses {task.name} seed {seed}", "visit")) as shown:
-        prepared = prepare(run.problem, task.uses, wrong, seed, everyone, means, progress=shown.update)
-    tensors, facts = packed(prepared)
-    write_sealed(at, tensors, {**facts, "of": of})
-    return prepared
+
+    def made() -> Sealed:
+        visits = preparation_visits(run.problem, uses, oracle=everyone is not None)
+        wrong = torch.from_numpy(flipped(task, seed))
+        with closing(bar(visits, f"uses {task.name} seed {seed}", "visit")) as shown:
+            tensors, facts = packed(prepare(run.problem, uses, wrong, seed, everyone, means, progress=shown.update))
+        return tensors, {**facts, "of": of}
+
+    at = path(task.digest(), seed, cache, device).with_suffix(".uses")
+    with computing(task, seed, cache, device):
+        return unpacked(*_kept_or_made(at, "preparation of uses", lambda facts: facts["of"] == of, made))
+
+
+def _kept_or_made(at: Path, what: str, fits: Callable[[dict[str, Any]], bool], make: Callable[[], Sealed]) -> Sealed:
+    """The content of a file of the cache where its facts fit; else what is made, which it then holds."""
+    found = known(at, {}, what)
+    if found and fits(found[1]):
+        return found
+    made = make()
+    write_sealed(at, *made)
+    return made
 
 
 def _of(run: Trajectory, runs: int) -> str:
@@ -277,10 +270,10 @@ def _of(run: Trajectory, runs: int) -> str:
     return json_digest([run.problem.digest(), run.digest(), runs])
 
 
-def known(at: Path, expected: dict[str, Any], what: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and facts of a sealed file; None where, said aloud, it is damaged or lacks the `expected` facts."""
+def known(at: Path, expected: dict[str, Any], what: str) -> Sealed | None:
+    """Tensors and facts of a sealed file; None where it is absent or, said aloud, damaged or without the `expected` facts."""
     try:
-        return read_sealed(at, expected)
+        return read_sealed(at, expected) if at.exists() else None
     except DamagedFile as error:
         print(f"warning: a kept {what} is damaged and is computed anew: {error}", file=sys.stderr)
         return None

@@ -1,0 +1,183 @@
+"""One cell, in one direction: a seed of a task is opened as a case, an estimator answers it, and its answer is scored."""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark.base import machine
+from benchmark.base.files import json_digest
+from benchmark.base.machine import Provenance
+from benchmark.base.streams import stream
+from benchmark.core.declaration import Estimator
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
+from benchmark.retraining import chunks
+from benchmark.retraining.chunks import FREE, Means
+from benchmark.running import estimates
+from benchmark.running.evaluate import Estimate, Failure, estimate
+from benchmark.running.scoring import Scores, measured, points
+from benchmark.sandbox.client import Confined
+from benchmark.sandbox.warmup import like
+from benchmark.scores.results import SHORT, Bounds, Cell, rounded
+from benchmark.tasks.definition import Task, shown
+from benchmark.truths import truth, uses
+from benchmark.truths.effects import GroundTruth
+from benchmark.truths.truth import MakeBar
+from benchmark.truths.uses import Prepared
+
+Own = tuple[Tensor, Tensor]  # numbers (K,) of samples, and what the absence of each does to its own loss (K,)
+SELF = 100  # samples whose self-influence is asked
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What cells are computed with, and what their provenance says of it."""
+
+    device: str
+    cache: Path  # of data, truths and estimates
+    command: str
+    means: Means = FREE  # memory and threads for retraining
+    by: str = "unknown"  # who computes
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One seed of a task: what estimators see of its run, and what they are scored against."""
+
+    task: Task
+    seed: int
+    problem: Problem  # with all that estimators do not see
+    run: Trajectory
+    exact: GroundTruth
+    prepared: Prepared | None  # what its uses are judged by
+    blank: Cell  # a cell before an estimator has answered
+    provenance: Provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What an estimator said of a case: of all samples, and where it was asked, of some samples' own losses."""
+
+    found: Estimate
+    own: Own | None
+
+
+# ---- the case --------------------------------------------------------------------------------------------------------
+def opened(setup: Setup, task: Task, seed: int, bar: MakeBar) -> Case:
+    """One seed of a task with its truth, from the cache or computed. Raises Diverged where there is none."""
+    run, exact = truth.answer(task, seed, setup.cache, setup.device, bar, setup.means)
+    prepared = truth.cached_uses(task, seed, run, exact, setup.cache, setup.device, bar, setup.means) if task.uses else None
+    provenance = {**machine.provenance(setup.command, setup.device, task.dtype), "by": setup.by}
+    blank = _blank(run, exact, json_digest(provenance)[:12])
+    return Case(task, seed, run.problem, shown(task, run), exact, prepared, blank, provenance)
+
+
+def _blank(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
+    """A cell with what does not depend on an estimator."""
+    return Cell(
+        status="unsupported",
+        message="",
+        scores={},
+        by_query=[],
+        points=[],
+        seconds=0.0,
+        exact_seconds=round(exact.seconds, 6),
+        relative_cost=0.0,
+        gradients=0,
+        hessian_products=0,
+        memory=None,
+        exact_gradients=exact.gradients,
+        notes={},
+        problem=run.problem.digest()[:SHORT],
+        trajectory=run.digest()[:SHORT],
+        truth=exact.digest(),
+        estimate="",
+        weight_decay=run.problem.weight_decay,
+        provenance=provenance,
+    )
+
+
+def bounds(case: Case) -> Bounds:
+    """The ceilings and floors of a case's truth, as they are published."""
+    references = uses.references(case.prepared) if case.prepared else {}
+    return Bounds(
+        case.exact.digest(),
+        {name: rounded(curve) for name, curve in case.exact.limits.items()},
+        {name: dict(zip(found, rounded(found.values()), strict=True)) for name, found in references.items()},
+        points(case.exact.effect, case.exact, case.seed),
+    )
+
+
+# ---- the answer, and the cell ----------------------------------------------------------------------------------------
+def computed(setup: Setup, case: Case, estimator: Estimator, warm: set[str]) -> Cell:
+    """An estimator's cell, or its failure, after a first call that does not count unless its name is among the `warm`."""
+    if estimator.name not in warm:
+        warm_up(estimator, case.run, setup.device)
+        warm.add(estimator.name)
+    with chunks.allowing(replace(setup.means, workers=1)):
+        try:
+            answer = answered(case, estimator, setup.device)
+        except Failure as failure:
+            return replace(case.blank, status=failure.status, message=str(failure))
+        return scored(setup, case, estimator, answer)
+
+
+def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
+    """One call on a made-up step: what takes long the first time is not the method's. Who is confined is not called before."""
+    if isinstance(estimator.function, Confined):
+        return
+    with suppress(Failure):  # one step may be too few for it; the real call decides
+        estimate(estimator, like(run), device)
+
+
+def answered(case: Case, estimator: Estimator, device: str) -> Answer:
+    """What an estimator says of a case. Raises Failure."""
+    found = estimate(estimator, case.run, device)
+    return Answer(found, self_influence(case, estimator, found, device) if case.prepared else None)
+
+
+def self_influence(case: Case, estimator: Estimator, found: Estimate, device: str) -> Own | None:
+    """What the estimator says that the absence of random samples does to their own losses.
+
+    None where that would count more than a quarter of the gradients of the truth, and where the estimator does not answer it.
+    """
+    problem = case.run.problem
+    numbers = torch.from_numpy(stream("self-influence", case.seed).permutation(len(problem.train))[:SELF]).sort().values
+    if (found.count.gradients + found.count.hessian_products) * len(numbers) > case.exact.gradients / 4:
+        return None
+    asked = replace(problem, query=problem.train[numbers], query_kind="each", left_out=numbers.to(problem.left_out.device))
+    try:
+        return numbers, estimate(estimator, replace(case.run, problem=asked), device).effect[-1].diagonal()
+    except Failure:
+        return None
+
+
+def scored(setup: Setup, case: Case, estimator: Estimator, answer: Answer) -> Cell:
+    """The cell of an answer, whose raw numbers are kept in the cache first."""
+    found, units = answer.found, estimator.loss_units
+    digest = estimates.keep(found.effect, setup.cache)
+    cell = measured(case.blank, found.effect, case.exact, type(case.task.truth), case.seed, loss_units=units)
+    return replace(
+        cell,
+        status="ok",
+        scores=cell.scores | put_to_use(setup, case, answer, units),
+        seconds=round(found.seconds, 6),
+        relative_cost=round(found.seconds / case.exact.seconds, 6),
+        gradients=found.count.gradients,
+        hessian_products=found.count.hessian_products,
+        memory=found.memory,
+        notes=found.count.notes,
+        estimate=digest,
+    )
+
+
+def put_to_use(setup: Setup, case: Case, answer: Answer, units: bool) -> Scores:
+    """The scores of what the task uses effects for, one horizon each; none where it uses them for nothing."""
+    if not case.prepared:
+        return {}
+    effect = answer.found.effect[-1, :, 0]
+    values = uses.scores(effect, case.prepared, case.problem, units=units, self_influence=answer.own, means=setup.means)
+    return {name: rounded([value]) for name, value in values.items()}
