@@ -109,7 +109,7 @@ def influence_shift(run: Trajectory, *, solver: str, matrix: str, damping: float
 @relative("relatif", paper=RELATIVE + " (theta-relative)", root=False)
 @relative("relatif-loss", paper=RELATIVE + " (l-relative)", root=True)
 def relatif(run: Trajectory, *, solver: str, matrix: str, damping: float, root: bool) -> Tensor:
-    """``<u_q, M^-1 g_i>`` over ``|M^-1 g_i|``, or with `root` over ``sqrt(g_i^T M^-1 g_i)``: influence for its price. (K, Q)
+    """``<u_q, M^-1 g_i>`` over ``|M^-1 g_i|``, or with `root` over ``sqrt(g_i^T M^-1 g_i)``: influence for its cost. (K, Q)
 
     M is the damped Gauss-Newton matrix (the paper's Fisher matrix of the model), the answer an order of samples and not a loss.
     Cost: as `if-direct`.

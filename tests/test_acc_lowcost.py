@@ -1,4 +1,4 @@
-"""The estimator that is ACC with exact readout at less than the price of exact retraining."""
+"""The estimator that is ACC with exact readout at less than the cost of exact retraining."""
 
 from dataclasses import replace
 

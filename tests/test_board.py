@@ -340,7 +340,7 @@ def test_what_is_exact_on_the_tasks_it_has_is_marked_and_still_sorts_below() -> 
 
 def test_the_front_is_what_nothing_is_as_accurate_and_as_cheap_as_exact_retraining_included() -> None:
     made = [
-        costing(scored("dear", 0.99, 0.99), 1.5),  # retraining is better and cheaper
+        costing(scored("costly", 0.99, 0.99), 1.5),  # retraining is better and cheaper
         costing(scored("good", 0.9, 0.9), 0.9),
         costing(scored("worse", 0.8, 0.8), 0.95),
         costing(scored("cheap", 0.1, 0.1), 0.01),
@@ -371,15 +371,15 @@ def test_rows_that_may_be_chance_are_not_on_the_front_and_keep_nobody_off_it() -
         costing(scored("chance", -0.02, 0.03, -0.01, 0.01), 0.001),
         costing(scored("weak", 0.10, 0.12, 0.11, 0.13), 0.01),
         costing(scored("luck", -0.5, 1.0, 0.9, 0.9), 0.02),  # it might be chance
-        costing(scored("dearer", 0.3, 0.31, 0.3, 0.32), 0.025),  # than that, and worse
+        costing(scored("costlier", 0.3, 0.31, 0.3, 0.32), 0.025),  # than that, and worse
         costing(scored("once", 0.9), 0.03),  # one seed tells nothing
         costing(scored("good", 0.95, 0.96, 0.96, 0.95), 0.04),
     ]
     found = rows(made)
 
-    assert [name for name, row in found.items()] == ["good", "once", "luck", "dearer", "weak", "chance", "wrong"]
+    assert [name for name, row in found.items()] == ["good", "once", "luck", "costlier", "weak", "chance", "wrong"]
     assert found["luck"].score.low < 0 < found["weak"].score.low
-    assert [name for name, row in found.items() if row.front] == ["good", "dearer", "weak"]
+    assert [name for name, row in found.items() if row.front] == ["good", "costlier", "weak"]
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def fits(name: str) -> list[tuple[str, str]]:
 
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]
-SLOW = re.compile("source|if-lissa|if-arnoldi")  # on convolutions, where a product with their curvature is dear
+SLOW = re.compile("source|if-lissa|if-arnoldi")  # on convolutions, where a product with their curvature is costly
 every_fit = pytest.mark.parametrize(
     ("name", "model", "optimizer"),
     [here(*one, slow=one[1].startswith("cnn") and SLOW.match(one[0]) is not None) for one in ALL],

@@ -273,12 +273,12 @@ def test_the_cost_is_that_of_the_last_horizon() -> None:
     assert estimate(registered()["sgd-ie"], run).count == calculus.Count(3 * 12 + 3, 3 * 12)
 
 
-def test_the_cost_is_that_of_the_dearest_horizon() -> None:
+def test_the_cost_is_that_of_the_costliest_horizon() -> None:
     counts = [calculus.Count(5, 7), calculus.Count(6, 3), calculus.Count(2, 1)]
     rows = torch.arange(12.0).double()[:, None].expand(12, 3)
     answers = [Answer(rows, *took) for took in zip((1.0, 3.0, 2.0), counts, (9, None, 4), strict=True)]
 
-    found = evaluate._dearest(torch.stack([rows] * 3), answers)
+    found = evaluate._costliest(torch.stack([rows] * 3), answers)
 
     assert (found.seconds, found.count, found.memory) == (3.0, calculus.Count(6, 7), 9)
 

@@ -205,7 +205,7 @@ def test_what_is_hidden_there_is_paid(place: str, run: Trajectory, honest: Estim
 
     assert honest.seconds > 0.1
     assert found.seconds > 0.8 * honest.seconds
-    assert torch.equal(found.effect, honest.effect) or "retrained" not in PLACES[place]  # it works, but for the price
+    assert torch.equal(found.effect, honest.effect) or "retrained" not in PLACES[place]  # it works, but for the cost
 
 
 def test_what_one_horizon_s_call_keeps_is_not_there_for_the_next(run: Trajectory, honest: Estimate, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_no_file_of_one_horizon_s_call_is_there_for_the_next(run: Trajectory, tm
     assert torch.equal(found.effect[0], found.effect[-1])
 
 
-def test_the_dearest_call_is_charged(run: Trajectory, honest: Estimate, tmp_path: Path) -> None:
+def test_the_costliest_call_is_charged(run: Trajectory, honest: Estimate, tmp_path: Path) -> None:
     """A file that knows how long the task is answers the last horizon cheaply, and retrains for those that are not scored."""
     early = OPEN.replace("retrained(run)", "retrained(run) if run.problem.steps < 36 else retrained(run.until(1))")
     found = answered(early, run, tmp_path, 0.0)
@@ -277,7 +277,7 @@ def test_the_call_that_is_scored_first_is_that_of_the_last_horizon(run: Trajecto
     assert [one.problem.steps for one in scored] == [36, 24, 12]
 
 
-def test_the_dearest_of_some_counts_has_the_most_of_each() -> None:
+def test_the_costliest_of_some_counts_has_the_most_of_each() -> None:
     found = largest([Count(5, 0, {"residual": 0.1}), Count(3, 7, {"iterations": 4.0, "residual": 0.2})])
 
     assert found == Count(5, 7, {"iterations": 4.0, "residual": 0.2})

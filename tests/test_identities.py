@@ -45,7 +45,7 @@ def torch_twin(optimizer: Optimizer, parameters: list[Tensor]) -> torch.optim.Op
     return torch.optim.AdamW(parameters, weight_decay=optimizer.decay, **settings)
 
 
-# ---- 1, 2, 3: the optimisers and the fold --------------------------------------------------------------------------
+# ---- 1, 2, 3: the optimisers and the training loop --------------------------------------------------------------------------
 FALLING = Adam(0.05, decay=0.1, schedule="inverse-sqrt")  # whose decay falls with its rate
 
 

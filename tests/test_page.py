@@ -306,7 +306,7 @@ def test_filters_leave_the_rows_that_pass_and_say_how_many(browser: Browser) -> 
     browser.click("#complete")
     assert "loss" not in browser.names()
     browser.click("#front")
-    assert browser.names() == ["sgd-ie", "grad-dot"]  # the others cost more than retraining, or are worse and dearer
+    assert browser.names() == ["sgd-ie", "grad-dot"]  # the others cost more than retraining, or are worse and costlier
     browser.driver.find_element("id", "text").send_keys("GRAD")
     assert browser.names() == ["grad-dot"]
     assert browser.js("document.getElementById('count').textContent") == "1 of 5 rows"

@@ -272,7 +272,7 @@ def test_claimed_seeds_that_are_better_on_all_tasks_of_core_are_found(better: fl
 CLAIMS: dict[str, tuple[str, list[tuple[float, float]], str | None]] = {
     "as claimed": ("cost", [(0.5, 0.55), (2.0, 1.8)], None),
     "cheaper": ("cost", [(0.5, 0.1), (2.0, 0.2)], None),
-    "half as dear again, as another machine may have it": ("cost", [(0.5, 0.75)] * 14, None),
+    "half as costly again, as another machine may have it": ("cost", [(0.5, 0.75)] * 14, None),
     "retrained exactly where .002 is claimed": ("cost", [(0.002, 1.0)], "20.2 times"),
     "a seventh of the true cost": ("cost", [(1.0 / 7, 1.0)] * 14, "5.4 times"),
     "one task alone, by far": (

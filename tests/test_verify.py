@@ -328,10 +328,10 @@ def test_a_bundle_is_verified_and_written_only_where_that_is_asked(
     (estimator,) = registry.load(source).values()
     one = claimed(estimator, cache)
     other = replace(one, task=suites.task(OTHER).record(), task_digest=suites.task(OTHER).digest())
-    dear = {  # and is not sampled
+    costly = {  # and is not sampled
         seed: replace(cell, exact_seconds=1e6, relative_cost=cell.seconds / 1e6) for seed, cell in other.cells.items()
     }
-    folder = bundle(tmp_path / "mine", source, [one, replace(other, cells=dear)])
+    folder = bundle(tmp_path / "mine", source, [one, replace(other, cells=costly)])
     before = {at: at.read_bytes() for at in folder.rglob("*.*") if at.is_file()}
     options = ("--sample", "0", "--markdown", "verdict.md")
 

@@ -155,7 +155,7 @@ class Problem(Record):
         ones = torch.eye(self.queries, dtype=theta.dtype, device=theta.device)
         return calculus.pull(self.query_losses, (theta,), ones)[0]
 
-    # ---- the one verb, and its derivative ------------------------------------------------------------------------
+    # ---- the training step, and its derivative ------------------------------------------------------------------------
     def step(self, t: int, state: Tensor, weights: Tensor) -> Tensor:
         """``Phi_t(state, weights)``. (S, P), (|B_t|,) -> (S, P). Cost: |B_t| gradients."""
         calculus.count(gradients=len(weights))

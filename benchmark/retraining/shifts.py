@@ -13,7 +13,7 @@ from benchmark.core.tangents import Parts, Tangents, join, split, tangents
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.readout import reader
-from benchmark.retraining.train import departures, fold, left_out
+from benchmark.retraining.train import departures, left_out, training_loop
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def carry(
     calculus.count(gradients=visits, hessian_products=visits * len(keep))
     if runs is None and not isinstance(problem.optimizer, Sgd):
         runs = max(1, chunks.at_once(problem, gram=False) // 4)  # derivatives of Adam's map hold several copies of a state
-    return fold(
+    return training_loop(
         problem,
         keep,
         lambda _start, count: Shifts(run, rule, count),

@@ -1,4 +1,4 @@
-"""The fold of the one verb: the reference run, and any number of runs with samples left out."""
+"""The training loop: the reference run, and any number of runs with samples left out."""
 
 from collections.abc import Callable
 from threading import Event, Lock
@@ -100,7 +100,7 @@ def retrain(
         return Runs(problem, problem.start() if states is None else states[start], count, shared)
 
     starts = torch.zeros(len(keep), dtype=torch.int64) if states is None else departures(problem, keep, since)
-    return fold(
+    return training_loop(
         problem, keep, begin, read, starts=starts, gram=spanned, runs=runs, means=means, ledger=ledger, progress=progress
     )
 
@@ -115,7 +115,7 @@ class Advanced(Protocol):
 AdvancedRuns = TypeVar("AdvancedRuns", bound=Advanced)
 
 
-def fold(
+def training_loop(
     problem: Problem,
     keep: Tensor,
     begin: Callable[[int, int], AdvancedRuns],
@@ -137,10 +137,10 @@ def fold(
     planned = chunks.plan(problem, len(keep), gram, means or chunks.allowed())
     if planned.short:
         chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
-    folded = Fold(problem, keep, begin, read, starts, ledger or Clock(), progress)
-    parts = torch.split(folded.order, runs or planned.runs)
-    chunks.side_by_side(parts, folded.chunk, planned.workers)
-    return folded.found
+    loop = Loop(problem, keep, begin, read, starts, ledger or Clock(), progress)
+    parts = torch.split(loop.order, runs or planned.runs)
+    chunks.side_by_side(parts, loop.chunk, planned.workers)
+    return loop.found
 
 
 def departures(problem: Problem, keep: Tensor, since: int = 0) -> Tensor:
@@ -161,7 +161,7 @@ def departures(problem: Problem, keep: Tensor, since: int = 0) -> Tensor:
     return visits.clamp_(max=problem.horizons[0] - 1)
 
 
-class Fold:
+class Loop:
     """What all chunks of one retraining share, and the training of one of them."""
 
     def __init__(

@@ -22,7 +22,7 @@ MOST = 1e100  # the square of a larger number would not be one
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Effects (H, K, Q) as estimated; time, memory and counts are those of the dearest call, of the last horizon as a rule."""
+    """Effects (H, K, Q) as estimated; time, memory and counts of the costliest call, of the last horizon as a rule."""
 
     effect: Tensor
     seconds: float
@@ -46,7 +46,7 @@ def _estimated(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
         answers = _answers(estimator, run, device)
         effect = torch.cat([of_shape(one.effect, run, estimator) for one in answers])
     _judge(effect, estimator)
-    return _dearest(effect, answers)
+    return _costliest(effect, answers)
 
 
 def _answers(estimator: Estimator, run: Trajectory, device: str) -> list[Answer]:
@@ -58,7 +58,7 @@ def _answers(estimator: Estimator, run: Trajectory, device: str) -> list[Answer]
         return [_here(estimator, cut, device) for cut in cuts][::-1]
 
 
-def _dearest(effect: Tensor, answers: Sequence[Answer]) -> Estimate:
+def _costliest(effect: Tensor, answers: Sequence[Answer]) -> Estimate:
     """An estimate with the most that any of its calls took, so that none can do the work of another for nothing."""
     memory = [one.memory for one in answers if one.memory is not None]
     seconds, count = max(one.seconds for one in answers), calculus.largest([one.count for one in answers])

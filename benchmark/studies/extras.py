@@ -16,7 +16,7 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.readout import reader
 from benchmark.retraining.shifts import ACC, Shifts
-from benchmark.retraining.train import departures, fold, left_out
+from benchmark.retraining.train import departures, left_out, training_loop
 from benchmark.running.evaluate import estimate
 from benchmark.scores import metrics
 from benchmark.studies.judging import Figures
@@ -130,7 +130,7 @@ def twice_decayed(run: Trajectory) -> Tensor:
         raise LoobenchError(f"the released code is for plain SGD, the task trains with {problem.optimizer.name}")
     cut = _last(run)
     keep, read_off = left_out(problem)[:-1], reader(cut, "linear")
-    return fold(
+    return training_loop(
         cut.problem,
         keep,
         lambda _start, count: TwiceDecayed(cut, ACC, count),

@@ -1,4 +1,4 @@
-"""How fast exact retraining is, as ratios within one process: engine, mapped verb, plain loop, matrix product."""
+"""How fast exact retraining is, as ratios within one process: engine, mapped step, plain loop, matrix product."""
 
 import statistics
 import sys
@@ -146,7 +146,7 @@ def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int 
 
 
 def mapped(problem: Problem, keep: Tensor) -> Tensor:
-    """The step of the problem mapped over runs by `vmap`, folded over time. (R, N) -> (R, P)"""
+    """The step of the problem mapped over runs by `vmap`, one step after another. (R, N) -> (R, P)"""
     states = problem.start().expand(len(keep), -1, -1)
     for t in range(problem.steps):
         weights = keep[:, problem.batch(t)] * problem.weights(t)

@@ -317,11 +317,11 @@ def _exact(case: str) -> Callable[[Estimator, Trajectory, Tensor], Verdict]:
 
 def _cost(estimator: Estimator, run: Trajectory, first: Tensor) -> Verdict:  # noqa: ARG001
     """Time and counts on 200 samples, against leaving each of them out exactly."""
-    dear = reversed(FITS)  # networks first
-    fit = next((fit for fit in dear if not estimator.unsupported(sized(*fit).problem)), None)
+    networks_first = reversed(FITS)
+    fit = next((fit for fit in networks_first if not estimator.unsupported(sized(*fit).problem)), None)
     if fit is None:
         return None, f"what it supports leaves no model that is trained on {SIZE} samples here"
-    given, (seconds, _, _) = sized(*fit), _price(*fit)
+    given, (seconds, _, _) = sized(*fit), _exact_cost(*fit)
     with suppress(Failure):
         answer(estimator, costs.warm(given))  # a first call takes what is not the method's
     found = estimate(estimator, given)
@@ -342,7 +342,7 @@ def sized(model: str, optimizer: str) -> Trajectory:
 
 
 @cache
-def _price(model: str, optimizer: str) -> tuple[float, int, Tensor]:
+def _exact_cost(model: str, optimizer: str) -> tuple[float, int, Tensor]:
     return costs.exactly(sized(model, optimizer))
 
 

@@ -45,7 +45,7 @@ def judged(subject: Subject, study: Study) -> Verified:
     """The verdict on one result."""
     again = [_again(subject, seed, study) for seed in study.seeds(subject)]
     name = subject.estimator.name
-    found = [*_nondeterministic(name, study), *_suspicious(name, study), *_dearer(name, study), *_uncounted(name, study)]
+    found = [*_nondeterministic(name, study), *_suspicious(name, study), *_costlier(name, study), *_uncounted(name, study)]
     fresh = study.cells(subject, fresh=True)
     return verdicts.decide(subject.result, again, asked_of(subject.result.task), fresh, found)
 
@@ -88,7 +88,7 @@ def _answered_of(subject: Subject, study: Study) -> Excess | None:
     return Excess(subject.result.name, claimed, fresh) if claimed and fresh else None
 
 
-def _dearer(name: str, study: Study) -> Iterator[tuple[str, str]]:
+def _costlier(name: str, study: Study) -> Iterator[tuple[str, str]]:
     """Why an estimator's costs are not the claimed ones, if they are not: on claimed seeds, or on fresh ones."""
     measures = {"cost": verdicts.cost, "counted work": verdicts.counted}
     for what, measure in measures.items():

@@ -16,7 +16,7 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.dense import Gram
 from benchmark.retraining.engine import ActivationRuns, Runs, gram_pays
-from benchmark.retraining.train import departures, fold, leave_one_out, left_out, retrain, trained
+from benchmark.retraining.train import departures, leave_one_out, left_out, retrain, trained, training_loop
 from benchmark.scores.metrics import METRICS, Values, by_query, over_queries
 from benchmark.tasks.definition import Task
 from benchmark.truths.counterfactuals import initial, order
@@ -80,7 +80,7 @@ def kinks(run: Trajectory, means: Means = FREE, *, runs: int | None = None) -> K
         return Patterns(problem, run.states[start], count, shared)
 
     starts = departures(problem, keep)
-    found = fold(problem, keep, begin, Patterns.parted, starts=starts, gram=spanned, runs=runs, means=means)
+    found = training_loop(problem, keep, begin, Patterns.parted, starts=starts, gram=spanned, runs=runs, means=means)
     shares = found.double().mean(1).cpu() / _possible(problem)
     return Kinks(shares[:, 0].tolist(), shares[:, 1].tolist())
 
