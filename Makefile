@@ -47,8 +47,9 @@ lint: $(READY)  ## lint, formatting and types
 report: $(READY)  ## write the board of my-results beside the published ones
 	$(BIN)/loobench report --results $(RESULTS)
 
-publish: $(READY)  ## for maintainers: write leaderboard, page, manifest and the table of the README from results
+publish: $(READY)  ## for maintainers: write leaderboard, page, manifest and the README table from results, docs/estimating.md
 	$(BIN)/loobench report --publish
+	$(BIN)/python -m benchmark.publishing.estimating
 
 figures: $(READY)  ## for maintainers: draw the committed figures from results
 	$(BIN)/loobench plot --out docs/figures --suite hara2019 --kind cost --kind heatmap --kind ranks

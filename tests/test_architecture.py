@@ -25,7 +25,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "truths: effects counterfactuals limits uses truth export",
     "sandbox: kernel transport warmup answers process client server",
     "running: evaluate estimates scoring cell plan rescore run tracking logged sender",
-    "publishing: report cite manifest drawing labels plots overviews figures page audit own",
+    "publishing: report cite manifest drawing labels plots overviews figures page audit own estimating",
     "studies: published judging extras reproduce comparison speed tune costs doctor card",
     "submissions: scaffold submission proposal suspicions verdicts check subjects inquiry judgement verify",
     "commands: submitters main",

@@ -53,18 +53,7 @@ Function = TypeVar("Function", bound=Callable[..., Tensor])
 class Estimator:
     """A function of the reference run with settings, and what it declares of itself.
 
-    `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
-    `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
-    there, and returns (K, Q). Its rows are the samples `problem.left_out`; rows of all N will do, and the harness takes those.
-    `optimizers`, `max_parameters`, `max_rank` (of a curvature: the smaller of P and N C) and `models` ("any" or another of
-    MODELS) bound what it supports; outside them a task is `unsupported`, which is no failure.
-    `tuned_on`: where its settings come from: "nothing" where it has none, "paper", "library" for a library's defaults,
-    "untuned" for a choice made by no score, else the suite whose scores chose them, or "speed", the synthetic cases.
-    Variants of one method that a setting only names, as a readout, count as the paper's.
-    `library`: without which it cannot run, by the name that it is imported by.
-    `interpretation`: the formula is known only second-hand.
-    `version`: raised by the author where a published score changes; digits, with points between.
-    `exact`: of EXACT, where the estimate is the truth itself; `loobench check` holds it to that.
+    The fields are the arguments of `estimator`, which says what they mean; `source` is the digest of what its file computes.
     """
 
     name: str
@@ -140,8 +129,25 @@ def estimator(
 ) -> Callable[[Function], Function]:
     """Declare a function ``(run: Trajectory, **settings) -> effect`` as the estimator `name`.
 
-    Stack several over one function for its variants. The other arguments are those of `Estimator`; settings are taken to be
-    tuned on the "paper" unless it is said otherwise.
+    Stack several over one function for its variants. Any argument that is not listed is a setting: it is handed to the function
+    and recorded with each result.
+
+    - `paper`: where the method is from, in one line.
+    - `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
+    - `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
+      there, and returns (K, Q). Its rows are the samples `problem.left_out`. Rows of all N will do: the harness takes those.
+    - `optimizers`: those that it supports, of "sgd", "momentum", "adam" and "adamw". With another a task is `unsupported`,
+      which is no failure; so it is outside the next three.
+    - `max_parameters`: the most parameters P that a model may have.
+    - `max_rank`: the largest curvature, the smaller of P and N C.
+    - `models`: "any", "linear", "classifier" or "dense classifier".
+    - `tuned_on`: where the settings come from: "nothing" where there are none, "paper" (unless it is said otherwise), "library"
+      for a library's defaults, "untuned" for a choice made by no score, "tuning" where `loobench tune` chose them, "speed"
+      where the synthetic cases did. A setting that only names a variant, as a readout, counts as the paper's.
+    - `library`: what it cannot run without, by the name that it is imported by.
+    - `interpretation`: the formula is known only second-hand.
+    - `version`: raised by the author where a published score changes; digits, with points between.
+    - `exact`: "least-squares" or "one-epoch", where the estimate is the truth itself; `loobench check` holds it to that.
     """
     given = {**locals(), "tuned_on": tuned_on or ("paper" if settings else "nothing"), "exact": tuple(exact)}
     # of the file that declares, not of the function's: another decorator's wrapper may come from another file

@@ -50,7 +50,7 @@ def _covariance(chances: Tensor, moved: Tensor) -> Tensor:
     return weighted - chances * weighted.sum(-1, keepdim=True)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of each sample: outputs (B, C), targets (B,) -> (B,)
     "binary-cross-entropy": binary_cross_entropy,
     "cross-entropy": cross_entropy,
     "squared-error": squared_error,

@@ -21,8 +21,8 @@ class Network:
     The flat vector (P,) holds the parameters of each layer, from the input on, each row by row.
     """
 
-    layers: tuple[Layer, ...]
-    loss: str
+    layers: tuple[Layer, ...]  # from the inputs to the outputs
+    loss: str  # "binary-cross-entropy" (C = 1), "cross-entropy" (C classes) or "squared-error" (C = 1)
 
     @property
     def inputs(self) -> int:
@@ -32,7 +32,7 @@ class Network:
 
     @property
     def classes(self) -> int:
-        """Outputs C."""
+        """C, the number of outputs: 1 for two classes and for real values, else one for each class."""
         return self.layers[-1].features
 
     @property
@@ -47,7 +47,7 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """P."""
+        """P, the number of parameters."""
         return sum(prod(shape) for layer in self.layers for shape in layer.shapes)
 
     def parts(self, theta: Tensor) -> list[list[Tensor]]:

@@ -41,9 +41,9 @@ SCHEDULES: dict[str, Callable[[int], float]] = {"constant": lambda t: 1.0, "inve
 class Sgd:
     """Gradient descent: ``m <- momentum m + g; theta <- theta - rate m`` (no m where momentum is 0)."""
 
-    lr: float
+    lr: float  # learning rate, where the schedule is 1
     momentum: float = 0.0
-    schedule: str = "constant"
+    schedule: str = "constant"  # or "inverse-sqrt", lr / sqrt(t + 1)
 
     @property
     def name(self) -> str:
@@ -74,12 +74,12 @@ class Adam:
     theta <- (1 - rate decay) theta - rate m/(1-b1^k) / (sqrt(v/(1-b2^k)) + eps)`` with k = t + 1.
     """
 
-    lr: float
+    lr: float  # learning rate, where the schedule is 1
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    decay: float = 0.0
-    schedule: str = "constant"
+    decay: float = 0.0  # decoupled weight decay; positive for AdamW
+    schedule: str = "constant"  # or "inverse-sqrt", lr / sqrt(t + 1)
 
     @property
     def name(self) -> str:

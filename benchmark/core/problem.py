@@ -22,10 +22,10 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Samples(Record):
-    """Inputs (N, d) and targets (N,): class numbers or real values."""
+    """Some samples, one in each row. ``samples[rows]`` are those of some rows, and ``len(samples)`` is how many there are."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tensor  # (N, d) features, scaled as the model sees them; an image is a row of pixels, channel by channel
+    targets: Tensor  # (N,) classes: 0.0 or 1.0 where the model has one output, int64 from 0 on where more; or real values
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -41,33 +41,33 @@ class Samples(Record):
 
 @dataclass(frozen=True, eq=False)
 class Problem(Record):
-    """Everything that fixes a training run, and its step ``Phi_t(s, w)``.
+    """Everything that fixes a training run, and its training step ``Phi_t(s, w)``.
 
     ``Phi_t(s, w) = step(s, grad_theta sum_b w_b (loss_b(theta) + weight_decay/2 |theta|^2), t)`` over the batch of step t.
     The reference run has ``w_b = 1/|B_t|``; a run without sample i has weight 0 for it and still 1/|B_t| for the others.
     """
 
-    model: Network
-    optimizer: Optimizer
-    train: Samples
-    query: Samples
-    test: Samples  # for judging cleansed models only
-    initial: Tensor  # (P,)
+    model: Network  # layers and a loss: a function of the parameters theta (P,)
+    optimizer: Optimizer  # `.name` is "sgd", "momentum", "adam" or "adamw"; `.rate(t)` the learning rate of step t
+    train: Samples  # the N training samples
+    query: Samples  # the samples of the queries: Q of them for "each", all of the one query for "mean"
+    test: Samples  # for judging cleansed models only; empty where an estimator is to be judged by them
+    initial: Tensor  # (P,) parameters before the first step; the final ones where the final model alone is shown
     batches: Tensor  # (T, B) sample numbers; -1 pads a short batch
     left_out: Tensor  # (K,) numbers of the samples whose effects are asked, rising; all N, or some of a large N
     horizons: tuple[int, ...]  # H numbers of steps after which effects are read off, rising, the last at most T
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of the L2 term ``weight_decay/2 |theta|^2`` in each sample's training loss
     query_kind: str = "mean"  # "mean": one query, the mean loss; "each": one query per sample
-    counterfactual: str = "zero-weight"  # a batch keeps its 1/|B|; "renormalised": it is divided by what is kept of it
+    counterfactual: str = "zero-weight"  # a batch without i keeps its 1/|B|; "renormalised": divided by what is left
 
     @property
     def steps(self) -> int:
-        """T."""
+        """T, the number of training steps."""
         return len(self.batches)
 
     @property
     def queries(self) -> int:
-        """Q."""
+        """Q, the columns of an answer: 1 where the query is the mean loss, else one for each query sample."""
         return 1 if self.query_kind == "mean" else len(self.query)
 
     def until(self, steps: int) -> "Problem":

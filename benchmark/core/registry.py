@@ -121,7 +121,7 @@ def imported_file(path: Path, code: CodeType | None = None) -> dict[str, Estimat
     _imported(path, partial(exec, code, vars(module)))
     variants = declared(module)
     if not variants:
-        raise LoobenchError(f"{path} declares no estimator: put @estimator(...) over a function (see CONTRIBUTING.md)")
+        raise LoobenchError(f"{path} declares no estimator: put @estimator(...) over a function (see docs/estimating.md)")
     return variants
 
 

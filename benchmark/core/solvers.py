@@ -14,7 +14,10 @@ from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import Trajectory
 
 Product = Callable[[Tensor], Tensor]  # A applied to each row of (K, P)
-PRODUCTS = {"hessian": Problem.hessian_products, "gauss-newton": Problem.gauss_newton_products}
+PRODUCTS = {  # of a matrix of the mean training loss with vectors, as methods of Problem
+    "hessian": Problem.hessian_products,
+    "gauss-newton": Problem.gauss_newton_products,
+}
 MATRICES = (*PRODUCTS, "fisher")
 
 
@@ -28,8 +31,8 @@ class System:
     """
 
     run: Trajectory
-    matrix: str
-    damping: float
+    matrix: str  # "hessian", "gauss-newton" or "fisher"
+    damping: float  # 0 or more
 
     def __post_init__(self) -> None:
         if self.matrix not in MATRICES:
@@ -90,6 +93,8 @@ class System:
 def solve(system: System, vectors: Tensor, solver: str, **settings: Any) -> Tensor:
     """``(A + shift I)^-1 v_k`` as that solver finds it. (K, P) -> (K, P)
 
+    The solvers and their settings: "direct", "cg" (`iterations`), "lissa" (`depth`, `batch`, `scale`), "arnoldi" (`rank`,
+    `iterations`), "nystrom" (`rank`), "kfac", "ekfac" and "datainf" (`share`).
     Leaves notes of the iterations and of the largest residual ``|(A + shift I) x - v|/|v|``, and of the share of vectors whose
     residual is above what the solver promises ("unconverged"). Raises Unsolved where the matrix is singular, or indefinite
     where the solver needs it not to be, and where the solver diverged; LoobenchError for an unknown solver, or one that has

@@ -9,7 +9,7 @@ from benchmark.core.trajectory import Trajectory
 def backward(run: Trajectory, *, curvature: bool = True, before: int | None = None) -> Tensor:
     """``-sum_t w_it dL_q(theta_T)/dw_it`` over the visits t of sample i, (N, Q); w_it = 1/|B_t| is what leaving out takes away.
 
-    Where the counterfactual is `renormalised` it also adds to the weights of the others: see `taken_away`.
+    Where the counterfactual is `renormalised`, what leaving out adds to the weights of the others is taken away too.
     With ``c_T = (u_q, 0 ...)`` each step adds ``-1/|B_t| c_{t+1} dPhi_t/dw_i`` to the samples it visits and pulls
     ``c_t = c_{t+1} dPhi_t/ds``: the derivative through every optimiser's own step. Without `curvature` the Hessian is left out
     of dPhi_t/ds. Only visits at steps before `before` count, by default all. Cost: E N + Q gradients and, with curvature,

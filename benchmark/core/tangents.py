@@ -50,7 +50,12 @@ class Tangents(Protocol):
 
 
 def tangents(model: Network, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> Tangents:
-    """The form for the network: inputs (B, d), targets (B,)."""
+    """Samples, inputs (B, d) and targets (B,), at `theta` (P,), for shifts of it as parts (R, *shape), as `split` makes them.
+
+    The methods of what is returned: `outputs(shift)` (R, B, C) and `slopes(shift)` (R, B), how outputs and losses move;
+    `gradient(weights)`, the weighted gradients as parts; `add(out, shift, weights, sources, alpha)`, which adds to `out`
+    ``alpha sum_b (w_rb H_b d_r + s_rb g_b)`` for weights and sources (R, B).
+    """
     return (DenseTangents if model.dense else MappedTangents)(model, theta, inputs, targets, weight_decay)
 
 

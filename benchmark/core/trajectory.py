@@ -112,10 +112,15 @@ class FinalState(Record):
 
 @dataclass(frozen=True, eq=False)
 class Trajectory(Record):
-    """The reference run: all that an estimator may look at."""
+    """The reference run: all that an estimator may look at.
 
-    problem: Problem
-    states: Tensor  # (T + 1, S, P), or a Replay or FinalState, which are indexed alike
+    A state (S, P) is what the optimiser goes on from. Its row 0 holds the parameters. The rows after it hold the moments: none
+    for SGD (S = 1), the velocity for momentum (S = 2), the first and the second moment for Adam and AdamW (S = 3). Where memory
+    is short, some states are not kept but computed again when they are read.
+    """
+
+    problem: Problem  # what was trained: model, optimiser, samples, batches
+    states: Tensor  # (T + 1, S, P), before each step and after the last; read it by step, `states[t]` or `states[t, 0]`
     key: str = ""  # of random numbers, where the initial parameters are not shown
 
     def params(self, t: int) -> Tensor:

@@ -25,12 +25,12 @@ class Rule:
     With `exact_map` the optimiser's map from moments and gradient to the next state is not linearised, only the gradient is.
     """
 
-    own: str
-    exact_map: bool = False
+    own: str  # "gradient", "curvature" or "exact"
+    exact_map: bool = False  # step the optimiser itself at the shifted state
 
 
-SGD_IE = Rule("gradient")
-ACC = Rule("curvature")
+SGD_IE = Rule("gradient")  # Hara et al. 2019, arXiv:1906.08473
+ACC = Rule("curvature")  # Shi et al. 2025, arXiv:2510.26185
 PAIRS = 256  # runs and samples they lack, whose gradients are held at once: bounds memory
 
 
@@ -133,7 +133,7 @@ def carry(
 ) -> Tensor:
     """What `read` takes of the shifts of R runs with the samples of `keep` only, at each horizon. (R, N) -> (H, R, ...)
 
-    The masks, and `runs` advanced at once, are those of `train.retrain`. A run's shift is 0 until its first sample is missing.
+    The masks, and `runs` advanced at once, are those of `retrain`. A run's shift is 0 until its first sample is missing.
     Cost: E N gradients and E N R Hessian products, for E epochs; one gradient more for each missing visit with "exact", two
     with Adam.
     """
@@ -156,7 +156,9 @@ def carry(
 def effects(run: Trajectory, rule: Rule, readout: str) -> Tensor:
     """Effects (H, K, Q) of leaving out each of the problem's K samples: the readout of its shift at each horizon.
 
-    Cost: that of `carry`, and the queries' gradients for each horizon where the readout is linear.
+    `readout` is "linear", "logit" or "exact", as in the function of that name. Cost: E N gradients and E N K Hessian products,
+    for E epochs, and the queries' gradients for each horizon where the readout is linear. With the rule "exact" one gradient
+    more for each visit of a sample that is left out, two with Adam.
     """
     readers = {cut.problem.steps: reader(cut, readout) for cut in run.at_horizons()}
     without = left_out(run.problem)[:-1]

@@ -81,11 +81,12 @@ def retrain(
 
     A sample not kept has weight 0 in every batch, and the batch keeps its 1/|B| unless the problem's counterfactual is
     `renormalised`; a number other than 0 and 1 in `keep` is that part of a sample's weight. `read` takes what is wanted from
-    some runs at each horizon: `Runs.parameters` (R, P) or `Runs.query_losses` (R, Q). With the `states` (T + 1, S, P) of the
-    reference run, no run repeats what it shares with it, and samples can be left out of the steps from `since` on only.
+    some runs at each horizon: by default their parameters (R, P); ``lambda some: some.query_losses()`` gives query losses
+    (R, Q). With the `states` (T + 1, S, P) of the reference run, no run repeats what it shares with it, and samples can be left
+    out of the steps from `since` on only.
     At most `runs` are advanced at once; their number decides the last bit, so that by default it depends on the problem and on
     R alone. `gram` switches the Gram form of the first layer on or off, by default on where it is cheaper. `means` bounds
-    memory and sets how many chunks of runs are trained side by side, which changes no bit; by default `chunks.allowed`.
+    memory and sets how many chunks of runs are trained side by side, which changes no bit; by default what the command allows.
     `progress` is told of sample visits done, shared ones included. Raises LoobenchError for no runs, and where memory does not
     suffice for one.
     """
