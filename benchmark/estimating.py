@@ -1,4 +1,4 @@
-"""All that an estimator may import of loobench, from here alone: the run it is given, derivatives, solvers, retraining.
+"""All that an estimator may import of loobench: the run it is given, derivatives, solvers, retraining.
 
 In: nothing but what a `Trajectory` has. Out: the parts that an estimator's function is put together from. `loobench check`
 refuses any other import of the harness; docs/estimating.md shows each name with its definition, and worked examples.

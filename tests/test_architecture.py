@@ -30,6 +30,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "submissions: scaffold submission proposal suspicions verdicts check subjects inquiry judgement verify",
     "commands: submitters main",
 )
+PACKAGES = [line.partition(":")[0] for line in ORDER]
 OPEN = ("core", "estimating", "retraining")  # what an estimator's imports are made of, beside benchmark.base
 
 
@@ -93,6 +94,27 @@ def test_each_package_says_what_it_is_for_and_has_nothing_else_in_its_opening(pa
 
     assert len(body) == 1
     assert isinstance(body[0], ast.Expr)
+
+
+def purpose(package: str) -> str:
+    """The first sentence of a package's docstring, or of a module's."""
+    at = ROOT / "benchmark" / package
+    source = at / "__init__.py" if at.is_dir() else at.with_suffix(".py")
+    said = " ".join(str(ast.get_docstring(ast.parse(source.read_text()))).split())
+    return said[: f"{said} ".index(". ") + 1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_table_of_packages_says_what_their_docstrings_say_in_the_order_of_imports(page: str) -> None:
+    rows = re.findall(r"^\| `benchmark/(\w+)(?:\.py)?` \| (.+) \|$", (ROOT / page).read_text(), re.MULTILINE)
+
+    assert rows == [(package, purpose(package)) for package in PACKAGES]
+
+
+def test_the_diagram_has_the_packages_in_the_order_of_imports() -> None:
+    diagram = (ROOT / "docs" / "architecture.md").read_text().partition("```text\n")[2].partition("```")[0]
+
+    assert [line.split()[0] for line in diagram.splitlines()] == PACKAGES
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda path: f"{path.parent.name}-{path.stem}")
