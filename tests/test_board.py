@@ -14,6 +14,7 @@ from test_results import CELL, result
 from benchmark import PROTOCOL
 from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.scores import board, cells, results, statistics, store
+from benchmark.scores import board, cells, intervals, results
 from benchmark.scores.columns import COLUMNS, Scored
 from benchmark.scores.results import Bounds, Claim, Limits, Result, Verification
 from benchmark.scores.rows import Board, Rival, Row, Suite, Table, own
@@ -162,7 +163,7 @@ def test_rows_are_compared_task_by_task_whatever_the_order_of_their_results() ->
     compared = rows([*better, *worse[::-1]])["loss"].compared
 
     assert compared
-    assert compared.difference == statistics.difference(cells.rankings(better), cells.rankings(worse), TAU)
+    assert compared.difference == intervals.difference(cells.rankings(better), cells.rankings(worse), TAU)
     assert compared.group == 2
 
 
@@ -170,7 +171,7 @@ def test_rows_are_sorted_by_the_mean_over_seeds_and_carry_its_interval() -> None
     found = rows([scored("grad-dot", 0.1, 0.2), scored("sgd-ie", 0.5, 0.7), scored("loss", 0.4)])
 
     assert [*found] == ["sgd-ie", "loss", "grad-dot"]
-    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.5]), "1": np.array([0.7])}], TAU)
+    assert found["sgd-ie"].score == intervals.interval([{"0": np.array([0.5]), "1": np.array([0.7])}], TAU)
     assert found["sgd-ie"].score.mean == pytest.approx(0.6)
     assert found["sgd-ie"].score.low < 0.5 < 0.7 < found["sgd-ie"].score.high
     assert [row.seeds for row in found.values()] == [(2, 2), (1, 1), (2, 2)]
@@ -209,8 +210,8 @@ def test_the_score_is_the_mean_over_queries_where_they_are_known_and_their_mean_
     assert {name: row.score.mean for name, row in found.items()} == pytest.approx(
         {"loss": 0.5, "grad-dot": (0.2 + 0.7) / 2, "sgd-ie": (0.2 + 0.4) / 2}
     )
-    assert found["sgd-ie"].score == statistics.interval([{"0": np.array([0.1, 0.3]), "1": np.array([0.2, 0.6])}], TAU)
-    assert found["sgd-ie"].score.high > statistics.interval([{"0": np.array([0.2]), "1": np.array([0.4])}]).mean
+    assert found["sgd-ie"].score == intervals.interval([{"0": np.array([0.1, 0.3]), "1": np.array([0.2, 0.6])}], TAU)
+    assert found["sgd-ie"].score.high > intervals.interval([{"0": np.array([0.2]), "1": np.array([0.4])}]).mean
 
 
 def test_a_query_without_a_score_leaves_the_row_without_one() -> None:

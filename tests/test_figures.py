@@ -18,7 +18,7 @@ from test_board import claimed
 
 from benchmark.base.errors import LoobenchError
 from benchmark.publishing import figures, labels, overviews
-from benchmark.scores import statistics
+from benchmark.scores import ties
 from benchmark.scores.board import board
 from benchmark.scores.cells import curve, pairs
 from benchmark.scores.rows import Board
@@ -199,7 +199,7 @@ def test_the_heatmap_shows_the_twenty_best_and_says_so() -> None:
 def test_ranks_and_bars_are_those_of_the_statistics_with_the_best_to_the_right() -> None:
     table, figure = known().suites[0].overall, one("ranks")
     rows = overviews.rankable(known(), table)
-    average, joined = statistics.ranks(rows), statistics.cliques(rows)
+    average, joined = ties.ranks(rows), ties.cliques(rows)
     shown = lines(figure)
 
     assert set(rows) == set(QUALITIES)

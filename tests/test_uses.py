@@ -17,11 +17,11 @@ from benchmark.base.streams import stream
 from benchmark.core.layers import LOSSES
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples
-from benchmark.retraining.chunks import FREE, Means
+from benchmark.retraining.chunks import Means
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.scores.metrics import relative_rmse
 from benchmark.tasks.questions import Uses
-from benchmark.truths import uses
+from benchmark.truths import cleansing, deletion, uses
 from benchmark.truths.uses import Prepared, prepare, scores
 
 SMALL = Uses(drop=(1, 2), keep=(0.25, 0.5), delete=(2, 3), groups=3, draws=2)
@@ -100,31 +100,28 @@ def test_judged_is_a_plain_loop_over_each_subset_read_on_the_test_split(model: s
     keep = torch.from_numpy(stream("test/keep", 0).uniform(size=(4, 12)) > 0.4)
     expected = [loss_and_error(given, final(given, row)) for row in keep]
 
-    found = uses.judged(given, keep)
+    found = cleansing.judge(given, keep)
 
-    assert found.losses.tolist() == pytest.approx([loss for loss, _ in expected], abs=1e-12)
-    assert found.errors.tolist() == pytest.approx([error for _, error in expected], abs=1e-12)
-    assert 0 < sum(found.errors.tolist()) < 4  # both right and wrong answers were counted
+    assert found.tolist() == [pytest.approx(both, abs=1e-12) for both in expected]
+    assert 0 < float(found[:, 1].sum()) < 4  # both right and wrong answers were counted
 
 
-def test_judged_is_read_at_the_last_horizon_and_does_not_mind_where_runs_begin() -> None:
+def test_judged_is_read_at_the_last_horizon() -> None:
     given = replace(problem(query=7), horizons=(2, 5))
     keep = ~torch.eye(12, dtype=torch.bool)
     expected = [loss_and_error(given, final(given, row, until=5))[0] for row in keep]
 
     assert given.steps > 5
-    assert uses.judged(given, keep).losses.tolist() == pytest.approx(expected, abs=1e-12)
-    assert uses.judged(given, keep, FREE, train(given).states).losses.tolist() == pytest.approx(expected, abs=1e-12)
+    assert cleansing.judge(given, keep)[:, 0].tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_many_test_samples_are_read_in_blocks() -> None:
     given = problem(query=300)
     keep = torch.ones(2, 12, dtype=torch.bool)
 
-    loss, error = loss_and_error(given, final(given, keep[0]))
+    expected = loss_and_error(given, final(given, keep[0]))
 
-    assert uses.judged(given, keep).losses.tolist() == pytest.approx([loss] * 2, abs=1e-12)
-    assert uses.judged(given, keep).errors.tolist() == pytest.approx([error] * 2, abs=1e-12)
+    assert cleansing.judge(given, keep).tolist() == [pytest.approx(expected, abs=1e-12)] * 2
 
 
 def test_a_model_of_real_values_has_a_loss_but_no_error() -> None:
@@ -132,10 +129,10 @@ def test_a_model_of_real_values_has_a_loss_but_no_error() -> None:
     theta = final(given, torch.ones(12))
     expected = LOSSES["squared-error"](given.model.outputs(theta, given.test.inputs), given.test.targets).mean()
 
-    found = uses.judged(given, torch.ones(1, 12, dtype=torch.bool))
+    [[loss, error]] = cleansing.judge(given, torch.ones(1, 12, dtype=torch.bool)).tolist()
 
-    assert float(found.losses) == pytest.approx(float(expected), abs=1e-12)
-    assert found.errors.isnan().all()
+    assert loss == pytest.approx(float(expected), abs=1e-12)
+    assert np.isnan(error)
 
 
 def test_errors_are_counted_right_where_parameters_are_known() -> None:
@@ -146,21 +143,25 @@ def test_errors_are_counted_right_where_parameters_are_known() -> None:
     test = Samples(inputs, torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64))
     still = replace(given, initial=by_first, test=test)
 
-    assert uses.judged(still, torch.ones(2, 12)).errors.tolist() == [0.25, 0.25]
+    assert cleansing.judge(still, torch.ones(2, 12))[:, 1].tolist() == [0.25, 0.25]
 
 
 # ---- cleansing and coresets ------------------------------------------------------------------------------------------
 def test_the_lowest_effects_go_first_and_the_highest_stay_ties_by_sample_number() -> None:
     effect = torch.tensor([0.0, -1.0, 2.0, -1.0, 1.0, 2.0, 2.0, 0.5])
 
-    assert [(~row).nonzero().flatten().tolist() for row in uses.cleansed(effect, (1, 2, 3))] == [[1], [1, 3], [0, 1, 3]]
-    assert [row.nonzero().flatten().tolist() for row in uses.coreset(effect, (0.125, 0.25, 0.5))] == [[2], [2, 5], [2, 4, 5, 6]]
+    assert [(~row).nonzero().flatten().tolist() for row in cleansing.cleansed(effect, (1, 2, 3))] == [[1], [1, 3], [0, 1, 3]]
+    assert [row.nonzero().flatten().tolist() for row in cleansing.coreset(effect, (0.125, 0.25, 0.5))] == [
+        [2],
+        [2, 5],
+        [2, 4, 5, 6],
+    ]
 
 
 def test_a_coreset_keeps_its_part_of_the_samples_rounded_and_not_cut() -> None:
     effect = torch.arange(100.0)
 
-    assert uses.coreset(effect, (0.29, 0.57, 0.5)).sum(1).tolist() == [29, 57, 50]  # 0.29 * 100 is below 29
+    assert cleansing.coreset(effect, (0.29, 0.57, 0.5)).sum(1).tolist() == [29, 57, 50]  # 0.29 * 100 is below 29
 
 
 def test_a_planted_wrong_label_is_the_first_to_go_and_the_test_loss_falls_without_it_same_and_fresh(
@@ -214,9 +215,9 @@ def test_the_random_reference_is_the_mean_over_the_draws(given: Problem, ready: 
     drawn = uses.random_effects(20, SMALL, 0)
     each = [scores(effect, ready, given, units=False) for effect in drawn]
     anew = []
-    for d, start in enumerate(uses.starts(given, SMALL, 0)[1:]):
-        keep = torch.cat([torch.ones(1, 20, dtype=torch.bool), uses.cleansed(drawn[d], SMALL.drop)])
-        losses = uses.judged(start, keep).losses
+    for d, start in enumerate(cleansing.starts(given, SMALL, 0)[1:]):
+        keep = torch.cat([torch.ones(1, 20, dtype=torch.bool), cleansing.cleansed(drawn[d], SMALL.drop)])
+        losses = cleansing.judge(start, keep)[:, 0]
         anew.append(losses[1:] - losses[0])
 
     found = uses.references(ready)["random"]
@@ -230,7 +231,7 @@ def test_the_random_reference_is_the_mean_over_the_draws(given: Problem, ready: 
 # ---- deletion --------------------------------------------------------------------------------------------------------
 def test_groups_have_the_sizes_asked_and_clusters_are_a_sample_and_its_nearest(given: Problem) -> None:
     asked = replace(SMALL, delete=(1, 2, 5), groups=4)
-    removed, kinds = uses.groups(given.train, asked, 0)
+    removed, kinds = deletion.groups(given.train, asked, 0)
     inputs = given.train.inputs.numpy()
 
     def is_cluster(members: list[int]) -> bool:
@@ -251,7 +252,7 @@ def test_groups_and_random_effects_come_from_the_streams_of_their_names(given: P
     draw = stream("deletion", 5)
     drawn = [draw.permutation(20) < 2 for _ in range(3)]
     centres = draw.permutation(20)[:3]
-    removed, _ = uses.groups(given.train, SMALL, 5)
+    removed, _ = deletion.groups(given.train, SMALL, 5)
 
     assert removed[:3].tolist() == np.array(drawn).tolist()
     assert removed[3:6][range(3), centres].all()
@@ -261,14 +262,14 @@ def test_groups_and_random_effects_come_from_the_streams_of_their_names(given: P
 def test_a_sample_is_in_its_own_cluster_even_where_others_have_its_inputs() -> None:
     inputs = torch.zeros(6, 2, dtype=torch.float64)
 
-    assert uses.nearest(inputs, 4, 1).nonzero().flatten().tolist() == [4]
-    assert uses.nearest(inputs, 4, 3).nonzero().flatten().tolist() == [0, 1, 4]
+    assert deletion.nearest(inputs, 4, 1).nonzero().flatten().tolist() == [4]
+    assert deletion.nearest(inputs, 4, 3).nonzero().flatten().tolist() == [0, 1, 4]
 
 
 def test_deleting_a_group_from_a_ridge_regression_has_its_closed_form() -> None:
     given = problem(MODELS["regression"], Sgd(0.5), batch=12, epochs=800, weight_decay=0.1, query_kind="each")
     given = replace(given, horizons=(1, given.steps))
-    removed, _ = uses.groups(given.train, SMALL, 0)
+    removed, _ = deletion.groups(given.train, SMALL, 0)
     columns = torch.cat([given.train.inputs, torch.ones(12, 1, dtype=torch.float64)], dim=1)
 
     def fitted(keep: Tensor) -> Tensor:
@@ -278,7 +279,7 @@ def test_deleting_a_group_from_a_ridge_regression_has_its_closed_form() -> None:
     whole = given.query_losses(fitted(torch.ones(12, dtype=torch.bool))).mean()
     expected = torch.stack([given.query_losses(fitted(~row)).mean() for row in removed]) - whole
 
-    assert float((uses.deleted(given, removed) - expected).abs().max()) < 1e-9
+    assert float((deletion.deleted(given, removed) - expected).abs().max()) < 1e-9
 
 
 def test_what_deletion_does_is_known_from_single_effects_where_they_nearly_add_up() -> None:
@@ -287,8 +288,8 @@ def test_what_deletion_does_is_known_from_single_effects_where_they_nearly_add_u
     effect = true_effects(given)
     found = uses.references(prepare(given, asked, flips(60), 0, effect))["oracle"]
 
-    assert min(found[f"deletion_{kind}_{name}"] for kind in uses.KINDS for name in ("spearman", "kendall")) > 0.99
-    assert max(found[f"deletion_{kind}_relative_rmse"] for kind in uses.KINDS) < 0.02
+    assert min(found[f"deletion_{kind}_{name}"] for kind in deletion.KINDS for name in ("spearman", "kendall")) > 0.99
+    assert max(found[f"deletion_{kind}_relative_rmse"] for kind in deletion.KINDS) < 0.02
 
 
 def test_deletion_is_scored_by_kind_over_all_sizes_and_measured_only_in_units_of_loss(ready: Prepared) -> None:
@@ -296,7 +297,7 @@ def test_deletion_is_scored_by_kind_over_all_sizes_and_measured_only_in_units_of
     with_units = uses.deletion(estimate, ready, units=True)
     predicted = np.array([sum(float(estimate[i]) for i in row.nonzero()) for row in ready.removed])
 
-    for kind in uses.KINDS:
+    for kind in deletion.KINDS:
         some = np.array(ready.kinds) == kind
         truth, guess = ready.effect.numpy()[some], predicted[some]
         assert some.sum() == 6
@@ -375,9 +376,9 @@ def test_what_is_prepared_comes_back_from_a_file(ready: Prepared, tmp_path: Path
 
 def test_a_seed_repeats_to_the_bit_and_another_draws_other_groups_and_starts(given: Problem, ready: Prepared) -> None:
     assert equal(prepare(given, SMALL, ready.flipped, 0, true_effects(given)), ready)
-    assert not torch.equal(uses.groups(given.train, SMALL, 1)[0], ready.removed)
+    assert not torch.equal(deletion.groups(given.train, SMALL, 1)[0], ready.removed)
     assert not torch.equal(uses.random_effects(20, SMALL, 1), uses.random_effects(20, SMALL, 0))
-    first, again = (uses.starts(given, SMALL, seed)[1] for seed in (0, 1))
+    first, again = (cleansing.starts(given, SMALL, seed)[1] for seed in (0, 1))
     assert not torch.equal(first.initial, again.initial)
     assert not torch.equal(first.batches, again.batches)
 

@@ -13,9 +13,9 @@ from benchmark import __version__
 from benchmark.base.errors import LoobenchError
 from benchmark.base.places import ROOT
 from benchmark.base.text import latex, line
+from benchmark.scores.intervals import Interval
 from benchmark.scores.numbers import figure
 from benchmark.scores.rows import Row, Table
-from benchmark.scores.statistics import Interval
 
 NAME = "loobench"
 CITATION = ROOT / "CITATION.cff"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.scores import statistics
+from benchmark.scores import ties
 from benchmark.scores.cells import by_task, rankings
 from benchmark.scores.results import Result
 from benchmark.scores.rows import Board, Row, Suite, Table
@@ -144,16 +144,16 @@ def lacks_ranks(board: Board, table: Table) -> str:
     rows = rankable(board, table)
     if len(rows) < 2:
         return "it has fewer than two complete rows"
-    return "its rows have no seed in common" if any(map(np.isnan, statistics.ranks(rows).values())) else ""
+    return "its rows have no seed in common" if any(map(np.isnan, ties.ranks(rows).values())) else ""
 
 
 def diagram(board: Board, table: Table) -> "Figure":
     """Average ranks, the best to the right; a bar joins rows not told apart.
 
-    The layout is that of Demsar 2006 (JMLR 7), the test that of `benchmark.scores.statistics.cliques`.
+    The layout is that of Demsar 2006 (JMLR 7), the test that of `benchmark.scores.ties.cliques`.
     """
     rows = rankable(board, table)
-    average, joined = statistics.ranks(rows), statistics.cliques(rows)
+    average, joined = ties.ranks(rows), ties.cliques(rows)
     levels = stacked([(average[names[0]], average[names[-1]]) for names in joined])
     top = 0.7 * (max(levels, default=-1) + 1) + 0.9
     depth = top + (len(rows) + 1) // 2

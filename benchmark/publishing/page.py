@@ -19,10 +19,10 @@ from benchmark.publishing.report import ABOUT, RENORMALISED, choice, interval, l
 from benchmark.scores.board import alone
 from benchmark.scores.cells import bounds, curve, kind, limited, pairs
 from benchmark.scores.columns import COLUMNS, LIMITS, Scored
+from benchmark.scores.intervals import Interval
 from benchmark.scores.numbers import figure, mean
 from benchmark.scores.results import Cell, Result
 from benchmark.scores.rows import Board, Known, Own, Row, Suite, Table, verdict
-from benchmark.scores.statistics import Interval
 from benchmark.tasks.questions import asked_of
 
 Cite = Callable[[Table, Row], str]

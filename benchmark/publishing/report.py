@@ -16,10 +16,10 @@ from benchmark.scores import cells, numbers
 from benchmark.scores.board import HEADLINE, TWIN
 from benchmark.scores.cells import bounds, by_task, last, limited
 from benchmark.scores.columns import COLUMNS, LIMITS, USED, Column
+from benchmark.scores.intervals import Interval
 from benchmark.scores.numbers import figure, mean
 from benchmark.scores.results import Result
 from benchmark.scores.rows import Board, Known, Own, Row, Suite, Table, called, published
-from benchmark.scores.statistics import Interval
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets
 
 Link = Callable[[str], str]  # from the name of an estimator to the cell that shows it

@@ -8,14 +8,15 @@ import numpy as np
 
 from benchmark import PROTOCOL
 from benchmark.base.errors import DamagedFile, LoobenchError
-from benchmark.scores import statistics
+from benchmark.scores import intervals, ties
 from benchmark.scores.cells import bounds, by_task, groups, has_gaps, kind, rankings, scored
 from benchmark.scores.columns import COLUMNS, Column, Scored
+from benchmark.scores.intervals import Interval
 from benchmark.scores.metrics import METRICS
 from benchmark.scores.numbers import defined, mean, median
 from benchmark.scores.results import Bounds, Result
 from benchmark.scores.rows import EXACT, Board, Known, Own, Rival, Row, Suite, Table, called, finished, published
-from benchmark.scores.statistics import Compared, Interval
+from benchmark.scores.ties import Compared
 from benchmark.tasks.questions import asked_of
 from benchmark.tasks.suites import Suite as Choice
 
@@ -121,8 +122,8 @@ def ranked(results: Sequence[Result], limits: Known, tasks: int) -> list[Row]:
     members = [(name, some) for name, some in known if 4 * len(some) >= most or isinstance(some[0], Own)]
     complete = {name: rankings(some) for name, some in members if len(some) == tasks and all(map(may_rank, some))}
     defined = {name: found for name, found in complete.items() if not has_gaps(found)}
-    estimated = {name: found for name, found in defined.items() if statistics.average(found) <= EXACT}
-    compared = statistics.compare(estimated, score_range(results[0])) if estimated else {}
+    estimated = {name: found for name, found in defined.items() if intervals.average(found) <= EXACT}
+    compared = ties.compare(estimated, score_range(results[0])) if estimated else {}
     rivals = {name: averages(some) for name, some in members if name in estimated}
     rows = [row(name, some, tasks, limits, compared.get(name)) for name, some in members]
     rows = [replace(row, rival=rival(row, rivals)) if row.partial else row for row in rows]
@@ -141,11 +142,11 @@ def row(name: str, results: Sequence[Result], tasks: int, limits: Known, compare
     columns = COLUMNS[kind(results[0])]
     found = means([[scored(result, seed, limits) for seed in result.cells] for result in done], columns)
     ranking = rankings(done)
-    score = statistics.interval(ranking, score_range(results[0])) if ranking and not has_gaps(ranking) else alone()
+    score = intervals.interval(ranking, score_range(results[0])) if ranking and not has_gaps(ranking) else alone()
     return Row(name, score, found, compared, False, len(done), tasks, tuple(results))
 
 
-def score_range(result: Result) -> statistics.Range:
+def score_range(result: Result) -> intervals.Range:
     """The lowest and the highest that the score which ranks can be."""
     metric = METRICS[asked_of(result.task).primary]
     return min(metric.worst, metric.best), max(metric.worst, metric.best)
@@ -153,7 +154,7 @@ def score_range(result: Result) -> statistics.Range:
 
 def averages(results: Sequence[Result]) -> dict[str, float]:
     """The score that ranks, by task."""
-    return {result.name: statistics.average(rankings([result])) for result in results}
+    return {result.name: intervals.average(rankings([result])) for result in results}
 
 
 def rival(row: Row, others: Mapping[str, Mapping[str, float]]) -> Rival | None:
@@ -169,7 +170,7 @@ def on_front(rows: Sequence[Row]) -> list[Row]:
     What may be chance is not on the front, and keeps nobody off it.
     """
     accuracy = [row.score.mean if row.ranks and row.told_from_chance else np.nan for row in rows]
-    front = statistics.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
+    front = ties.pareto([*accuracy, 1.0], [*(row.means["cost"] for row in rows), 1.0])
     return [replace(row, front=on) for row, on in zip(rows, front[:-1], strict=True)]
 
 

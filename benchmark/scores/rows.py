@@ -9,9 +9,10 @@ from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import json_digest
 from benchmark.base.records import encode
 from benchmark.scores.columns import UNBOUNDED, Column
+from benchmark.scores.intervals import Interval
 from benchmark.scores.numbers import defined, entry, figure, mean, number
 from benchmark.scores.results import Limits, Result
-from benchmark.scores.statistics import Compared, Interval
+from benchmark.scores.ties import Compared
 
 Known = Mapping[str, Limits]  # by name of task and device
 NOTED = {"unconverged": "not converged", "uncounted": "not counted"}  # marks of rows, by the note that cells have

@@ -1,11 +1,9 @@
-"""What effects on the mean query are used for: finding wrong labels, cleansing, coresets, and groups to be deleted.
+"""What effects on the mean query are used for, as scores: finding wrong labels, cleansing, coresets, and groups to be deleted.
 
-Each use is judged by really training again: cleansed models and coresets on the test split, groups on the query split. A curve
-is a tensor (K, 2), of test loss and test error, as changes against training on all samples from the same start.
+Each use is judged by really training again (cleansing.py, deletion.py).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -15,22 +13,15 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
-from benchmark.core.layers import LOSSES
-from benchmark.core.problem import Problem, Samples
+from benchmark.core.problem import Problem
 from benchmark.retraining.chunks import FREE, Means
-from benchmark.retraining.engine import Runs
-from benchmark.retraining.train import Progress, retrain
+from benchmark.retraining.train import Progress
 from benchmark.scores.metrics import METRICS, Values
 from benchmark.tasks.questions import Uses, record
-from benchmark.truths.counterfactuals import initial, order
+from benchmark.truths.cleansing import Curves, curves, judge, starts
+from benchmark.truths.deletion import KINDS, deleted, groups
 
 Scores = dict[str, float | None]
-KINDS = ("random", "clustered")  # of groups to be deleted
-WRONG: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of a loss; (R, B, C), (B,) -> (R, B)
-    "binary-cross-entropy": lambda outputs, targets: (outputs[..., 0] > 0) != (targets > 0.5),
-    "cross-entropy": lambda outputs, targets: outputs.argmax(-1) != targets,
-    "squared-error": lambda outputs, _: torch.full_like(outputs[..., 0], torch.nan),  # no class, no error
-}
 
 
 # ---- what the scores are ---------------------------------------------------------------------------------------------
@@ -77,144 +68,6 @@ def use(name: str) -> Use:
     return USES[name.rstrip("_0123456789")]
 
 
-# ---- judged by training again ----------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """Mean test loss (R,), without L2 term, and share of test samples misclassified (R,) of R models, in float64 on the CPU."""
-
-    losses: Tensor
-    errors: Tensor  # NaN for a model of real values
-
-
-def judged(
-    problem: Problem,
-    keep: Tensor,
-    means: Means = FREE,
-    states: Tensor | None = None,
-    *,
-    progress: Progress = lambda visits: None,
-) -> Judged:
-    """Test loss and error, at the last horizon, of R runs that keep the samples of their mask. (R, N) -> R each
-
-    `states` (T + 1, S, P) of the reference run save what all runs share with it. One logit says the second class where it is
-    positive; of several the largest does. Raises what `retrain` does.
-    """
-    losses, errors = _judge(problem, keep, means, states, progress).unbind(1)
-    return Judged(losses, errors)
-
-
-def _judge(problem: Problem, keep: Tensor, means: Means, states: Tensor | None, progress: Progress) -> Tensor:
-    """Test loss and error (R, 2)."""
-    seen = replace(problem, query=problem.test, query_kind="each", horizons=problem.horizons[-1:])
-    masks = keep.to(problem.initial.device)
-    found = retrain(seen, masks, states=states, read=_loss_and_error, means=means, progress=progress)
-    return found[-1].double().cpu()
-
-
-def _loss_and_error(runs: Runs) -> Tensor:
-    outputs, targets, loss = runs.outputs_of_query(), runs.problem.query.targets, runs.model.loss
-    losses = LOSSES[loss](outputs, targets.expand(runs.runs, -1))
-    wrong = WRONG[loss](outputs, targets).to(losses)
-    return torch.stack([losses.mean(1), wrong.mean(1)], dim=1)
-
-
-def starts(problem: Problem, uses: Uses, seed: int) -> list[Problem]:
-    """The problem, and the problem from as many fresh initial parameters in as many fresh orders as there are draws.
-
-    From the streams `fresh-initial/{d}` and `fresh-batches/{d}`.
-    """
-    epochs = -(-problem.steps // -(-len(problem.train) // problem.batches.shape[1]))
-
-    def fresh(d: int) -> Problem:
-        rows = order(problem, epochs, f"fresh-batches/{d}", seed)[: problem.steps]
-        return replace(problem, initial=initial(problem, f"fresh-initial/{d}", seed), batches=rows)
-
-    return [problem, *map(fresh, range(uses.draws))]
-
-
-# ---- cleansing and coresets ------------------------------------------------------------------------------------------
-def cleansed(effect: Tensor, drop: tuple[int, ...]) -> Tensor:
-    """Masks without the k most harmful, those of lowest effect, for each k; ties go by sample number. (N,) -> (K, N)"""
-    rank = effect.argsort(stable=True).argsort()
-    return torch.stack([rank >= k for k in drop])
-
-
-def coreset(effect: Tensor, keep: tuple[float, ...]) -> Tensor:
-    """Masks with the ``round(part N)`` most helpful, for each part; ties go by sample number. (N,) -> (K, N)"""
-    rank = (-effect).argsort(stable=True).argsort()
-    return torch.stack([rank < round(part * len(effect)) for part in keep])
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """Changes of test loss and error, against training on all: cleansed (K, 2), as cleansed from fresh starts, coresets."""
-
-    cleansed: Tensor  # (K, 2), a row for each of `drop`
-    fresh: Tensor  # (K, 2), mean over the draws
-    coreset: Tensor  # (C, 2), a row for each of `keep`
-
-
-def curves(
-    problem: Problem,
-    effects: Tensor,
-    uses: Uses,
-    seed: int,
-    base: Tensor,
-    *,
-    means: Means = FREE,
-    progress: Progress = lambda visits: None,
-) -> Curves:
-    """What cleansing and coresets by E effects (E, N) do, the mean over the E; `base` (1 + D, 2) is what all samples get.
-
-    The first of `base` is from the problem's own start, the others are from the fresh ones; there the d-th of the effects is
-    used, in turn. All runs of one start are one retraining. A coreset's batches are divided by what is kept of them: it is
-    what somebody would train on, who has nothing else.
-    """
-
-    def change(d: int, start: Problem, keep: Tensor) -> Tensor:
-        return _judge(start, keep, means, None, progress) - base[d]
-
-    def own(start: Problem, keep: list[Tensor]) -> Tensor:
-        return change(0, start, torch.cat(keep)).view(len(effects), -1, 2).mean(0)
-
-    first, *fresh = starts(problem, uses, seed)
-    same = own(first, [cleansed(effect, uses.drop) for effect in effects])
-    core = own(replace(first, counterfactual="renormalised"), [coreset(effect, uses.keep) for effect in effects])
-    anew = [change(d, start, cleansed(effects[(d - 1) % len(effects)], uses.drop)) for d, start in enumerate(fresh, 1)]
-    return Curves(same, torch.stack(anew).mean(0), core)
-
-
-# ---- deletion --------------------------------------------------------------------------------------------------------
-def groups(train: Samples, uses: Uses, seed: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Groups (M, N) bool and the kind of each: for each size as many random as clustered, from the stream `deletion`."""
-    draw, samples = stream("deletion", seed), len(train)
-    each, found = min(uses.groups, samples), []
-    for size in uses.delete:
-        found += [torch.from_numpy(draw.permutation(samples) < size) for _ in range(each)]
-        found += [nearest(train.inputs, int(centre), size) for centre in draw.permutation(samples)[:each]]
-    kinds = tuple(kind for _ in uses.delete for kind in KINDS for _ in range(each))
-    return torch.stack(found), kinds
-
-
-def nearest(inputs: Tensor, centre: int, size: int) -> Tensor:
-    """A sample and its ``size - 1`` nearest in Euclidean distance; ties go by sample number. (N, d) -> (N,) bool"""
-    rows = inputs.flatten(1)
-    distance = torch.cdist(rows[[centre]], rows, compute_mode="donot_use_mm_for_euclid_dist")[0].cpu()
-    distance[centre] = -1  # before others with equal inputs
-    return distance.argsort(stable=True).argsort() < size
-
-
-def deleted(problem: Problem, removed: Tensor, means: Means = FREE, *, progress: Progress = lambda visits: None) -> Tensor:
-    """True effects of deleting groups: mean query loss without the group minus that with all. (M, N) bool -> (M,)
-
-    At the last horizon; the run with all samples is trained along.
-    """
-    asked = replace(problem, query_kind="mean", horizons=problem.horizons[-1:])
-    keep = torch.cat([~removed, torch.ones_like(removed[:1])]).to(problem.initial.device)
-    losses = retrain(asked, keep, read=Runs.query_losses, means=means, progress=progress)[-1, :, 0].double().cpu()
-    return losses[:-1] - losses[-1]
-
-
 # ---- what no estimator decides ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -257,7 +110,7 @@ def prepare(
     removed, kinds = groups(problem.train, uses, seed)
     effect = deleted(problem, removed, means, progress=progress)
     everything = torch.ones(1, len(problem.train), dtype=torch.bool)
-    base = torch.cat([_judge(start, everything, means, None, progress) for start in starts(problem, uses, seed)])
+    base = torch.cat([judge(start, everything, means, progress) for start in starts(problem, uses, seed)])
     drawn = partial(curves, problem, uses=uses, seed=seed, base=base, means=means, progress=progress)
     random = drawn(random_effects(len(problem.train), uses, seed))
     oracle = None if truth is None else drawn(truth[None])
