@@ -13,8 +13,7 @@ from test_results import CELL, result
 
 from benchmark import PROTOCOL
 from benchmark.base.errors import DamagedFile, LoobenchError
-from benchmark.scores import board, cells, results, statistics, store
-from benchmark.scores import board, cells, intervals, results
+from benchmark.scores import board, cells, intervals, results, store
 from benchmark.scores.columns import COLUMNS, Scored
 from benchmark.scores.results import Bounds, Claim, Limits, Result, Verification
 from benchmark.scores.rows import Board, Rival, Row, Suite, Table, own

@@ -11,9 +11,10 @@ from cases import MODELS, OPTIMIZERS, problem
 
 from benchmark import estimating as face
 from benchmark.base.errors import LoobenchError
-from benchmark.core.problem import Problem, Samples, Trajectory
+from benchmark.core.problem import Problem, Samples
 from benchmark.core.registry import imported_file
 from benchmark.core.solvers import SOLVERS
+from benchmark.core.trajectory import Trajectory
 from benchmark.publishing import estimating
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import estimate

@@ -16,7 +16,7 @@ from benchmark.core.registry import load, registered, resolve
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running import evaluate
 from benchmark.running.evaluate import Failure, estimate
-from benchmark.sandbox.client import Answer
+from benchmark.sandbox.session import Answer
 
 HEAD = """
 import torch

@@ -17,7 +17,8 @@ from benchmark.retraining.train import train
 from benchmark.running.cell import warm_up
 from benchmark.running.evaluate import Estimate, estimate
 from benchmark.sandbox import client, warmup
-from benchmark.sandbox.client import Allowance, Rules
+from benchmark.sandbox.client import Rules
+from benchmark.sandbox.process import Allowance, server
 
 RULES = Rules(allowance=Allowance(seconds=120.0))
 HEAD = """
@@ -174,7 +175,7 @@ def mine(run):
 @pytest.fixture(scope="module", autouse=True)
 def _works() -> None:
     try:
-        client.server()
+        server()
     except LoobenchError as error:
         pytest.skip(str(error))
 

@@ -18,7 +18,8 @@ from benchmark.commands.main import main
 from benchmark.core import registry
 from benchmark.publishing import audit, page
 from benchmark.sandbox import client
-from benchmark.sandbox.client import Allowance, Rules
+from benchmark.sandbox.client import Rules
+from benchmark.sandbox.process import Allowance
 from benchmark.scores import store
 from benchmark.scores.store import Store
 from benchmark.submissions import subjects, submission

@@ -19,7 +19,7 @@ from benchmark.base import places
 from benchmark.base.errors import LoobenchError
 from benchmark.commands.main import main
 from benchmark.core import registry
-from benchmark.publishing import manifest, page
+from benchmark.publishing import details, manifest, page
 from benchmark.scores import board, results, store
 from benchmark.scores.results import Limits, Result
 from benchmark.scores.rows import Board, Row, Table
@@ -117,8 +117,8 @@ def test_rows_of_ones_own_move_nothing_of_the_published_ones(what: str, publishe
         after = tables(both)[name]
         assert [described(row) for row in after.rows if not row.own] == [described(row) for row in before.rows]
         assert [column.title for column in after.columns] == [column.title for column in before.columns]
-        assert page.ceiling(after, both.limits) == page.ceiling(before, published.limits)
-        assert page.limit_texts(after, both.limits) == page.limit_texts(before, published.limits)
+        assert details.ceiling(after, both.limits) == details.ceiling(before, published.limits)
+        assert details.limit_texts(after, both.limits) == details.limit_texts(before, published.limits)
     assert both.suites[0].digest == published.suites[0].digest
 
 
@@ -234,7 +234,7 @@ def test_only_suites_that_one_has_results_in_are_shown_and_core_once_all_of_it_i
     assert main(["report"]) == 0
     shown = re.findall(r"^## (Suite .*)$", (places.MINE / "leaderboard.md").read_text(), re.M)
     assert [*shown[:3]] == ["Suite core (version 1)", "Suite quick", "Suite hara2019"]
-    assert page.suite_file("core") in {
+    assert details.suite_file("core") in {
         at.relative_to(places.MINE / "docs").as_posix() for at in (places.MINE / "docs").rglob("*.js")
     }
 

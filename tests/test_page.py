@@ -16,7 +16,9 @@ import synthetic
 from PIL import Image
 from test_board import claimed, verified
 
-from benchmark.publishing import page, report
+from benchmark.publishing import details, page
+from benchmark.publishing.tables import interval
+from benchmark.publishing.tables import line as table_line
 from benchmark.scores import board
 from benchmark.scores.rows import Board, Row, Suite, Table
 from benchmark.tasks.suites import CORE, TASKS
@@ -87,13 +89,13 @@ def test_the_same_board_gives_the_same_bytes_and_no_file_is_too_large() -> None:
     files = rendered(small())
 
     assert files == rendered(small())
-    assert {"index.html", page.suite_file("quick"), page.task_file(TWO[0])} <= {*files}
+    assert {"index.html", details.suite_file("quick"), details.task_file(TWO[0])} <= {*files}
     assert all(len(content) < page.LIMIT for content in files.values())
 
 
 def test_file_names_are_safe_and_differ_where_names_do() -> None:
     names = ["quick", "Quick", "quick (float32, cuda)", "../../up", "a/b", "a-b", "", "." * 300, HOSTILE]
-    slugs = [page.slug(name) for name in names]
+    slugs = [details.slug(name) for name in names]
 
     assert slugs[0] == "quick"
     assert len({*slugs}) == len(names)
@@ -110,7 +112,7 @@ def test_no_name_ends_a_script_and_what_is_not_a_number_is_null() -> None:
 
 def test_a_task_too_large_with_its_pairs_goes_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     table = small().suites[1].tasks[0]
-    place, limits = page.Place(cited, {}), {table.name: synthetic.limits(TASKS[table.name], SEEDS)}
+    place, limits = details.Place(cited, {}), {table.name: synthetic.limits(TASKS[table.name], SEEDS)}
     whole = page.task_script(table, limits, place)
     monkeypatch.setattr(page, "LIMIT", len(whole))
 
@@ -252,7 +254,7 @@ def test_it_opens_from_disk_without_a_complaint_and_loads_nothing_from_elsewhere
 
 def expected_line(row: Row, table: Table) -> list[str]:
     """What the leaderboard says of a row; of one that lacks tasks its mean beside the best there, and no other mean."""
-    line = report.line(row, table.columns, str)
+    line = table_line(row, table.columns, str)
     if not row.partial:
         return line
     rival = f", where {row.rival.name} has {row.rival.score:.3f}" if row.rival else ""
@@ -337,7 +339,7 @@ def test_a_row_opens_by_click_key_and_address_and_gives_the_focus_back(browser: 
 
     assert browser.js("decodeURIComponent(location.hash)") == f"#{TWO[0]}/kronfluence/kfac"
     assert browser.js("document.getElementById('row').contains(document.activeElement)")
-    assert report.interval(row.score) in text
+    assert interval(row.score) in text
     assert all(digest in text for digest in (row.digest, row.results[0].task_digest[:16], "damping", "a processor", "0" * 40))
     assert f"../results/{TWO[0]}/kronfluence--kfac.json" in browser.js(
         "[...document.querySelectorAll('#row a')].map((link) => link.getAttribute('href'))"
@@ -364,7 +366,7 @@ def test_a_row_of_core_opens_and_its_tasks_lead_to_their_own_suites(browser: Bro
     browser.opened("sgd-ie")
 
     assert browser.js("document.getElementById('heading').textContent") == f"Suite core (version {CORE.version})"
-    assert page.partly(shown.find("core/sgd-ie")[1]) in browser.js("document.getElementById('row').textContent")
+    assert details.partly(shown.find("core/sgd-ie")[1]) in browser.js("document.getElementById('row').textContent")
     browser.js("void (location.hash = '#' + arguments[0])", TWO[0])
     browser.until("document.querySelector('#suites [aria-current]').textContent === 'quick'")
 
@@ -543,10 +545,10 @@ def test_fifty_estimators_on_sixty_tasks_open_within_two_seconds(
 ) -> None:
     """The fastest of three, up to the first table: other work on the machine can only make an opening slower."""
     made = large(50, 60, 5)
-    suite, place = made.suites[0], page.Place(cited, {})
+    suite, place = made.suites[0], details.Place(cited, {})
     files = {
         "index.html": page.index(made),
-        page.task_file("many-task-00"): page.task_script(suite.tasks[0], made.limits, place),
+        details.task_file("many-task-00"): page.task_script(suite.tasks[0], made.limits, place),
     }
     root = written({**files, **library}, tmp_path / "docs")
     times = []
@@ -558,7 +560,7 @@ def test_fifty_estimators_on_sixty_tasks_open_within_two_seconds(
 
     assert len(browser.names()) == 50
     assert browser.js("document.getElementById('task').options.length") == 61
-    assert len(files[page.task_file("many-task-00")]) < page.LIMIT / 8
+    assert len(files[details.task_file("many-task-00")]) < page.LIMIT / 8
     assert len(library[page.LIBRARY]) < page.LIMIT
     assert len(files["index.html"]) < 150_000
     assert min(times) < 2000

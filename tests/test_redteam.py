@@ -17,7 +17,8 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import Estimate, estimate
 from benchmark.sandbox import client, kernel, process
-from benchmark.sandbox.client import Allowance, Rules
+from benchmark.sandbox.client import Rules
+from benchmark.sandbox.process import Allowance, server
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "quick-breast-cancer-logistic-sgd"
@@ -38,7 +39,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         patch.setenv("SECRET_TOKEN", "the truth")
         forget()
         try:
-            client.server()
+            server()
         except LoobenchError as error:
             pytest.skip(f"{name} does not work here: {error}")
         yield name
@@ -47,9 +48,9 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def forget() -> None:
     """End the server that runs, if one does."""
-    if client.server.cache_info().currsize:
-        client.server().close()
-    client.server.cache_clear()
+    if server.cache_info().currsize:
+        server().close()
+    server.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_exhaustion_is_a_typed_failure_and_the_next_one_runs(backend: str, act: 
         answer(hostile(tmp_path, body + "\n"), run, SHORT)
 
     assert failure.value.status in statuses, f"{backend}: {failure.value}"
-    assert client.server().process.poll() is None
+    assert server().process.poll() is None
     assert answer(hostile(tmp_path, ""), run).effect.isfinite().all()
 
 

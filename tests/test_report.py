@@ -13,8 +13,8 @@ from benchmark import PROTOCOL
 from benchmark.base.errors import LoobenchError
 from benchmark.base.text import markdown
 from benchmark.commands.main import main
-from benchmark.publishing import page as shown_page
-from benchmark.publishing import report
+from benchmark.publishing import details, report
+from benchmark.publishing.tables import brief, interval, letters
 from benchmark.scores import board, numbers, store
 from benchmark.scores.results import Limits, Result
 from benchmark.scores.rows import Board
@@ -53,7 +53,7 @@ def test_a_row_shows_its_score_with_the_interval_and_how_far_it_is_behind_with_t
 
     assert [row["estimator"] for row in rows] == ["sgd-ie", "loss", "grad-dot"]
     for row in rows:
-        assert row["tau"] == report.interval(records[row["estimator"]].score)
+        assert row["tau"] == interval(records[row["estimator"]].score)
     assert re.fullmatch(r"0.600 \[-?\d\.\d{3}, \d\.\d{3}\]", rows[0]["tau"])
     assert rows[1]["tau"] == "0.400"  # one seed has no interval
     assert [row["n"] for row in rows] == ["2", "1", "2"]
@@ -154,7 +154,7 @@ def test_each_suite_says_of_what_version_and_of_which_tasks_it_is() -> None:
 
 
 def test_letters_name_the_groups() -> None:
-    assert [report.letters(number) for number in (1, 2, 26, 27, 52, 53, 702, 703)] == [
+    assert [letters(number) for number in (1, 2, 26, 27, 52, 53, 702, 703)] == [
         "A",
         "B",
         "Z",
@@ -168,7 +168,7 @@ def test_letters_name_the_groups() -> None:
 
 def test_a_table_for_a_terminal_has_the_score_its_part_of_the_ceiling_and_the_cost() -> None:
     made, known = everything({name: TASKS[name] for name in TWO}, {"sgd-ie": (0.8, 0.5), "grad-dot": (0.4, 0.1)}, 3)
-    lines = report.brief(board.board(made, known).suites[0].overall).splitlines()
+    lines = brief(board.board(made, known).suites[0].overall).splitlines()
 
     assert lines[0].split() == ["estimator", "tau", "of", "ceiling", "cost", "n"]
     assert max(map(len, lines)) < 100
@@ -178,7 +178,7 @@ def test_a_table_for_a_terminal_has_the_score_its_part_of_the_ceiling_and_the_co
 def test_a_table_for_a_terminal_shows_rows_that_lack_tasks_below_with_the_best_that_has_them_all() -> None:
     made, known = everything({name: TASKS[name] for name in TWO}, {"sgd-ie": (0.8, 0.5), "grad-dot": (0.4, 0.1)}, 3)
     partial = [one for one in made if (one.estimator.name, one.name) != ("sgd-ie", TWO[1])]
-    upper, lower = report.brief(board.board(partial, known).suites[0].overall).split("\n\n")
+    upper, lower = brief(board.board(partial, known).suites[0].overall).split("\n\n")
     best = board.board(made, known).find(f"{TWO[0]}/grad-dot")[1].score.mean
 
     assert [line.split()[1] for line in upper.splitlines()[2:]] == ["grad-dot"]
@@ -202,22 +202,20 @@ def test_no_figure_of_any_published_table_has_more_than_six_characters(published
     tables = re.findall(r"^\|.*\n(?:^\|.*\n?)+", text, flags=re.M)
     cells = [line.strip("|\n").split("|")[1:] for table in tables for line in table.splitlines()[2:]]
     shown = [
-        shown_page.table_record(table, published.limits)
-        for suite in published.suites
-        for table in (suite.overall, *suite.tasks)
+        details.table_record(table, published.limits) for suite in published.suites for table in (suite.overall, *suite.tasks)
     ]
     texts = [text for table in shown for row in table["rows"] for text in (row["shown"], row["behind_shown"], *row["texts"])]
     texts += [
         figure
         for suite in published.suites
         for table in suite.tasks
-        for _, figure in shown_page.limit_texts(table, published.limits)
+        for _, figure in details.limit_texts(table, published.limits)
     ]
-    brief = [re.split(r"  +", line)[2:] for suite in published.suites for line in report.brief(suite.overall).splitlines()]
+    briefly = [re.split(r"  +", line)[2:] for suite in published.suites for line in brief(suite.overall).splitlines()]
     found = {
         "leaderboard.md": [figure for row in cells for cell in row for figure in FIGURE.findall(plain(cell))],
         "the page": [figure for text in texts for figure in FIGURE.findall(text)],
-        "a terminal": [figure for row in brief for cell in row for figure in FIGURE.findall(plain(cell))],
+        "a terminal": [figure for row in briefly for cell in row for figure in FIGURE.findall(plain(cell))],
     }
 
     assert {name: [figure for figure in figures if len(figure) > 6] for name, figures in found.items()} == {

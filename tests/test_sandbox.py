@@ -21,8 +21,9 @@ from benchmark.core.registry import registered
 from benchmark.core.trajectory import Replay, Trajectory
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import estimate
-from benchmark.sandbox import client, transport
-from benchmark.sandbox.client import Allowance, Rules
+from benchmark.sandbox import client, session, transport
+from benchmark.sandbox.client import Rules
+from benchmark.sandbox.process import Allowance, server
 
 TASK = "quick-breast-cancer-logistic-sgd"
 MINE = """
@@ -36,7 +37,7 @@ def mine(run, *, times):
 @pytest.fixture(scope="module", autouse=True)
 def _works() -> None:
     try:
-        client.server()
+        server()
     except LoobenchError as error:
         pytest.skip(str(error))
 
@@ -121,8 +122,8 @@ def test_a_strangers_file_never_runs_in_this_process(tmp_path: Path) -> None:
 
 def test_a_server_that_was_killed_is_started_again() -> None:
     there, run = client.confined(registered()["grad-dot"], Allowance()), train(problem())
-    os.kill(client.server().process.pid, signal.SIGKILL)
-    client.server().process.wait()
+    os.kill(server().process.pid, signal.SIGKILL)
+    server().process.wait()
 
     assert estimate(there, run).effect.isfinite().all()
 
@@ -178,22 +179,22 @@ def test_an_installed_package_offers_an_estimator(
     (site / "theirs-1.0.dist-info" / "entry_points.txt").write_text(f"[{client.GROUP}]\ntheirs = their_module\n")
     (site / "their_module.py").write_text(MINE.replace("mine", "theirs"))
     monkeypatch.syspath_prepend(str(site))
-    client.server().close()
-    client.server.cache_clear()  # a new one knows the package
+    server().close()
+    server.cache_clear()  # a new one knows the package
 
     assert main(["run", "--task", TASK, "--seeds", "1", "--estimator", "theirs"]) == 0
     assert "their_module" not in sys.modules
     assert main(["list", "estimators"]) == 0
     assert re.search(r"theirs +\? +\? +package their_module", capsys.readouterr().out)
-    client.server().close()
-    client.server.cache_clear()
+    server().close()
+    server.cache_clear()
 
 
 # ---- cost ------------------------------------------------------------------------------------------------------------
 def test_counts_are_whole_numbers_or_a_failure() -> None:
     good = {"gradients": 1, "hessian_products": 2, "notes": {"residual": 0.5}}
 
-    assert client._counted(good) == Count(1, 2, {"residual": 0.5})
+    assert session._counted(good) == Count(1, 2, {"residual": 0.5})
     for changes in (
         {"gradients": -1},
         {"gradients": 2**60},
@@ -202,4 +203,4 @@ def test_counts_are_whole_numbers_or_a_failure() -> None:
         {"hessian_products": True},
     ):
         with pytest.raises(Failure, match="count of gradients"):
-            client._counted({**good, **changes})
+            session._counted({**good, **changes})

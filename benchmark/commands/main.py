@@ -358,7 +358,7 @@ def _plan(options: argparse.Namespace) -> Any:
     from benchmark.base import machine
     from benchmark.running.cell import Setup
     from benchmark.running.plan import Plan
-    from benchmark.sandbox import client
+    from benchmark.sandbox import client, session
     from benchmark.scores.store import Store
     from benchmark.tasks import definition, suites
 
@@ -366,7 +366,7 @@ def _plan(options: argparse.Namespace) -> Any:
     chosen = _tasks(options) or dict.fromkeys(suites.suite("quick").tasks, suites.suite("quick").seeds)
     seeds = tuple(_seeds(options.seeds, usual) for usual in chosen.values())
     estimators = tuple(client.resolve(options.estimator, submitters.rules(options, _asked_memory(options))))
-    if options.device != "cpu" and (inside := [one.name for one in estimators if isinstance(one.function, client.Confined)]):
+    if options.device != "cpu" and (inside := [one.name for one in estimators if isinstance(one.function, session.Confined)]):
         raise LoobenchError(f"{', '.join(inside)}: the sandbox is for the CPU; leave --device out, or see --no-sandbox")
     return Plan(
         tasks=tuple(definition.variant(task, options.dtype) for task in chosen),
@@ -462,7 +462,7 @@ def _file_name(estimator: str) -> str:
 
 
 def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
-    from benchmark.publishing import manifest, report
+    from benchmark.publishing import manifest, tables
     from benchmark.scores import board, results, store
 
     found = [store.load(folder / task / results.file_name(estimator)) for task, estimator in sorted(rows)]
@@ -470,7 +470,7 @@ def _print_summary(folder: Path, rows: set[tuple[str, str]]) -> None:
     limits = {one.name: one for one in map(store.load_limits, files)}
     for suite in board.board(found, limits).suites if found else ():
         print(f"\nSuite {suite.name}: the score that ranks, with its 95 % interval\n")
-        print(report.brief(suite.overall))
+        print(tables.brief(suite.overall))
         with suppress(LoobenchError):  # a publication that cannot be read is no failure of this run
             if best := manifest.best(PUBLISHED, {result.name: result.task_digest for result in suite.overall.results}):
                 print(f"\nbest published on these tasks: {best[0]}, {best[1]:.3f}")

@@ -34,7 +34,8 @@ def sandbox_options(command: argparse.ArgumentParser, *, everyone: bool = True) 
 def rules(options: argparse.Namespace, memory: int | None = None) -> Any:
     """Who is run in the sandbox, and with what. Raises LoobenchError for a limit that is none."""
     from benchmark.base import machine
-    from benchmark.sandbox.client import Allowance, Rules
+    from benchmark.sandbox.client import Rules
+    from benchmark.sandbox.process import Allowance
 
     if not 0 < options.time_limit < 1e7:
         raise LoobenchError(f"--time-limit takes seconds, more than 0, got {options.time_limit:g}")

@@ -19,7 +19,7 @@ from benchmark.retraining.chunks import FREE, Means
 from benchmark.running import estimates
 from benchmark.running.evaluate import Estimate, Failure, estimate
 from benchmark.running.scoring import Scores, measured, points
-from benchmark.sandbox.client import Confined
+from benchmark.sandbox.session import Confined
 from benchmark.sandbox.warmup import like
 from benchmark.scores.results import SHORT, Bounds, Cell, rounded
 from benchmark.tasks.definition import Task, shown

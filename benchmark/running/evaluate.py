@@ -15,7 +15,7 @@ from benchmark.core.problem import map_tensors, tensors
 from benchmark.core.trajectory import Trajectory
 from benchmark.sandbox import client
 from benchmark.sandbox.answers import answer, of_shape, same_bits, typed
-from benchmark.sandbox.client import Answer, Confined
+from benchmark.sandbox.session import Answer, Confined
 
 MOST = 1e100  # the square of a larger number would not be one
 

@@ -18,7 +18,7 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.sandbox import client
-from benchmark.sandbox.client import Allowance
+from benchmark.sandbox.process import Allowance, server
 from benchmark.scores.metrics import METRICS
 from benchmark.studies.speed import median_seconds, synthetic
 
@@ -104,10 +104,10 @@ def sandboxed(estimators: Sequence[Estimator], repeats: int = 5) -> dict[str, fl
 
     The median over repeats and estimators, on the smallest case; nan where none answers.
     """
-    client.server().close()
-    client.server.cache_clear()
+    server().close()
+    server.cache_clear()
     start = time.perf_counter()
-    client.server()
+    server()
     started = time.perf_counter() - start
     run = train(next(iter(CASES.values()))())
     beyond = [found for one in estimators for _ in range(repeats) if (found := _beyond(one, run)) is not None]

@@ -18,7 +18,7 @@ from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples, in_precision
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.train import leave_one_out, train
-from benchmark.sandbox import client
+from benchmark.sandbox.process import kind
 from benchmark.tasks import suites
 from benchmark.tasks.definition import batches
 from benchmark.truths.truth import ground_truth, reference
@@ -176,7 +176,7 @@ def described() -> dict[str, str]:
         "torch": torch.__version__,
         "matrix products": "MKL" if "USE_MKL=ON" in known else "not MKL",
         "vector instructions": machine.instructions(),
-        "sandbox": client.kind(),
+        "sandbox": kind(),
         "set in the environment": _settings(machine.variables()) or "nothing",
     }
 

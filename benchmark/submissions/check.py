@@ -25,6 +25,7 @@ from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import Failure, estimate
 from benchmark.sandbox import client
 from benchmark.sandbox.client import Rules
+from benchmark.sandbox.process import server
 from benchmark.studies import costs
 from benchmark.studies.speed import synthetic
 from benchmark.submissions import scaffold
@@ -73,7 +74,7 @@ def check(name: str, rules: Rules | None = None) -> dict[str, list[Finding]]:
     Raises LoobenchError for a file or name that is not there, and where no sandbox works for it.
     """
     if (rules or Rules()).strangers and name.partition(":")[0].endswith(".py"):
-        client.server()  # that there is none is no fault of the file
+        server()  # that there is none is no fault of the file
     try:
         chosen = client.resolve([name], rules)
     except LoobenchError as error:
