@@ -24,7 +24,7 @@ from benchmark.retraining.readout import readout
 from benchmark.retraining.shifts import ACC, SGD_IE, Rule, carry, effects
 from benchmark.retraining.train import departures, leave_one_out, retrain, train
 from benchmark.scores.metrics import METRICS, ranking, scores
-from benchmark.studies.speed import mapped, plain_loop
+from benchmark.studies.plain import mapped, plain_loop
 from estimators.adam_ie import adam_ie
 
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)

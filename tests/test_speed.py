@@ -8,15 +8,15 @@ import torch
 
 from benchmark.commands.main import main
 from benchmark.retraining.train import left_out, retrain
-from benchmark.studies import speed
+from benchmark.studies import plain, speed
 
 
 def test_every_way_that_is_timed_gives_the_same_parameters() -> None:
     problem = speed.synthetic((7, 5, 3), 12, 5, 2)
     keep = left_out(problem)[:12]
-    expected = torch.stack([speed.plain_loop(problem, i)[0] for i in range(12)])
+    expected = torch.stack([plain.plain_loop(problem, i)[0] for i in range(12)])
 
-    for found in (retrain(problem, keep, gram=False)[-1], retrain(problem, keep)[-1], speed.mapped(problem, keep)):
+    for found in (retrain(problem, keep, gram=False)[-1], retrain(problem, keep)[-1], plain.mapped(problem, keep)):
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 

@@ -14,19 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
-from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, Layer, MaxPool
+from benchmark.core.layers import Conv, Dense, Layer
 from benchmark.core.models import mlp
-from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples, map_tensors
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means
 from benchmark.retraining.engine import Runs, gram_pays
 from benchmark.retraining.train import leave_one_out, left_out, retrain, train, trained
+from benchmark.studies.plain import mapped, plain_loop
 from benchmark.tasks.definition import DTYPES, Task, batches, build, variant
 from benchmark.tasks.suites import SUITES, TASKS
 
@@ -145,102 +146,25 @@ def median_seconds(act: Callable[[], object], device: str = "cpu", repeats: int 
     return statistics.median(times)
 
 
-def mapped(problem: Problem, keep: Tensor) -> Tensor:
-    """The step of the problem mapped over runs by `vmap`, one step after another. (R, N) -> (R, P)"""
-    states = problem.start().expand(len(keep), -1, -1)
-    for t in range(problem.steps):
-        weights = keep[:, problem.batch(t)] * problem.weights(t)
-        states = torch.func.vmap(lambda state, weights, t=t: problem.step(t, state, weights))(states, weights)
-    return states[:, 0]
-
-
-def plain_loop(problem: Problem, left_out: int | None = None) -> tuple[Tensor, Tensor]:
-    """One run as a user would write it, modules, autograd and `torch.optim`: final parameters (P,) and mean query loss."""
-    network = _network(problem)
-    optimizer = _torch_optimizer(problem, network)
-    loss = TORCH_LOSSES[problem.model.loss]
-    for t in range(problem.steps):
-        batch = problem.batch(t)
-        kept = batch if left_out is None else batch[batch != left_out]
-        total = loss(network(problem.train.inputs[kept]), problem.train.targets[kept])
-        penalty = problem.weight_decay / 2 * sum((p**2).sum() for p in network.parameters())
-        optimizer.zero_grad()
-        torch.autograd.backward((total + len(kept) * penalty) / len(batch))
-        optimizer.param_groups[0]["lr"] = problem.optimizer.rate(t)
-        optimizer.step()
-    with torch.no_grad():
-        query = loss(network(problem.query.inputs), problem.query.targets) / len(problem.query)
-    return nn.utils.parameters_to_vector(network.parameters()).detach(), query
-
-
-TORCH_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "binary-cross-entropy": lambda f, y: nn.functional.binary_cross_entropy_with_logits(f[:, 0], y, reduction="sum"),
-    "cross-entropy": lambda f, y: nn.functional.cross_entropy(f, y, reduction="sum"),
-    "squared-error": lambda f, y: ((f[:, 0] - y) ** 2).sum() / 2,
-}
-
-
-TORCH_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "softplus": lambda: nn.Softplus(beta=5, threshold=40),  # torch's usual threshold is linear from 20, off by 4e-10
-}
-TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
-    Dense: lambda layer: nn.Sequential(nn.Flatten(), nn.Linear(layer.inputs, layer.outputs)),
-    Conv: lambda layer: nn.Conv2d(layer.image[0], layer.filters, layer.kernel, padding=layer.padding),
-    GroupNorm: lambda layer: nn.GroupNorm(layer.groups, layer.image[0]),
-    MaxPool: lambda layer: nn.MaxPool2d(2),
-    Activation: lambda layer: TORCH_ACTIVATIONS[layer.function](),
-}
-
-
-def _network(problem: Problem) -> nn.Sequential:
-    layers = problem.model.layers
-    image = [nn.Unflatten(1, layers[0].image)] if isinstance(layers[0], Conv) else []
-    network = nn.Sequential(*image, *(TORCH_LAYERS[type(layer)](layer) for layer in layers)).to(problem.initial)
-    nn.utils.vector_to_parameters(problem.initial.clone(), network.parameters())
-    return network
-
-
-def _torch_optimizer(problem: Problem, network: nn.Module) -> torch.optim.Optimizer:
-    o = problem.optimizer
-    if isinstance(o, Adam):
-        betas = (o.beta1, o.beta2)
-        return torch.optim.AdamW(network.parameters(), lr=o.lr, betas=betas, eps=o.eps, weight_decay=o.decay)
-    return torch.optim.SGD(network.parameters(), lr=o.rate(0), momentum=getattr(o, "momentum", 0.0))
-
-
 def measure(case: str, problem: Problem, enough: float = ENOUGH) -> Speed:
     """All ways of leaving out the K samples of one problem, each for about `enough` seconds. Call it on one thread."""
-    device, run, keep = problem.initial.device.type, train(problem), left_out(problem)
+    device, states, keep = problem.initial.device.type, train(problem).states, left_out(problem)
     wanted, cores = len(keep) - 1, machine.cores() if device == "cpu" else 1
-
-    def ours(gram: bool | None, states: Tensor | None, workers: int, runs: int = len(keep)) -> Callable[[], object]:
-        means = Means(workers=workers)
-        return lambda: retrain(problem, keep[-runs:], gram=gram, states=states, read=Runs.query_losses, means=means)
-
-    for gram in (None, False):
-        ours(gram, run.states, 1, runs=2)()
-    mapped(problem, keep[:2])
-    plain_loop(problem, 0)
+    ours, median = partial(_retraining, problem, keep), partial(median_seconds, device=device, enough=enough)
+    _warm_up(problem, keep[-2:], states)
     best = peak(problem.initial.dtype, device)
-    median = partial(median_seconds, device=device, enough=enough)
-    plain = median(ours(False, None, 1))
-    one = median(ours(None, run.states, 1))
-    engine = median(ours(None, run.states, cores)) if cores > 1 else one
+    plain = median(ours(gram=False))
+    one = median(ours(states=states))
+    engine = median(ours(states=states, workers=cores)) if cores > 1 else one
     some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], Conv) else MAPPED_RUNS, wanted)
     loops = [_loop(problem, threads, enough) * wanted for threads in sorted({1, cores})]
     return Speed(
         case=case,
-        dtype=str(problem.initial.dtype).removeprefix("torch."),
-        samples=len(problem.train),
-        left_out=wanted,
-        parameters=problem.model.parameters,
-        steps=problem.steps,
+        **_sizes(problem),
         engine=engine,
         one=one,
         plain=plain,
-        without_gram=median(ours(False, run.states, 1)) if gram_pays(problem) else one,
+        without_gram=median(ours(gram=False, states=states)) if gram_pays(problem) else one,
         gflops=flops(problem, wanted + 1) / plain / 1e9,
         peak_gflops=best / 1e9,
         mapped=median(lambda: mapped(problem, keep[:some]), repeats=1) * wanted / some,
@@ -248,6 +172,31 @@ def measure(case: str, problem: Problem, enough: float = ENOUGH) -> Speed:
         loop_one=loops[0],
         memory=memory_taken(problem, Means(workers=cores)),
     )
+
+
+def _retraining(
+    problem: Problem, keep: Tensor, *, gram: bool | None = None, states: Tensor | None = None, workers: int = 1
+) -> Callable[[], object]:
+    means = Means(workers=workers)
+    return lambda: retrain(problem, keep, gram=gram, states=states, read=Runs.query_losses, means=means)
+
+
+def _warm_up(problem: Problem, two: Tensor, states: Tensor) -> None:
+    """Let each way take what a first call takes."""
+    for gram in (None, False):
+        _retraining(problem, two, gram=gram, states=states)()
+    mapped(problem, two)
+    plain_loop(problem, 0)
+
+
+def _sizes(problem: Problem) -> dict[str, Any]:
+    return {
+        "dtype": str(problem.initial.dtype).removeprefix("torch."),
+        "samples": len(problem.train),
+        "left_out": len(problem.left_out),
+        "parameters": problem.model.parameters,
+        "steps": problem.steps,
+    }
 
 
 def memory_taken(problem: Problem, means: Means) -> int | None:
