@@ -26,8 +26,8 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "sandbox: kernel transport warmup answers process session client server",
     "running: evaluate estimates scoring cell plan rescore run tracking logged sender",
     "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own estimating",
-    "studies: published judging extras reproduce comparison plain speed tune costs doctor card",
-    "submissions: scaffold submission proposal suspicions verdicts check subjects inquiry judgement verify",
+    "studies: published judging extras reproduce comparison plain speed tune costs doctor device card",
+    "submissions: scaffold bundle submission proposal suspicions verdicts check subjects inquiry judgement verify",
     "commands: submitters main",
 )
 PACKAGES = [line.partition(":")[0] for line in ORDER]

@@ -12,7 +12,7 @@ import torch
 
 from benchmark.base.errors import LoobenchError
 from benchmark.commands import main
-from benchmark.studies import card, speed
+from benchmark.studies import card, device, speed
 from benchmark.studies.card import Finding, Part
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,16 +136,16 @@ def test_the_difference_is_the_largest_over_the_spread_of_its_query() -> None:
     exact = torch.tensor([[[1.0, 10.0, 5.0], [3.0, 30.0, 5.0]]], dtype=torch.float64)  # (1, 2, 3); deviations 2**.5, 200**.5, 0
     effect = exact + torch.tensor([[[0.1, 2.0, 7.0], [-0.1, 0.0, 7.0]]], dtype=torch.float64)
 
-    assert card.difference(effect, exact) == pytest.approx(2 / 200**0.5)
+    assert device.difference(effect, exact) == pytest.approx(2 / 200**0.5)
     with pytest.raises(LoobenchError, match="nothing to compare"):
-        card.difference(effect * float("nan"), exact)
+        device.difference(effect * float("nan"), exact)
     with pytest.raises(LoobenchError, match="nothing to compare"):
-        card.difference(exact, torch.ones_like(exact))
+        device.difference(exact, torch.ones_like(exact))
 
 
-@pytest.mark.parametrize("kind", card.KINDS)
+@pytest.mark.parametrize("kind", device.KINDS)
 def test_a_kind_of_network_is_what_its_name_says(kind: str) -> None:
-    given = card.KINDS[kind](20)
+    given = device.KINDS[kind](20)
     names = [type(layer).__name__ for layer in given.model.layers]
 
     assert kind != "gram" or speed.gram_pays(given)
@@ -156,8 +156,8 @@ def test_a_kind_of_network_is_what_its_name_says(kind: str) -> None:
 
 
 def test_a_truth_beside_the_cpu_is_off_by_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(card.SAMPLES, "cpu", 24)
-    found = card.compared(card.KINDS["adam"], "cpu")
+    monkeypatch.setitem(device.SAMPLES, "cpu", 24)
+    found = device.compared(device.KINDS["adam"], "cpu")
 
     assert found["float64"]["difference"] < 1e-9
     assert 1e-9 < found["float32"]["difference"] < 1e-2

@@ -23,6 +23,7 @@ from benchmark.sandbox.process import Allowance
 from benchmark.scores import store
 from benchmark.scores.store import Store
 from benchmark.submissions import subjects, submission
+from benchmark.submissions.bundle import read
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,7 +121,7 @@ def test_a_bundle_is_whole_there_too(tmp_path: Path) -> None:
     assert b"\r" not in bundle.source.read_bytes()
     windows(bundle.folder)
 
-    assert submission.read(bundle.folder).results == bundle.results
+    assert read(bundle.folder).results == bundle.results
 
 
 def test_such_a_checkout_of_ours_has_the_bytes_of_the_repository(tmp_path: Path) -> None:

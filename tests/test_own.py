@@ -669,13 +669,13 @@ def test_the_readers_other_commands_do_so_too(clone: Path, tmp_path: Path) -> No
 def test_a_submission_is_made_of_ones_own_results(tmp_path: Path) -> None:
     from test_submitting import finish
 
-    from benchmark.submissions import scaffold, submission
+    from benchmark.submissions import bundle, scaffold
 
     source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
     finish(source, places.MINE)
 
     assert main(["submit", "my_estimator.py", "--by", "Ada"]) == 0
-    assert len(submission.read(Path("submission/my-estimator")).results) == len(suites.CORE.tasks)
+    assert len(bundle.read(Path("submission/my-estimator")).results) == len(suites.CORE.tasks)
 
 
 def test_rows_say_who_sent_and_who_verified_them() -> None:

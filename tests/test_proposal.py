@@ -15,6 +15,7 @@ from benchmark.scores import results, store
 from benchmark.scores.results import Result
 from benchmark.scores.store import Store
 from benchmark.submissions import proposal, scaffold, submission
+from benchmark.submissions.bundle import paths
 from benchmark.submissions.proposal import Change
 from benchmark.tasks import suites
 
@@ -80,7 +81,7 @@ def propose(root: Path, name: str = "my-estimator") -> Path:
             found = found.with_cell(seed, synthetic.cell(task, name, seed, 0.6, 0.2), synthetic.PROVENANCE)
         Store(root.parent / "own").keep(found)
     bundle = submission.write([name], root.parent / "own", source, root.parent / "out", "Ada")
-    for path in submission.paths(bundle):
+    for path in paths(bundle):
         write(root / path, (bundle.folder / path).read_text())
     commit("Submission")
     return bundle.folder

@@ -21,6 +21,7 @@ from benchmark.scores import results, store
 from benchmark.scores.results import Claim, Result, Verification
 from benchmark.scores.store import Store
 from benchmark.submissions import submission
+from benchmark.submissions.bundle import MOST_BYTES, MOST_FILES, Bundle, read, value
 from benchmark.tasks import suites
 
 SOURCE = """
@@ -64,7 +65,7 @@ def own(made: Path, tmp_path: Path) -> Path:
     return Path(copytree(made, tmp_path / "own"))
 
 
-def write(own: Path, names: tuple[str, ...] = NAMES, by: str = "A. Newcomer") -> submission.Bundle:
+def write(own: Path, names: tuple[str, ...] = NAMES, by: str = "A. Newcomer") -> Bundle:
     return submission.write(names, own / "results", own / "halfway.py", own / "out", by)
 
 
@@ -93,7 +94,7 @@ def change(folder: Path, how: Callable[[Result], Result]) -> None:
 
 # ---- round trip ----------------------------------------------------------------------------------------------------
 def test_what_is_written_is_read_back_with_claims_and_nothing_else_changed(made: Path) -> None:
-    found = submission.read(made / "out" / "halfway")
+    found = read(made / "out" / "halfway")
 
     assert found.source.read_bytes() == (made / "halfway.py").read_bytes()
     assert found.names == sorted(NAMES)
@@ -277,12 +278,12 @@ def test_a_result_that_is_sealed_again_after_a_change_is_refused(bundle: Path, n
     how, message = CHANGES[name]
     change(bundle, how)
     with pytest.raises(LoobenchError, match=message):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_cells_and_claim_raised_alike_pass_reading_and_are_left_to_verification(bundle: Path) -> None:
-    change(bundle, lambda r: claiming(better(r), value=submission.value(better(r))))
-    assert submission.read(bundle)
+    change(bundle, lambda r: claiming(better(r), value=value(better(r))))
+    assert read(bundle)
 
 
 PLACES = (
@@ -299,7 +300,7 @@ def test_a_file_outside_the_layout_is_refused_whether_or_not_the_manifest_has_it
     for seal in (lambda: None, lambda: reseal(bundle)):
         seal()
         with pytest.raises(LoobenchError, match="a bundle has") as refused:
-            submission.read(bundle)
+            read(bundle)
         assert "\n" not in str(refused.value)
 
 
@@ -307,7 +308,7 @@ def test_a_file_outside_the_layout_is_refused_whether_or_not_the_manifest_has_it
 def test_a_manifest_that_names_a_place_outside_the_layout_is_refused(bundle: Path, name: str) -> None:
     edit(bundle, lambda manifest: manifest["files"].update({name: "0" * 64}))
     with pytest.raises(LoobenchError, match="a bundle has"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def edit(folder: Path, how: Callable[[dict[str, Any]], object]) -> None:
@@ -336,27 +337,27 @@ def test_a_manifest_that_does_not_fit_the_files_is_refused(bundle: Path, name: s
     how, message = MANIFESTS[name]
     edit(bundle, how)
     with pytest.raises(LoobenchError, match=message):
-        submission.read(bundle)
+        read(bundle)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "\xff", "[" * 100_000, '{"format": 1, "format": 1}', "NaN"])
 def test_a_manifest_that_is_no_json_object_is_refused(bundle: Path, text: str) -> None:
     (bundle / "manifest.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(LoobenchError, match=r"manifest\.json"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_a_manifest_that_says_a_thing_twice_is_refused(bundle: Path) -> None:
     text = (at := bundle / "manifest.json").read_text()
     at.write_text(text.replace('"format": 1,', '"format": 1, "format": 1,'))
     with pytest.raises(LoobenchError, match="a key is there twice"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_an_empty_folder_outside_the_layout_is_refused(bundle: Path) -> None:
     (bundle / "notes").mkdir()
     with pytest.raises(LoobenchError, match="a bundle has the folders"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_a_number_that_no_float_can_hold_is_refused(bundle: Path) -> None:
@@ -366,7 +367,7 @@ def test_a_number_that_no_float_can_hold_is_refused(bundle: Path) -> None:
     at.write_text(json.dumps({**content, "digest": results.json_digest(content)}))
     reseal(bundle)
     with pytest.raises(LoobenchError, match="is not a valid result"):
-        submission.read(bundle)
+        read(bundle)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +379,7 @@ def test_a_result_that_is_nested_deep_is_refused(bundle: Path, inner: str) -> No
     assert inner in at.read_text()
     reseal(bundle)
     with pytest.raises(LoobenchError, match=r"nested \d+ deep"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_what_a_result_quotes_of_a_stranger_is_one_printable_line(bundle: Path) -> None:
@@ -387,7 +388,7 @@ def test_what_a_result_quotes_of_a_stranger_is_one_printable_line(bundle: Path) 
     at.write_text(json.dumps({**content, "digest": results.json_digest(content)}))
     reseal(bundle)
     with pytest.raises(LoobenchError, match="unknown a") as refused:
-        submission.read(bundle)
+        read(bundle)
     assert str(refused.value).isprintable()
 
 
@@ -397,41 +398,41 @@ def test_links_pipes_and_second_sources_are_refused(bundle: Path) -> None:
     at.unlink()
     at.symlink_to(bundle / "manifest.json")
     with pytest.raises(LoobenchError, match="no links"):
-        submission.read(bundle)
+        read(bundle)
     at.unlink()
     os.mkfifo(at)
     with pytest.raises(LoobenchError, match="no links"):
-        submission.read(bundle)
+        read(bundle)
     at.unlink()
     at.write_bytes(content)
     (bundle / "estimators" / "second.py").write_text(SOURCE)
     reseal(bundle)
     with pytest.raises(LoobenchError, match="one source file"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_a_linked_folder_and_a_folder_that_is_none_are_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(bundle)
     for folder in (tmp_path / "link", tmp_path / "nowhere", bundle / "manifest.json"):
         with pytest.raises(LoobenchError, match="is no folder"):
-            submission.read(folder)
+            read(folder)
     (bundle / "results" / "linked").symlink_to(tmp_path)
     with pytest.raises(LoobenchError, match="no links"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_large_files_and_many_files_are_refused(bundle: Path) -> None:
     source = bundle / "estimators" / "halfway.py"
-    source.write_text(SOURCE + "#" * submission.MOST_BYTES)
+    source.write_text(SOURCE + "#" * MOST_BYTES)
     reseal(bundle)
     with pytest.raises(LoobenchError, match="at most 1000000"):
-        submission.read(bundle)
+        read(bundle)
     source.write_text(SOURCE)
     (bundle / "results" / "many").mkdir()
-    for number in range(submission.MOST_FILES):
+    for number in range(MOST_FILES):
         (bundle / "results" / "many" / f"{number}.json").touch()
     with pytest.raises(LoobenchError, match="more than 2000 files"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_a_bundle_without_results_or_without_manifest_is_refused(bundle: Path) -> None:
@@ -439,16 +440,16 @@ def test_a_bundle_without_results_or_without_manifest_is_refused(bundle: Path) -
         at.unlink()
     reseal(bundle)
     with pytest.raises(LoobenchError, match="has no results"):
-        submission.read(bundle)
+        read(bundle)
     (bundle / "manifest.json").unlink()
     with pytest.raises(LoobenchError, match=r"has no manifest\.json"):
-        submission.read(bundle)
+        read(bundle)
 
 
 def test_a_bundle_that_leaves_a_task_of_the_suite_out_is_read_but_not_complete(bundle: Path) -> None:
     first(bundle).unlink()
     reseal(bundle)
-    found = submission.read(bundle)
+    found = read(bundle)
     with pytest.raises(LoobenchError, match="lacks 2 of 28 cells"):
         submission.refuse_incomplete(found)
 
@@ -508,7 +509,7 @@ CORRUPTIONS = (flipped, cut, Path.unlink, renamed, added, spoilt_manifest, seale
 
 def test_two_hundred_random_corruptions_are_each_detected_or_harmless(made: Path, tmp_path: Path) -> None:
     """Harmless is what leaves all that a bundle says as it was, or, where all was sealed again, what a claim may say."""
-    expected = submission.read(made / "out" / "halfway")
+    expected = read(made / "out" / "halfway")
     messages = []
     for number in range(200):
         random, how = stream("corruption", number), CORRUPTIONS[number % len(CORRUPTIONS)]
@@ -517,7 +518,7 @@ def test_two_hundred_random_corruptions_are_each_detected_or_harmless(made: Path
         arguments = () if how is Path.unlink else (random,)
         how(chosen[random.randint(len(chosen))], *arguments)  # type: ignore[operator]
         try:
-            found = submission.read(folder)
+            found = read(folder)
         except LoobenchError as error:
             messages.append(str(error))
             continue
@@ -530,6 +531,6 @@ def test_two_hundred_random_corruptions_are_each_detected_or_harmless(made: Path
 
 
 def test_the_estimator_file_is_named_by_the_digest_that_results_have(made: Path) -> None:
-    found = submission.read(made / "out" / "halfway")
+    found = read(made / "out" / "halfway")
     assert {result.estimator.source for result in found.results} == {source_digest(found.source.read_bytes())}
     assert isinstance(found.results[0].claimed, Claim)

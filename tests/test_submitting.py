@@ -15,7 +15,7 @@ from benchmark.commands.submitters import pull_request
 from benchmark.core import declaration, registry
 from benchmark.scores import results, store
 from benchmark.scores.store import Store
-from benchmark.submissions import check, scaffold, submission
+from benchmark.submissions import bundle, check, scaffold, submission
 from benchmark.tasks import suites
 
 Told = pytest.CaptureFixture[str]
@@ -42,7 +42,7 @@ def finish(source: Path, folder: Path) -> None:
 def test_a_submission_is_written_and_the_commands_for_it_are_printed(ready: Path, capsys: Told) -> None:
     assert main(["submit", "my_estimator.py", "--by", "A. Newcomer"]) == 0
     told = capsys.readouterr().out
-    found = submission.read(ready / "submission" / "my-estimator")
+    found = bundle.read(ready / "submission" / "my-estimator")
 
     assert len(found.results) == len(suites.CORE.tasks)
     assert all(result.claimed and result.claimed.by == "A. Newcomer" for result in found.results)
@@ -59,7 +59,7 @@ def test_the_name_is_that_which_git_knows(ready: Path, capsys: Told, monkeypatch
     assert "say --by 'Your Name'" in capsys.readouterr().err
     (ready / "gitconfig").write_text("[user]\n\tname = Ada\n")
     assert main(["submit", "my_estimator.py"]) == 0
-    found = submission.read(ready / "submission" / "my-estimator")
+    found = bundle.read(ready / "submission" / "my-estimator")
     assert {result.claimed.by for result in found.results if result.claimed} == {"Ada"}
 
 
@@ -182,14 +182,14 @@ def test_outside_a_clone_open_is_refused(ready: Path, capsys: Told) -> None:
     assert (ready / "submission" / "my-estimator").is_dir()
 
 
-def test_no_command_goes_through_a_shell(ready: Path, write_named: Callable[[str], submission.Bundle]) -> None:
+def test_no_command_goes_through_a_shell(ready: Path, write_named: Callable[[str], bundle.Bundle]) -> None:
     found = write_named("a; touch hacked")
     assert all(isinstance(part, str) for command in pull_request(found) for part in command)
     assert not (ready / "hacked").exists()
 
 
 @pytest.fixture
-def write_named(ready: Path) -> Callable[[str], submission.Bundle]:
+def write_named(ready: Path) -> Callable[[str], bundle.Bundle]:
     return lambda out: submission.write(["my-estimator"], ready / "my-results", ready / "my_estimator.py", ready / out, "A")
 
 

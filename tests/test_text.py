@@ -29,7 +29,7 @@ from benchmark.publishing import audit, cite, figures, manifest, page, report, t
 from benchmark.running import logged, tracking
 from benchmark.scores import board, checks, results, rows, store
 from benchmark.scores.results import Limits, Result
-from benchmark.submissions import submission, verdicts
+from benchmark.submissions import bundle, verdicts
 from benchmark.submissions.verdicts import Again, Beside, Report
 from benchmark.tasks.definition import record_digest
 from benchmark.tasks.questions import LeaveOneOut
@@ -233,7 +233,7 @@ def test_the_manifest_of_a_bundle_is_quoted_and_never_shown(words: str, tmp_path
         (tmp_path / "estimators" / "a.py").write_text("")
         (tmp_path / "manifest.json").write_text(json.dumps(content))
         with pytest.raises(LoobenchError) as refused:
-            submission.read(tmp_path)
+            bundle.read(tmp_path)
         assert text.is_line(str(refused.value).replace(str(tmp_path), ""), 500)
 
 

@@ -23,7 +23,7 @@ from benchmark.base.text import fenced, line, printable
 from benchmark.base.text import markdown as escaped
 from benchmark.core.syntax import source_digest
 from benchmark.submissions import submission
-from benchmark.submissions.submission import MOST_BYTES, MOST_FILES, RESULT, SOURCE, Bundle
+from benchmark.submissions.bundle import MOST_BYTES, MOST_FILES, RESULT, SOURCE, Bundle, paths, read
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def judge(options: argparse.Namespace) -> bool:
     root = Path(git.ask(Path(), "rev-parse", "--show-toplevel").decode().strip())
     head = _commit(root, options.head)
     if options.bundle:
-        base, found = head, [submission.read(options.bundle.absolute())]
+        base, found = head, [read(options.bundle.absolute())]
         return _judged(root, base, found, options)
     base = git.ask(root, "merge-base", _commit(root, options.base), head).decode().strip()
     with tempfile.TemporaryDirectory(prefix="loobench-") as folder:
@@ -171,7 +171,7 @@ def _beside(root: Path, base: str, bundle: Bundle, tree: Path) -> Path:
     """A clone of the base whose results have the bundle's, and whose estimators lack a file of its name."""
     git.run(root, "clone", "--quiet", "--shared", "--no-checkout", str(root), str(tree))
     git.run(tree, "checkout", "--quiet", "--detach", base)
-    own, *others = submission.paths(bundle)
+    own, *others = paths(bundle)
     (tree / own).unlink(missing_ok=True)  # so that it is a stranger's file to the registry, also where it is a new version
     for path in others:
         put(tree / path, (bundle.folder / path).read_bytes())

@@ -18,7 +18,8 @@ from benchmark.sandbox.client import Rules
 from benchmark.scores import results, store
 from benchmark.scores.results import Result
 from benchmark.scores.store import Store
-from benchmark.submissions import scaffold, submission
+from benchmark.submissions import scaffold
+from benchmark.submissions.bundle import read as read_bundle
 from benchmark.tasks import definition, suites
 from benchmark.tasks.definition import Task
 
@@ -66,7 +67,7 @@ def _declared(source: str, rules: Rules) -> dict[str, Known]:
 
 
 def _of_bundle(folder: Path, rules: Rules) -> list[Subject]:
-    bundle = submission.read(folder)
+    bundle = read_bundle(folder)
     source = source_digest(read(bundle.source))
     names = {result.estimator.name for result in bundle.results}
     known = {name: (one, source) for name, one in registry.registered().items() if name in names and one.source == source}
