@@ -25,7 +25,7 @@ from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE
 from benchmark.retraining.train import train
-from benchmark.running.cell import Answer, Case, Setup, opened, put_to_use, self_influence
+from benchmark.running.cell import Case, Setup, opened, put_to_use, self_influence
 from benchmark.running.evaluate import estimate
 from benchmark.running.scoring import scores
 from benchmark.scores.store import dump
@@ -139,8 +139,7 @@ def _asked(
     asked = case.task.truth if case else LeaveOneOut()
     used = {}
     if case and case.prepared and setup:
-        answer = Answer(found, self_influence(case, one, found, "cpu"))
-        used = put_to_use(setup, case, answer, one.loss_units)
+        used = put_to_use(setup, case, found, self_influence(case, one, found, "cpu"), one.loss_units)
     return Found("ok", found.effect, {**scores(found.effect, exact, asked.units and one.loss_units), **used})
 
 

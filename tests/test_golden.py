@@ -20,6 +20,9 @@ from benchmark.base.files import read_tensors, tensor_digest, write
 from benchmark.core.declaration import OPTIMIZERS
 from benchmark.core.optimizers import SCHEDULES
 from benchmark.running import estimates, scoring
+from benchmark.core.problem import GroundTruth
+from benchmark.core.registry import OPTIMIZERS
+from benchmark.running import scoring
 from benchmark.scores import board, store
 from benchmark.scores.results import Result
 from benchmark.tasks.questions import QUESTIONS, asked_of
@@ -132,7 +135,7 @@ def gather(cache: Path) -> None:
     for result in RESULTS:
         for seed, cell in result.cells.items():
             if cell.status == "ok":
-                effect, exact = estimates.find(cell.estimate, cache), truth.kept(result.task_digest, int(seed), cache, "cpu")
+                effect, exact = scoring.kept(cell.estimate, cache), truth.kept(result.task_digest, int(seed), cache, "cpu")
                 assert effect is not None, f"{result.estimator.name} seed {seed}: its estimate is not in {cache}"
                 assert exact, f"the truth of seed {seed} is not in {cache}"
                 found |= {cell.estimate: effect.contiguous(), cell.truth: exact.effect.contiguous()}

@@ -27,8 +27,8 @@ from benchmark.core import registry
 from benchmark.publishing import manifest, page
 from benchmark.running import run
 from benchmark.running.cell import Setup, opened
-from benchmark.running.plan import Plan, Work
-from benchmark.running.rescore import _exchanged, rescore
+from benchmark.running.plan import Plan
+from benchmark.running.scoring import _exchanged, rescore
 from benchmark.scores import migrate, store
 from benchmark.scores.results import Result
 from benchmark.scores.store import Store
@@ -228,14 +228,16 @@ class Silent:
 
 def keep(job: run.Job | None = None) -> Path:
     plan, made = planned(), scored("loss", 0.5, task=TASK)
-    case = opened(plan.setup, plan.tasks[0], 0, Silent)
-    run._kept(run.begun(plan, Silent) if job is None else job, case, plan.estimators[0], made.cells["0"])
+    work = next(plan.work())
+    case = opened(plan.setup, work.task, work.seed, Silent)
+    run.keep(job or run.begun(plan, Silent), case, work.asked[0], made.cells["0"])
     return Store(FOLDER).at(made)
 
 
 def note() -> Path:
     plan = planned(seeds=(0,))
-    run.note_limits(run.begun(plan, Silent), opened(plan.setup, plan.tasks[0], 0, Silent))
+    work = next(plan.work())
+    run.note_limits(run.begun(plan, Silent), opened(plan.setup, work.task, work.seed, Silent), work.limits)
     return FOLDER / f"{TASK}.json"
 
 
@@ -372,10 +374,10 @@ def test_what_another_run_has_done_meanwhile_is_taken_though_its_cache_is_elsewh
 
 def test_a_cell_that_another_run_computes_comes_last_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     plan, begun = planned(), threading.Event()
-    (task,), (_, second) = plan.tasks, plan.estimators
+    second = next(plan.work()).asked[1]
 
     def other() -> None:
-        with plan.claim(Work(task, 0, plan.estimators), second, wait=True):
+        with plan.store.claim(second.result, 0, wait=True):
             begun.set()
             until_there(FOLDER / TASK / "grad-dot.json")
 

@@ -26,7 +26,7 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.train import train
 from benchmark.running import cell as cells
-from benchmark.running import estimates, evaluate, scoring
+from benchmark.running import evaluate, scoring
 from benchmark.scores import metrics, results, store
 from benchmark.scores.results import Bounds
 from benchmark.scores.store import Store
@@ -52,7 +52,7 @@ def test_a_run_writes_results_whose_scores_follow_from_what_is_in_the_cache(tmp_
 
     assert list(found.cells) == ["0", "1"]
     for seed, cell in found.cells.items():
-        estimate = estimates.find(cell.estimate, tmp_path / "cache")
+        estimate = scoring.kept(cell.estimate, tmp_path / "cache")
         exact = truth.kept(found.task_digest, int(seed), tmp_path / "cache", "cpu")
         assert estimate is not None
         assert exact
@@ -83,7 +83,7 @@ def test_a_second_run_computes_nothing_and_a_lost_estimate_is_computed_again(
     assert main(SMALL) == 0
     assert "0 cells computed, 4 were already there" in capsys.readouterr().out
 
-    estimates.path(load("grad-dot").cells["1"].estimate, tmp_path / "cache").unlink()
+    scoring.estimate_path(load("grad-dot").cells["1"].estimate, tmp_path / "cache").unlink()
     assert main(SMALL) == 0
     assert "1 cells computed, 3 were already there" in capsys.readouterr().out
     assert scores("grad-dot") == before
@@ -343,7 +343,7 @@ def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Pa
     ]
     assert load("sgd-ie") == right
 
-    estimates.path(right.cells["1"].estimate, tmp_path / "cache").unlink()
+    scoring.estimate_path(right.cells["1"].estimate, tmp_path / "cache").unlink()
     assert main(["score", "--estimator", "sgd-ie"]) == 1
     assert scored(capsys) == (
         [f"{TASK} sgd-ie: seed 0 computed anew, scores as before"],

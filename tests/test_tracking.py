@@ -26,6 +26,8 @@ from benchmark.base.files import tensor_digest, write_tensors
 from benchmark.commands.main import main
 from benchmark.running import estimates, sender, tracking
 from benchmark.running.logged import pairs, run_id
+from benchmark.running import tracking
+from benchmark.running.scoring import estimate_path
 from benchmark.running.tracking import Options, tracker
 from benchmark.scores import results
 from benchmark.scores.results import Bounds, Cell, Result
@@ -61,7 +63,7 @@ def keep(folder: Path, cache: Path) -> Path:
     for seed in range(2):
         known = known.with_seed(seed, Bounds(f"t{seed}", {}, {}, [1.0, 2.0 + seed, 3.0]))
     Store(folder).keep(known)
-    write_tensors(estimates.path(ESTIMATE, cache), {"effect": EFFECT})
+    write_tensors(estimate_path(ESTIMATE, cache), {"effect": EFFECT})
     return Store(folder).keep(made())
 
 
@@ -220,7 +222,7 @@ def artifact(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_the_artifact_has_the_result_the_limits_and_the_raw_estimates_with_their_digests(logged: Logged) -> None:
-    raw = estimates.path(ESTIMATE, logged.cache)
+    raw = estimate_path(ESTIMATE, logged.cache)
     files = {"result.json": logged.folder / TASK / "sgd-ie.json", "limits.json": logged.folder / f"{TASK}.json"}
     every = {**files, "estimates/0.safetensors": raw, "estimates/1.safetensors": raw}
     one = artifact(logged.first)

@@ -601,7 +601,7 @@ def truth_command(options: argparse.Namespace) -> int:
 
 def score_command(options: argparse.Namespace) -> int:
     """`loobench score`."""
-    from benchmark.running.rescore import rescore
+    from benchmark.running.scoring import rescore
     from benchmark.scores.store import Store, load_all
 
     folder = _written(options)

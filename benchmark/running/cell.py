@@ -11,24 +11,21 @@ from benchmark.base import machine
 from benchmark.base.files import json_digest
 from benchmark.base.machine import Provenance
 from benchmark.base.streams import stream
-from benchmark.core.declaration import Estimator
-from benchmark.core.problem import Problem
-from benchmark.core.trajectory import Trajectory
+from benchmark.core.problem import GroundTruth, Problem, Trajectory
+from benchmark.core.registry import Estimator
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
-from benchmark.running import estimates
 from benchmark.running.evaluate import Estimate, Failure, estimate
-from benchmark.running.scoring import Scores, measured, points
-from benchmark.sandbox.session import Confined
+from benchmark.running.scoring import Scores, keep, measured, points
+from benchmark.sandbox.client import Confined
 from benchmark.sandbox.warmup import like
 from benchmark.scores.results import SHORT, Bounds, Cell, rounded
 from benchmark.tasks.definition import Task, shown
 from benchmark.truths import truth, uses
-from benchmark.truths.effects import GroundTruth
 from benchmark.truths.truth import MakeBar
 from benchmark.truths.uses import Prepared
 
-Own = tuple[Tensor, Tensor]  # numbers (K,) of samples, and what the absence of each does to its own loss (K,)
+Own = tuple[Tensor, Tensor] | None  # numbers (K,) of samples, and what the absence of each does to its own loss (K,)
 SELF = 100  # samples whose self-influence is asked
 
 
@@ -55,14 +52,6 @@ class Case:
     prepared: Prepared | None  # what its uses are judged by
     blank: Cell  # a cell before an estimator has answered
     provenance: Provenance
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """What an estimator said of a case: of all samples, and where it was asked, of some samples' own losses."""
-
-    found: Estimate
-    own: Own | None
 
 
 # ---- the case --------------------------------------------------------------------------------------------------------
@@ -119,10 +108,10 @@ def computed(setup: Setup, case: Case, estimator: Estimator, warm: set[str]) -> 
         warm.add(estimator.name)
     with chunks.allowing(replace(setup.means, workers=1)):
         try:
-            answer = answered(case, estimator, setup.device)
+            found, own = answered(case, estimator, setup.device)
         except Failure as failure:
             return replace(case.blank, status=failure.status, message=str(failure))
-        return scored(setup, case, estimator, answer)
+        return scored(setup, case, estimator, found, own)
 
 
 def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
@@ -133,13 +122,13 @@ def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
         estimate(estimator, like(run), device)
 
 
-def answered(case: Case, estimator: Estimator, device: str) -> Answer:
-    """What an estimator says of a case. Raises Failure."""
+def answered(case: Case, estimator: Estimator, device: str) -> tuple[Estimate, Own]:
+    """What an estimator says of a case, and where its uses ask that, of some samples' own losses. Raises Failure."""
     found = estimate(estimator, case.run, device)
-    return Answer(found, self_influence(case, estimator, found, device) if case.prepared else None)
+    return found, self_influence(case, estimator, found, device) if case.prepared else None
 
 
-def self_influence(case: Case, estimator: Estimator, found: Estimate, device: str) -> Own | None:
+def self_influence(case: Case, estimator: Estimator, found: Estimate, device: str) -> Own:
     """What the estimator says that the absence of random samples does to their own losses.
 
     None where that would count more than a quarter of the gradients of the truth, and where the estimator does not answer it.
@@ -155,15 +144,14 @@ def self_influence(case: Case, estimator: Estimator, found: Estimate, device: st
         return None
 
 
-def scored(setup: Setup, case: Case, estimator: Estimator, answer: Answer) -> Cell:
+def scored(setup: Setup, case: Case, estimator: Estimator, found: Estimate, own: Own) -> Cell:
     """The cell of an answer, whose raw numbers are kept in the cache first."""
-    found, units = answer.found, estimator.loss_units
-    digest = estimates.keep(found.effect, setup.cache)
+    units, digest = estimator.loss_units, keep(found.effect, setup.cache)
     cell = measured(case.blank, found.effect, case.exact, type(case.task.truth), case.seed, loss_units=units)
     return replace(
         cell,
         status="ok",
-        scores=cell.scores | put_to_use(setup, case, answer, units),
+        scores=cell.scores | put_to_use(setup, case, found, own, units),
         seconds=round(found.seconds, 6),
         relative_cost=round(found.seconds / case.exact.seconds, 6),
         gradients=found.count.gradients,
@@ -174,10 +162,10 @@ def scored(setup: Setup, case: Case, estimator: Estimator, answer: Answer) -> Ce
     )
 
 
-def put_to_use(setup: Setup, case: Case, answer: Answer, units: bool) -> Scores:
+def put_to_use(setup: Setup, case: Case, found: Estimate, own: Own, units: bool) -> Scores:
     """The scores of what the task uses effects for, one horizon each; none where it uses them for nothing."""
     if not case.prepared:
         return {}
-    effect = answer.found.effect[-1, :, 0]
-    values = uses.scores(effect, case.prepared, case.problem, units=units, self_influence=answer.own, means=setup.means)
+    effect = found.effect[-1, :, 0]
+    values = uses.scores(effect, case.prepared, case.problem, units=units, self_influence=own, means=setup.means)
     return {name: rounded([value]) for name, value in values.items()}

@@ -13,13 +13,13 @@ from benchmark.base.errors import Diverged
 from benchmark.base.files import digest, json_digest, read
 from benchmark.base.places import publication
 from benchmark.base.records import encode
-from benchmark.core.declaration import Estimator
 from benchmark.retraining import chunks
-from benchmark.running.cell import Case, bounds, computed, opened
-from benchmark.running.plan import Plan, Work, set_aside
-from benchmark.running.rescore import rescore
+from benchmark.running.cell import Case, Setup, bounds, computed, opened
+from benchmark.running.plan import Asked, Plan, Work, other
+from benchmark.running.scoring import rescore
 from benchmark.scores.checks import Record, check
-from benchmark.scores.results import Bounds, Cell, Limits, Result, blank, no_limits
+from benchmark.scores.results import Bounds, Cell, Limits, Result
+from benchmark.scores.store import set_aside
 from benchmark.truths import truth
 from benchmark.truths.truth import MakeBar
 
@@ -75,12 +75,11 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
 
 def begun(plan: Plan, bar: MakeBar) -> Job:
     """A plan at its beginning, whose results and limits are whole. Raises DamagedFile where one is not."""
-    files = frozenset(digest(read(at)) for at in plan.other())
-    found = [*map(plan.store.find, plan.results())]
+    works = {one.task: one for one in plan.work()}.values()
+    files = frozenset(digest(read(at)) for at in other(plan.work(), plan.store))
+    found = [plan.store.find(asked.result) for work in works for asked in work.asked]
     for result in found:
         check(encode(result), Result)
-    for limits in plan.limits():
-        plan.store.find(limits)
     return Job(plan, bar, frozenset(_digest(result, seed) for result in found for seed in result.cells), files)
 
 
@@ -92,89 +91,75 @@ def _digest(result: Result, seed: str) -> str:
 def _seed(job: Job, work: Work, late: list[Work] | None) -> Iterator[Outcome]:
     """The cells of one seed; what another run is at is put into `late`, or waited for where that is None."""
     todo = []
-    for estimator in work.estimators:
-        if done := _finished(job, work, estimator):
+    for asked in work.asked:
+        if done := _finished(job, asked, work.seed):
             yield done
         else:
-            todo.append(estimator)
+            todo.append(asked)
     if todo:
-        left = yield from _computed(job, replace(work, estimators=tuple(todo)), patient=late is None)
+        left = yield from _computed(job, replace(work, asked=tuple(todo)), patient=late is None)
         if left and late is not None:
             if not late:
                 chunks.tell(f"another run is at {work}: other cells come first, then what it has done is taken")
-            late.append(replace(work, estimators=left))
-    elif not _has_limits(job.plan, work):
+            late.append(replace(work, asked=left))
+    elif str(work.seed) not in job.plan.store.find(work.limits).seeds:  # from whatever machine
         _opened(job, work, patient=True)
 
 
-def _finished(job: Job, work: Work, estimator: Estimator) -> Outcome | None:
+def _finished(job: Job, asked: Asked, seed: int) -> Outcome | None:
     """The cell where it needs no further work: come from another run, or scored anew from this cache."""
-    result, seed = _so_far(job, work, estimator), str(work.seed)
-    if not _good(result, seed):
-        return None
-    if not _come(job, result, seed):
-        result, missing = rescore(result, job.plan.store, job.plan.setup.cache, (seed,))
-        if missing:
-            return None
-    return _as_it_stands(result, work.seed)
+    result = job.plan.store.find(asked.result)
+    if (come := _come(job, result, seed)) or not _good(result, seed):
+        return come
+    result, missing = rescore(result, job.plan.store, job.plan.setup.cache, (str(seed),))
+    return None if missing else _as_it_stands(result, seed)
 
 
-def _so_far(job: Job, work: Work, estimator: Estimator) -> Result:
-    return job.plan.store.find(blank(work.task, job.plan.setup.device, estimator))
+def _come(job: Job, result: Result, seed: int) -> Outcome | None:
+    """The cell where another run has put a good one there since this one began."""
+    come = _good(result, seed) and _digest(result, str(seed)) not in job.cells
+    return _as_it_stands(result, seed) if come else None
 
 
-def _good(result: Result, seed: str) -> bool:
-    return seed in result.cells and not result.cells[seed].failed
-
-
-def _come(job: Job, result: Result, seed: str) -> bool:
-    """Whether another run has put a good cell there since this one began."""
-    return _good(result, seed) and _digest(result, seed) not in job.cells
+def _good(result: Result, seed: int) -> bool:
+    return str(seed) in result.cells and not result.cells[str(seed)].failed
 
 
 def _as_it_stands(result: Result, seed: int) -> Outcome:
     return Outcome(result.name, seed, result.estimator.name, result.cells[str(seed)], fresh=False)
 
 
-def _computed(job: Job, work: Work, *, patient: bool) -> Generator[Outcome, None, tuple[Estimator, ...]]:
+def _computed(job: Job, work: Work, *, patient: bool) -> Generator[Outcome, None, tuple[Asked, ...]]:
     """Compute the cells of one seed, each under a claim; returns those that were left, to be asked for later."""
     case: Case | None = None
-    for place, estimator in enumerate(work.estimators):
-        with job.plan.claim(work, estimator, wait=patient) as mine:
-            if not mine:
-                return work.estimators[place:]
-            if _come(job, result := _so_far(job, work, estimator), str(work.seed)):
-                outcome = _as_it_stands(result, work.seed)
-            elif case := case or _opened(job, work, patient=patient):
-                outcome = _kept(job, case, estimator, computed(job.plan.setup, case, estimator, job.warm))
-            else:
-                return work.estimators[place:]
+    for place, asked in enumerate(work.asked):
+        with job.plan.store.claim(asked.result, work.seed, wait=patient) as mine:
+            outcome = _come(job, job.plan.store.find(asked.result), work.seed) if mine else None
+            if mine and not outcome and (case := case or _opened(job, work, patient=patient)):
+                outcome = keep(job, case, asked, computed(job.plan.setup, case, asked.estimator, job.warm))
+        if not outcome:
+            return work.asked[place:]
         yield outcome
     return ()
 
 
 def _opened(job: Job, work: Work, *, patient: bool) -> Case | None:
     """The case of a seed, its limits noted; None where another process computes its truth now, and we are not to wait."""
-    if not (patient or _idle(job.plan, work)):
+    if not (patient or _idle(job.plan.setup, work)):
         return None
     case = opened(job.plan.setup, work.task, work.seed, job.bar)
-    note_limits(job, case)
+    note_limits(job, case, work.limits)
     return case
 
 
-def _idle(plan: Plan, work: Work) -> bool:
+def _idle(setup: Setup, work: Work) -> bool:
     """Whether no other process computes the truth of a seed into this cache now."""
-    with truth.computing(work.task, work.seed, plan.setup.cache, plan.setup.device, wait=False) as free:
+    with truth.computing(work.task, work.seed, setup.cache, setup.device, wait=False) as free:
         return free
 
 
-def _has_limits(plan: Plan, work: Work) -> bool:
-    """Whether the ceilings and floors of a seed are beside the results, from whatever machine."""
-    return str(work.seed) in plan.store.find(no_limits(work.task, plan.setup.device)).seeds
-
-
 # ---- into the store --------------------------------------------------------------------------------------------------
-def _kept(job: Job, case: Case, estimator: Estimator, cell: Cell) -> Outcome:
+def keep(job: Job, case: Case, asked: Asked, cell: Cell) -> Outcome:
     """Put a cell into its result file, unless it is a failure where a good one stands.
 
     Raises LoobenchError where the file has become one of another version on the way.
@@ -185,20 +170,19 @@ def _kept(job: Job, case: Case, estimator: Estimator, cell: Cell) -> Outcome:
         stays = cell.failed and before and before.status == "ok"
         return result if stays else result.with_cell(case.seed, cell, case.provenance)
 
-    result = _changed(job, blank(case.task, job.plan.setup.device, estimator), added)
-    return Outcome(result.name, case.seed, estimator.name, cell, fresh=True)
+    result = _changed(job, asked.result, added)
+    return Outcome(result.name, case.seed, asked.estimator.name, cell, fresh=True)
 
 
-def note_limits(job: Job, case: Case) -> None:
+def note_limits(job: Job, case: Case, blank: Limits) -> None:
     """Put the ceilings and floors of a truth beside the results, unless those that stand there are the same or published."""
-    found, empty = bounds(case), no_limits(case.task, job.plan.setup.device)
-    at, name = job.plan.store.at(empty), f"{case.task.name}, seed {case.seed}"
+    found, at, name = bounds(case), job.plan.store.at(blank), f"{case.task.name}, seed {case.seed}"
 
     def added(known: Limits) -> Limits:
         stays = _stands(known.seeds.get(str(case.seed)), found, name, at)
         return known if stays else known.with_seed(case.seed, found)
 
-    _changed(job, empty, added)
+    _changed(job, blank, added)
 
 
 def _stands(standing: Bounds | None, found: Bounds, name: str, at: Path) -> bool:
@@ -211,13 +195,13 @@ def _stands(standing: Bounds | None, found: Bounds, name: str, at: Path) -> bool
     return published
 
 
-def _changed(job: Job, question: Record, change: Callable[[Record], Record]) -> Record:
+def _changed(job: Job, blank: Record, change: Callable[[Record], Record]) -> Record:
     """Change what is kept of a question, under its lock; a file in its place that answers another one is set aside first."""
     store = job.plan.store
-    with store.lock(store.at(question)):
-        known = store.find(question)
+    with store.lock(store.at(blank)):
+        known = store.find(blank)
         if (new := change(known)) != known:
-            if other := store.other(question):
-                set_aside(other, job.plan, job.files)
+            if at := store.other(blank):
+                set_aside(at, job.plan.setup.cache / "superseded", job.files)
             store.keep(new)
     return new

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmark.base.files import json_digest, read
-from benchmark.running import estimates
+from benchmark.running.scoring import estimate_path
 from benchmark.running.logged import about, config, curve, history, pairs, run_id, summary
 from benchmark.running.tracking import LINGER, REPEAT, Message, Options, Tell
 from benchmark.scores import results, store
@@ -147,7 +147,7 @@ class Sender:
 
     def _artifact(self, result: Result, files: Mapping[str, Path]) -> Any:
         """The result, the limits, and the raw estimates of this cache, with the digests they state of themselves."""
-        raw = {seed: estimates.path(cell.estimate, self.cache) for seed, cell in result.cells.items() if cell.estimate}
+        raw = {seed: estimate_path(cell.estimate, self.cache) for seed, cell in result.cells.items() if cell.estimate}
         there = {seed: at for seed, at in raw.items() if at.exists()}
         found = {name: at for name, at in files.items() if at.exists()}
         digests = {name: stated(at) for name, at in found.items()}

@@ -1,14 +1,14 @@
 """A folder of results: a file for each task and estimator, and one of a task's limits, each written whole or not at all."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.base.errors import DamagedFile
-from benchmark.base.files import LOCKS, json_digest, locked, read, sweep, write
+from benchmark.base.errors import DamagedFile, LoobenchError
+from benchmark.base.files import LOCKS, claimed, digest, json_digest, locked, read, sweep, write
 from benchmark.base.places import MANIFEST
 from benchmark.base.records import encode
 from benchmark.scores.checks import Record, check
@@ -28,16 +28,12 @@ class Store:
 
     def find(self, blank: Record) -> Record:
         """What is kept of a question: what its file has if that answers the same one, else `blank`. Raises DamagedFile."""
-        found = self._there(blank)
-        return found if found and found.same_question(blank) else blank
+        found = parse(read(at), str(at), type(blank)) if (at := self.at(blank)).exists() else blank
+        return found if found.same_question(blank) else blank
 
     def other(self, blank: Record) -> Path | None:
         """The file in a record's place where it answers another question. Raises DamagedFile."""
-        found = self._there(blank)
-        return self.at(blank) if found and not found.same_question(blank) else None
-
-    def _there(self, blank: Record) -> Record | None:
-        return parse(read(at), str(at), type(blank)) if (at := self.at(blank)).exists() else None
+        return at if (at := self.at(blank)).exists() and self.find(blank) is blank else None
 
     def keep(self, record: Record) -> Path:
         """Write a record to its place, unless it is there. Raises LoobenchError, and Mismatch where it is not valid."""
@@ -52,6 +48,22 @@ class Store:
         with locked(self.folder / LOCKS / f"{'--'.join(at.relative_to(self.folder).parts)}.lock"):
             sweep(at)
             yield
+
+    def claim(self, blank: Result, seed: int, *, wait: bool) -> AbstractContextManager[bool]:
+        """Claim a cell, so that no other run into this folder computes it too; whether it is ours."""
+        name, what = blank.file.removesuffix(".json").replace("/", "--"), f"{blank.estimator.name} on {blank.task['name']}"
+        return claimed(self.folder / LOCKS / f"{name}--{seed}.claim", f"{what}, seed {seed},", wait=wait)
+
+
+def set_aside(at: Path, folder: Path, known: Container[str]) -> None:
+    """Keep a file that is about to be written over in a folder. Raises LoobenchError where its digest is not a `known` one."""
+    content = read(at)
+    if digest(content) not in known:
+        raise LoobenchError(
+            f"{at} is of another version of its estimator or loobench by now: another run writes into the same results; give "
+            "one of the two its own --results, then repeat"
+        )
+    write(folder / at.parent.name / f"{at.stem}-{digest(content)[:12]}.json", content)
 
 
 # ---- one file --------------------------------------------------------------------------------------------------------
