@@ -23,6 +23,7 @@ from benchmark.scores.store import Store
 from benchmark.submissions import submission
 from benchmark.submissions.bundle import MOST_BYTES, MOST_FILES, Bundle, read, value
 from benchmark.tasks import suites
+from benchmark.tasks.definition import record_digest
 
 SOURCE = """
 from benchmark.estimating import estimator
@@ -163,7 +164,7 @@ def test_results_on_other_suites_come_along_where_they_are_of_this_file_and_loob
 
 def of_protocol(result: Result, protocol: str) -> Result:
     """The result as another protocol would have it."""
-    return replace(result, protocol=protocol, task_digest=results.record_digest(result.task, protocol))
+    return replace(result, protocol=protocol, task_digest=record_digest(result.task, protocol))
 
 
 # ---- what cannot be submitted ----------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def claiming(result: Result, **changes: Any) -> Result:
 
 def of_another_task(result: Result) -> Result:
     record = {**result.task, "train": 7}
-    return replace(result, task=record, task_digest=results.record_digest(record, result.protocol))
+    return replace(result, task=record, task_digest=record_digest(record, result.protocol))
 
 
 CHANGES: dict[str, tuple[Callable[[Result], Result], str]] = {
@@ -266,7 +267,7 @@ CHANGES: dict[str, tuple[Callable[[Result], Result], str]] = {
     "another suite": (lambda r: replace(r, task={**r.task, "suite": "mine"}), "expected digest"),
     "another device": (lambda r: replace(r, device="cuda"), "expected results of the CPU"),
     "another protocol": (
-        lambda r: replace(r, protocol="0", task_digest=results.record_digest(r.task, "0")),
+        lambda r: replace(r, protocol="0", task_digest=record_digest(r.task, "0")),
         "expected digest",
     ),
     "a seed beyond all": (lambda r: replace(r, cells={**r.cells, "100": r.cells["0"]}), "seeds are 0 to 99"),

@@ -28,6 +28,7 @@ from benchmark.submissions import subjects, suspicions, verify
 from benchmark.submissions.inquiry import Inquiry, Place, choose, fresh_cells, fresh_seeds
 from benchmark.submissions.subjects import Subject
 from benchmark.tasks import suites
+from benchmark.tasks.definition import record_digest
 from benchmark.truths import truth
 
 TASK, OTHER = "quick-breast-cancer-logistic-sgd", "quick-breast-cancer-mlp-sgd"
@@ -490,7 +491,7 @@ BAD: dict[str, Callable[[Result], Result]] = {
 
 def with_task(result: Result, changed: dict[str, Any]) -> Result:
     task = {**result.task, **changed}
-    return replace(result, task=task, task_digest=results.record_digest(task, result.protocol))
+    return replace(result, task=task, task_digest=record_digest(task, result.protocol))
 
 
 def described(result: Result, **changed: Any) -> Result:

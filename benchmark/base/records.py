@@ -1,7 +1,8 @@
 """Frozen records to JSON and back, with every field checked on the way in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -10,7 +11,9 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.text import LONGEST, is_line, line, quoted
 
 LARGEST = 2**63  # an integer is below it, so that every program can count with it
+PLAIN = {str, int, float, bool}
 DEEPEST = 16  # lists and objects in one another, of what has no type
+_hints: Callable[[Any], Any] = cache(get_type_hints)  # which are asked for each record of each file
 
 
 class Mismatch(LoobenchError, ValueError):
@@ -18,10 +21,12 @@ class Mismatch(LoobenchError, ValueError):
 
 
 def decode(kind: Any, value: Any, where: str = "file") -> Any:
-    """`value` as `kind`: a dataclass, list, dict with string keys, union, or str, int, float, bool, None, Any.
+    """`value` as `kind`: a dataclass, list, dict with string keys, union with None, or str, int, float, bool, Any.
 
     Every string and every key, at whatever depth, must be one printable line of bounded length.
     """
+    if kind in PLAIN:
+        return _plain(kind, value, where)
     if kind is Any:
         return _untyped(value, where)
     if is_dataclass(kind):
@@ -31,13 +36,11 @@ def decode(kind: Any, value: Any, where: str = "file") -> Any:
         return None if value is None and NoneType in inner else decode(inner[0], value, where)
     if origin is list:
         return [decode(inner[0], item, f"{where}[{i}]") for i, item in enumerate(_expect(list, value, where))]
-    if origin is dict:
-        return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _keyed(value, where).items()}
-    return _plain(kind, value, where)
+    return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _keyed(value, where).items()}
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:
-    hints, found = get_type_hints(kind), _expect(dict, value, where)
+    hints, found = _hints(kind), _expect(dict, value, where)
     if problems := list(_differences(kind, set(found))):
         raise Mismatch(f"{where}: {'; '.join(problems)}")
     return kind(**{name: decode(hints[name], one, f"{where}.{name}") for name, one in found.items()})
