@@ -19,9 +19,6 @@ from benchmark.base import machine
 from benchmark.base.files import read_tensors, tensor_digest, write
 from benchmark.core.declaration import OPTIMIZERS
 from benchmark.core.optimizers import SCHEDULES
-from benchmark.running import estimates, scoring
-from benchmark.core.problem import GroundTruth
-from benchmark.core.registry import OPTIMIZERS
 from benchmark.running import scoring
 from benchmark.scores import board, store
 from benchmark.scores.results import Result

@@ -24,9 +24,8 @@ from test_results import CELL, result
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import tensor_digest, write_tensors
 from benchmark.commands.main import main
-from benchmark.running import estimates, sender, tracking
+from benchmark.running import sender, tracking
 from benchmark.running.logged import pairs, run_id
-from benchmark.running import tracking
 from benchmark.running.scoring import estimate_path
 from benchmark.running.tracking import Options, tracker
 from benchmark.scores import results

@@ -11,17 +11,19 @@ from benchmark.base import machine
 from benchmark.base.files import json_digest
 from benchmark.base.machine import Provenance
 from benchmark.base.streams import stream
-from benchmark.core.problem import GroundTruth, Problem, Trajectory
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
+from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.running.evaluate import Estimate, Failure, estimate
 from benchmark.running.scoring import Scores, keep, measured, points
-from benchmark.sandbox.client import Confined
+from benchmark.sandbox.session import Confined
 from benchmark.sandbox.warmup import like
 from benchmark.scores.results import SHORT, Bounds, Cell, rounded
 from benchmark.tasks.definition import Task, shown
 from benchmark.truths import truth, uses
+from benchmark.truths.effects import GroundTruth
 from benchmark.truths.truth import MakeBar
 from benchmark.truths.uses import Prepared
 

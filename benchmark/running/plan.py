@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import probe
-from benchmark.core.registry import Estimator
+from benchmark.core.declaration import Estimator
 from benchmark.running.cell import Setup
 from benchmark.scores.results import Limits, Result, blank, no_limits
 from benchmark.scores.store import Store

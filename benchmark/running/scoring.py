@@ -10,12 +10,12 @@ from torch import Tensor
 from benchmark.base.errors import DamagedFile
 from benchmark.base.files import read_tensors, tensor_digest, write_tensors
 from benchmark.base.streams import stream
-from benchmark.core.problem import GroundTruth
 from benchmark.scores import metrics
 from benchmark.scores.results import POINT_DIGITS, Cell, Result, rounded
 from benchmark.scores.store import Store, load
 from benchmark.tasks.questions import Question, asked_of
 from benchmark.truths import truth
+from benchmark.truths.effects import GroundTruth
 
 Scores = dict[str, list[float | None]]  # name -> H values
 POINTS = 50  # pairs (sample, query) whose estimate and effect are kept to be looked at

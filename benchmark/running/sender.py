@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from benchmark.base.files import json_digest, read
-from benchmark.running.scoring import estimate_path
 from benchmark.running.logged import about, config, curve, history, pairs, run_id, summary
+from benchmark.running.scoring import estimate_path
 from benchmark.running.tracking import LINGER, REPEAT, Message, Options, Tell
 from benchmark.scores import results, store
 from benchmark.scores.results import Limits, Result
