@@ -53,11 +53,15 @@ class Plan:
             yield from (Work(task, seed, asked, no_limits(task, device)) for seed in seeds)
 
 
-def other(work: Iterator[Work], store: Store) -> list[Path]:
-    """The files of results and limits in the places of some work that answer another question. Raises DamagedFile."""
-    works = {one.task: one for one in work}.values()
-    results = [store.other(asked.result) for one in works for asked in one.asked]
-    return [at for at in (*results, *(store.other(one.limits) for one in works)) if at]
+def standing(plan: Plan) -> tuple[list[Result], list[Path]]:
+    """What is kept of a plan's results, and the files in their places and of limits that answer other questions.
+
+    Raises DamagedFile where one is not whole.
+    """
+    works = {one.task: one for one in plan.work()}.values()
+    results = [asked.result for one in works for asked in one.asked]
+    other = [*map(plan.store.other, results), *(plan.store.other(one.limits) for one in works)]
+    return [*map(plan.store.find, results)], [at for at in other if at]
 
 
 def superseded(plan: Plan) -> list[Path]:
@@ -67,11 +71,11 @@ def superseded(plan: Plan) -> list[Path]:
     """
     probe(plan.setup.cache)
     probe(plan.store.folder)
-    found = other(plan.work(), plan.store)
-    if found and not plan.afresh:
+    _, other = standing(plan)
+    if other and not plan.afresh:
         raise LoobenchError(
-            f"{len(found)} published files would start afresh, as {found[0]}, which is of another version of the task, the "
+            f"{len(other)} published files would start afresh, as {other[0]}, which is of another version of the task, the "
             f"estimator or loobench: say --replace (the old ones go to {plan.setup.cache / 'superseded'}), or leave --publish "
             "out to compute results of your own"
         )
-    return found
+    return other

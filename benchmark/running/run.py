@@ -3,7 +3,7 @@
 A cell goes one way: work of a plan, a case (`cell.opened`), an answer, scores (`cell.computed`), and its place in the store.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +15,9 @@ from benchmark.base.places import publication
 from benchmark.base.records import encode
 from benchmark.retraining import chunks
 from benchmark.running.cell import Case, Setup, bounds, computed, opened
-from benchmark.running.plan import Asked, Plan, Work, other
+from benchmark.running.plan import Asked, Plan, Work, standing
 from benchmark.running.scoring import rescore
-from benchmark.scores.checks import Record, check
+from benchmark.scores.checks import check
 from benchmark.scores.results import Bounds, Cell, Limits, Result
 from benchmark.scores.store import set_aside
 from benchmark.truths import truth
@@ -54,6 +54,10 @@ class Job:
     files: frozenset[str]  # digests of the files that answer another question
     warm: set[str] = field(default_factory=set)  # names
 
+    def set_aside(self, at: Path) -> None:
+        """Keep a file of another question in the cache. Raises LoobenchError where it has come since."""
+        set_aside(at, self.plan.setup.cache / "superseded", self.files)
+
 
 def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
     """Run all cells of a plan that are not done yet, writing each as it is done. `bar(total, text, unit)` shows progress.
@@ -75,12 +79,11 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
 
 def begun(plan: Plan, bar: MakeBar) -> Job:
     """A plan at its beginning, whose results and limits are whole. Raises DamagedFile where one is not."""
-    works = {one.task: one for one in plan.work()}.values()
-    files = frozenset(digest(read(at)) for at in other(plan.work(), plan.store))
-    found = [plan.store.find(asked.result) for work in works for asked in work.asked]
+    found, other = standing(plan)
     for result in found:
         check(encode(result), Result)
-    return Job(plan, bar, frozenset(_digest(result, seed) for result in found for seed in result.cells), files)
+    cells = frozenset(_digest(result, seed) for result in found for seed in result.cells)
+    return Job(plan, bar, cells, frozenset(digest(read(at)) for at in other))
 
 
 def _digest(result: Result, seed: str) -> str:
@@ -170,7 +173,7 @@ def keep(job: Job, case: Case, asked: Asked, cell: Cell) -> Outcome:
         stays = cell.failed and before and before.status == "ok"
         return result if stays else result.with_cell(case.seed, cell, case.provenance)
 
-    result = _changed(job, asked.result, added)
+    result = job.plan.store.change(asked.result, added, job.set_aside)
     return Outcome(result.name, case.seed, asked.estimator.name, cell, fresh=True)
 
 
@@ -182,7 +185,7 @@ def note_limits(job: Job, case: Case, blank: Limits) -> None:
         stays = _stands(known.seeds.get(str(case.seed)), found, name, at)
         return known if stays else known.with_seed(case.seed, found)
 
-    _changed(job, blank, added)
+    job.plan.store.change(blank, added, job.set_aside)
 
 
 def _stands(standing: Bounds | None, found: Bounds, name: str, at: Path) -> bool:
@@ -193,15 +196,3 @@ def _stands(standing: Bounds | None, found: Bounds, name: str, at: Path) -> bool
     what = f"stay as they are; to have them anew, move {at} away and repeat" if published else "give way to those found now"
     chunks.tell(f"the limits of {name} differ by more than rounding from those in {at}, which {what}")
     return published
-
-
-def _changed(job: Job, blank: Record, change: Callable[[Record], Record]) -> Record:
-    """Change what is kept of a question, under its lock; a file in its place that answers another one is set aside first."""
-    store = job.plan.store
-    with store.lock(store.at(blank)):
-        known = store.find(blank)
-        if (new := change(known)) != known:
-            if at := store.other(blank):
-                set_aside(at, job.plan.setup.cache / "superseded", job.files)
-            store.keep(new)
-    return new

@@ -1,7 +1,7 @@
 """A folder of results: a file for each task and estimator, and one of a task's limits, each written whole or not at all."""
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,16 @@ class Store:
         with locked(self.folder / LOCKS / f"{'--'.join(at.relative_to(self.folder).parts)}.lock"):
             sweep(at)
             yield
+
+    def change(self, blank: Record, how: Callable[[Record], Record], aside: Callable[[Path], object]) -> Record:
+        """Change what is kept of a question, under its lock; a file of another one is first set `aside`, which may raise."""
+        with self.lock(self.at(blank)):
+            known = self.find(blank)
+            if (new := how(known)) != known:
+                if at := self.other(blank):
+                    aside(at)
+                self.keep(new)
+        return new
 
     def claim(self, blank: Result, seed: int, *, wait: bool) -> AbstractContextManager[bool]:
         """Claim a cell, so that no other run into this folder computes it too; whether it is ours."""
