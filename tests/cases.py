@@ -1,18 +1,26 @@
 """The small problems that the tests share: every model and optimiser, short batches, nothing downloaded."""
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from benchmark.base import machine
 from benchmark.base.streams import stream
 from benchmark.core.declaration import Estimator
 from benchmark.core.models import Block, Network, cnn, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.registry import registered
-from benchmark.tasks.definition import batches
+from benchmark.running.cell import Setup
+from benchmark.running.plan import Plan
+from benchmark.running.run import Outcome, execute
+from benchmark.scores.store import Store
+from benchmark.tasks.definition import Task, batches
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "sgd": Sgd(0.2),
@@ -103,3 +111,18 @@ def supported_by(estimator: Estimator, **changes: Any) -> Problem:
     fits = (("mlp", "sgd"), ("mlp", "adamw"), ("logistic", "sgd"))
     problems = (problem(MODELS[model], OPTIMIZERS[optimizer], **changes) for model, optimizer in fits)
     return next(given for given in problems if not estimator.unsupported(given))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line, imported where it is used: a box with a GPU may be without the libraries that it is made of."""
+    from benchmark.commands.main import main
+
+    return main(arguments)
+
+
+def carried_out(task: Task, estimators: Iterable[str], device: str = "cpu", seeds: tuple[int, ...] = (0,)) -> None:
+    """Run estimators on a task into my-results as `loobench run` does, but for the command line."""
+    chosen, where = tuple(registered()[name] for name in estimators), machine.device(device)
+    plan = Plan((task,), chosen, (seeds,), Setup(where, Path("cache").absolute(), "a test"), Store(Path("my-results")))
+    found = [*execute(plan, lambda total, text, unit: tqdm(total=total, desc=text, unit=unit, disable=True))]
+    assert all(isinstance(one, Outcome) and not one.cell.failed for one in found)

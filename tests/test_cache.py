@@ -10,8 +10,8 @@ from test_board import scored
 from test_run import TASK
 
 from benchmark import __version__
-from benchmark.commands.main import main, parser
-from benchmark.scores import store
+from benchmark.commands.main import asked, main
+from benchmark.scores import results, store
 from benchmark.scores.store import Store
 from benchmark.tasks import data
 
@@ -39,9 +39,7 @@ def _no_hub_of_our_own() -> Iterator[None]:
 
 def cache() -> Path:
     """The cache of a command without --cache."""
-    from benchmark.commands.main import Options
-
-    found: Path = parser().parse_args(RUN, Options()).cache
+    found: Path = asked(RUN).options.cache
     return found
 
 
@@ -49,12 +47,16 @@ def test_without_a_home_all_commands_work_that_need_no_cache(capsys: Told, monke
     for number, home in enumerate((None, "", "relative", "/dev/null")):
         if home is not None:
             monkeypatch.setenv("HOME", home)
-        for asked in ("--version", "--help"):
-            with pytest.raises(SystemExit) as ended:
-                main([asked])
-            assert ended.value.code == 0
-        Store(Path("results")).keep(scored("loss", 0.1, 0.2))
-        for command in (["list", "tasks"], ["list", "estimators"], ["cite"], ["new", f"named-{number}"]):
+        results.save(scored("loss", 0.1, 0.2), Path("results"))
+        for command in (
+            ["--version"],
+            ["--help"],
+            [],
+            ["list", "tasks"],
+            ["list", "estimators"],
+            ["cite"],
+            ["new", f"named-{number}"],
+        ):
             assert main(command) == 0, command
     assert __version__ in capsys.readouterr().out
     assert not Path("~").exists()

@@ -31,7 +31,7 @@ TRUTH = {"cpu_wall": 4.0, "float64": ON, "float32": {**ON, "difference": 4e-5}}
 ONE = speed.Speed("one", "float64", 20, 20, 5, 10, 0.1, 0.1, 0.1, 0.1, 1.0, 10.0, 1.0, 2.0, 2.0, None)
 ABSENT = (  # on the machine with a card
     *("datasets", "huggingface_hub", "wandb", "platformdirs", "matplotlib", "ot", "PIL", "vl_convert"),
-    *("xdist", "filelock", "jsonschema", "selenium", "captum", "dattri", "kronfluence", "pydvl", "trak"),
+    *("xdist", "filelock", "jsonschema", "selenium", "captum", "dattri", "kronfluence", "pydvl", "trak", "click", "rich"),
 )
 WITHOUT = f"""
 import sys
@@ -217,10 +217,12 @@ def test_the_card_script_needs_only_what_such_a_box_has(part: str, tmp_path: Pat
 
 
 def test_the_short_list_of_speed_needs_only_what_such_a_box_has(tmp_path: Path) -> None:
-    brief = "from benchmark.commands.main import main; from benchmark.studies import speed; "
+    brief = "from benchmark.studies import card, speed; "
     brief += "speed.SHORT, speed.ENOUGH_IN_SHORT = ('quick-digits-mlp-adam',), .01; "
     brief += "speed.peak, speed.memory_taken = lambda *_: 1e12, lambda *_: None; "  # which take seconds
-    done = on_such_a_box(tmp_path, "-c", f"{brief}main(['speed', '--short', '--out', {str(tmp_path / 'speed.json')!r}])")
+    done = on_such_a_box(
+        tmp_path, "-c", f"{brief}card.main(['--part', 'speed', '--device', 'cpu', '--out', {str(tmp_path)!r}])"
+    )
 
     assert done.returncode == 0, done.stderr
     assert [case["case"] for case in json.loads((tmp_path / "speed.json").read_text())["cases"]] == ["quick-digits-mlp-adam"]

@@ -8,13 +8,12 @@ from threading import Lock
 
 import pytest
 import torch
-from cases import MODELS, OPTIMIZERS, every_estimator, problem, supported_by
+from cases import MODELS, OPTIMIZERS, every_estimator, main, problem, supported_by
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import read_tensors, write_tensors
 from benchmark.base.streams import stream
-from benchmark.commands.main import main
 from benchmark.core.declaration import Estimator
 from benchmark.core.layers import MaxPool
 from benchmark.core.models import Block, Network, cnn, mlp
@@ -298,9 +297,9 @@ def test_a_budget_or_thread_number_that_cannot_be_is_an_error(capsys: pytest.Cap
 
 
 def test_sizes_of_memory_are_read_as_people_write_them() -> None:
-    from benchmark.commands.main import _bytes
+    from benchmark.commands.options import in_bytes
 
-    assert [_bytes(text) for text in ("100", "1k", "500M", "1.5G", "2GiB", "3mb")] == [
+    assert [in_bytes(text) for text in ("100", "1k", "500M", "1.5G", "2GiB", "3mb")] == [
         100,
         1024,
         500 * MIB,

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import MODELS, OPTIMIZERS, here, problem, supported_by
+from cases import MODELS, OPTIMIZERS, carried_out, here, problem, supported_by
 from pretend import pretend as pretend
 from torch import Tensor
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
-from benchmark.commands.main import main
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, map_tensors
 from benchmark.core.registry import registered
@@ -22,7 +21,7 @@ from benchmark.retraining import chunks
 from benchmark.retraining.train import leave_one_out, train
 from benchmark.running.evaluate import estimate
 from benchmark.scores import store
-from benchmark.tasks import suites
+from benchmark.tasks import definition, suites
 from benchmark.tasks.questions import FurtherTraining, Subsets, Uses
 from benchmark.truths import truth
 
@@ -105,14 +104,11 @@ def test_an_estimator_answers_on_a_gpu_what_it_does_on_the_cpu(name: str, gpu: G
 
 @pytest.mark.usefixtures("lockable")
 @pytest.mark.parametrize(("question", "dtype"), [*((name, "float64") for name in QUESTIONS), ("each", "float32")])
-def test_every_question_is_asked_and_scored_on_a_gpu_as_on_the_cpu(
-    question: str, dtype: str, gpu: GPU, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(suites.TASKS, "small", QUESTIONS[question])
-    command = ["run", "--task", "small", "--seeds", "1", "--estimator", "grad-dot", "--dtype", dtype]
-    assert main(command) == 0
+def test_every_question_is_asked_and_scored_on_a_gpu_as_on_the_cpu(question: str, dtype: str, gpu: GPU) -> None:
+    task = definition.variant(QUESTIONS[question], dtype)
+    carried_out(task, ["grad-dot"])
     with gpu():
-        assert main([*command, "--device", "cuda"]) == 0
+        carried_out(task, ["grad-dot"], "cuda")
     name = "small" if dtype == "float64" else f"small-{dtype}"
     known, found = (store.load(Path("my-results") / folder / "grad-dot.json").cells["0"] for folder in (name, f"{name}-cuda"))
 

@@ -11,7 +11,7 @@ import pytest
 import benchmark
 from benchmark.base import git, machine
 from benchmark.base.errors import LoobenchError
-from benchmark.commands import submitters
+from benchmark.commands.options import computed_by
 from benchmark.publishing import audit
 
 WHO = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "init.defaultBranch=main")
@@ -149,8 +149,8 @@ def test_the_name_of_who_sits_here_is_not_that_of_another_repository(
     plain(mine, "config", "user.name", "Ada")
     monkeypatch.chdir(mine)
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
-    assert git.user() == submitters.computed_by(Namespace()) == "Ada"
+    assert git.user() == computed_by(Namespace()) == "Ada"
 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git.user() is None
-    assert submitters.computed_by(Namespace()) == "unknown"
+    assert computed_by(Namespace()) == "unknown"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.commands.main import _tasks, main, parser
+from benchmark.commands.main import asked, main
+from benchmark.commands.run import tasks
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
@@ -261,7 +262,7 @@ def test_targets_of_a_regression_are_real_and_have_one_output(tmp_path: Path) ->
 def test_full_sizes_are_for_suites_that_have_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--suite", "quick", "--full"]) == 2
     assert "suite quick has one size; --full is for cleansing" in capsys.readouterr().err
-    chosen = _tasks(parser().parse_args(["run", "--suite", "cleansing", "--full"]))
+    chosen = tasks(asked(["run", "--suite", "cleansing", "--full"]).options)
     assert list(chosen) == list(SUITES["cleansing-full"].tasks)
 
 

@@ -12,9 +12,10 @@ from test_results import CELL
 from benchmark import PROTOCOL
 from benchmark.base.errors import LoobenchError
 from benchmark.base.text import markdown
+from benchmark.commands import terminal
 from benchmark.commands.main import main
-from benchmark.publishing import details, report
-from benchmark.publishing.tables import brief, interval, letters
+from benchmark.publishing import details, report, tables
+from benchmark.publishing.tables import interval, letters
 from benchmark.scores import board, numbers, store
 from benchmark.scores.results import Limits, Result
 from benchmark.scores.rows import Board
@@ -168,22 +169,22 @@ def test_letters_name_the_groups() -> None:
 
 def test_a_table_for_a_terminal_has_the_score_its_part_of_the_ceiling_and_the_cost() -> None:
     made, known = everything({name: TASKS[name] for name in TWO}, {"sgd-ie": (0.8, 0.5), "grad-dot": (0.4, 0.1)}, 3)
-    lines = brief(board.board(made, known).suites[0].overall).splitlines()
+    ((headers, rows),) = tables.brief(board.board(made, known).suites[0].overall)
 
-    assert lines[0].split() == ["estimator", "tau", "of", "ceiling", "cost", "n"]
-    assert max(map(len, lines)) < 100
-    assert [line.split()[1] for line in lines[2:]] == ["sgd-ie", "grad-dot"]
+    assert headers == ["estimator", "tau", "of ceiling", "cost", "n", "tie", ""]
+    assert [row[0] for row in rows] == ["sgd-ie", "grad-dot"]
+    assert max(map(len, terminal.table_text(headers, rows).splitlines())) <= terminal.WIDTH
 
 
 def test_a_table_for_a_terminal_shows_rows_that_lack_tasks_below_with_the_best_that_has_them_all() -> None:
     made, known = everything({name: TASKS[name] for name in TWO}, {"sgd-ie": (0.8, 0.5), "grad-dot": (0.4, 0.1)}, 3)
     partial = [one for one in made if (one.estimator.name, one.name) != ("sgd-ie", TWO[1])]
-    upper, lower = brief(board.board(partial, known).suites[0].overall).split("\n\n")
+    (_, upper), (_, lower) = tables.brief(board.board(partial, known).suites[0].overall)
     best = board.board(made, known).find(f"{TWO[0]}/grad-dot")[1].score.mean
 
-    assert [line.split()[1] for line in upper.splitlines()[2:]] == ["grad-dot"]
-    assert [line.split()[0] for line in lower.splitlines()[2:]] == ["sgd-ie"]
-    assert lower.splitlines()[2].split()[2:5] == [numbers.figure(best), "grad-dot", "1/2"]
+    assert [row[0] for row in upper] == ["grad-dot"]
+    assert [row[0] for row in lower] == ["sgd-ie"]
+    assert lower[0][2:5] == [board.figure(best), "grad-dot", "1/2"]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -211,11 +212,11 @@ def test_no_figure_of_any_published_table_has_more_than_six_characters(published
         for table in suite.tasks
         for _, figure in details.limit_texts(table, published.limits)
     ]
-    briefly = [re.split(r"  +", line)[2:] for suite in published.suites for line in brief(suite.overall).splitlines()]
+    brief = [row[1:] for suite in published.suites for _, rows in tables.brief(suite.overall) for row in rows]
     found = {
         "leaderboard.md": [figure for row in cells for cell in row for figure in FIGURE.findall(plain(cell))],
         "the page": [figure for text in texts for figure in FIGURE.findall(text)],
-        "a terminal": [figure for row in briefly for cell in row for figure in FIGURE.findall(plain(cell))],
+        "a terminal": [figure for row in brief for cell in row for figure in FIGURE.findall(plain(cell))],
     }
 
     assert {name: [figure for figure in figures if len(figure) > 6] for name, figures in found.items()} == {

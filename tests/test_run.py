@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import synthetic
 import torch
-from cases import problem, walked
+from cases import carried_out, main, problem, walked
 from test_estimators import BROKEN, GOOD, declare
 
 from benchmark.base import machine
 from benchmark.base.errors import Diverged, LoobenchError
 from benchmark.base.files import read_tensors, write_tensors
 from benchmark.base.streams import stream
-from benchmark.commands.main import main
 from benchmark.core.optimizers import Sgd
 from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
@@ -543,9 +542,10 @@ def test_a_published_task_on_real_data_end_to_end(hub: str, loobench: Callable[.
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.usefixtures("lockable")
 def test_a_gpu_gives_the_numbers_of_the_cpu() -> None:
-    assert main([*SMALL, "--estimator", "acc-sgd-ie-exact", "--device", "cuda"]) == 0
-    assert main([*SMALL, "--estimator", "acc-sgd-ie-exact"]) == 0
-    for name in ("grad-dot", "sgd-ie", "acc-sgd-ie-exact"):
+    names = ("grad-dot", "sgd-ie", "acc-sgd-ie-exact")
+    for device in ("cuda", "cpu"):
+        carried_out(suites.task(TASK), names, device, (0, 1))
+    for name in names:
         on_gpu, on_cpu = load(name, f"{TASK}-cuda"), load(name)
         for seed, cell in on_cpu.cells.items():
             assert on_gpu.cells[seed].scores["pearson"] == pytest.approx(cell.scores["pearson"], abs=1e-9)

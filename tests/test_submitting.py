@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from benchmark.commands.main import COMMANDS, main, parser
-from benchmark.commands.submitters import pull_request
+from benchmark.commands.main import COMMANDS, asked, main
+from benchmark.commands.submit import pull_request
 from benchmark.core import declaration, registry
 from benchmark.scores import results, store
 from benchmark.scores.store import Store
@@ -209,7 +209,7 @@ def test_every_documented_command_is_one_that_there_is(page: str) -> None:
     assert len(commands) > 1
     for command in commands:
         if command[0] in COMMANDS:
-            parser().parse_args(command)
+            asked(command)
         else:
             assert command[0] in ("verify", "audit")
 

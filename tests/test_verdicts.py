@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_results import CELL, result
 
+from benchmark.commands import terminal
 from benchmark.scores.results import Cell, Claim
 from benchmark.submissions import verdicts
 from benchmark.submissions.verdicts import Again, Beside, Report, Verified, decide
@@ -174,7 +175,7 @@ def test_a_stranger_s_text_is_no_markup_link_mention_or_control_character() -> N
     assert not re.search(r"[<>\[\]@!\x1b]|&#64;|www\.|javascript:|//", page)
     assert max(line.count("|") for line in page.splitlines()) == len(verdicts.HEADERS) + 1
     assert not any(line.startswith("#") for line in page.splitlines()[1:])
-    assert "\x1b" not in verdicts.table(found)
+    assert "\x1b" not in verdicts.below(found) + terminal.table_text(verdicts.HEADERS, verdicts.lines(found))
 
 
 def test_a_page_has_the_verdict_both_kinds_of_rows_and_what_was_sampled() -> None:
@@ -186,5 +187,5 @@ def test_a_page_has_the_verdict_both_kinds_of_rows_and_what_was_sampled() -> Non
     assert page.startswith("## Verdict: verified\n")
     for words in ("0.7500", "grad-dot (reference)", "0.4000", "not sampled", "0123456789abcdef", "0.001", "1000"):
         assert words in page
-    assert verdicts.table(found).splitlines()[-1] == "verdict: verified"
+    assert verdicts.below(found).splitlines()[-1] == "verdict: verified"
     assert report([unsampled]).verdict == "failed"

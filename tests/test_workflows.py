@@ -1,6 +1,5 @@
 """The robots' descriptions: they parse, and none gives a stranger's code more than it may have."""
 
-import argparse
 import json
 import re
 import shlex
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.commands.main import parser
+from benchmark.commands.main import asked
+from benchmark.commands.options import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -188,18 +188,18 @@ def test_make_knows_what_the_robots_call() -> None:
     assert (ROOT / ".ci" / "run").exists()
 
 
-def made(*arguments: str) -> list[argparse.Namespace]:
+def made(*arguments: str) -> list[Options]:
     """The options of the commands that make would run."""
     done = subprocess.run(["make", "-n", "READY=", "BIN=bin", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
     found = re.findall(r"^bin/loobench (.*)$", done.stdout.replace("\\\n", " "), re.M)
-    return [parser().parse_args(shlex.split(line)) for line in found]
+    return [asked(shlex.split(line)).options for line in found]
 
 
 def test_make_publishes_where_its_name_says_so_and_nowhere_else() -> None:
     run, report = made("run")
     (everything, _), (again,), (published,) = made("run", "ALL=1"), made("report"), made("publish")
 
-    assert (len(run.estimator), everything.estimator) == (15, [])
+    assert (len(run.estimator), everything.estimator) == (15, ())
     for mine in (run, report, everything, again):
         assert (mine.results, mine.publish) == (Path("my-results"), False)
     assert published.publish
@@ -208,6 +208,6 @@ def test_make_publishes_where_its_name_says_so_and_nowhere_else() -> None:
 
 def test_the_monthly_run_is_over_the_published_results() -> None:
     (command,) = (step["run"] for step in steps(named("monthly")) if step.get("id") == "run")
-    options = parser().parse_args(command.split("loobench ")[1].split(" 2>")[0].split())
+    options = asked(command.split("loobench ")[1].split(" 2>")[0].split()).options
 
-    assert (options.suite, options.publish, options.replace) == (["quick"], True, False)
+    assert (options.suite, options.publish, options.replace) == (("quick",), True, False)

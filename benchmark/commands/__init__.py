@@ -1,1 +1,1 @@
-"""The command line: options in, texts and exit codes out. What is slow to import is imported inside a command."""
+"""The command line: options in, texts and exit codes out; a module for each command, whose slow imports wait for its call."""

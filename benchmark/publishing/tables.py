@@ -51,16 +51,17 @@ def in_part(row: Row, named: Link) -> list[str]:
     return [named(row.name), figure(row.score.mean), *best, f"{row.done}/{row.tasks}", _seeds(row)]
 
 
-def brief(made: Table) -> str:
-    """A table of the board that fits a terminal, and below it one of the rows that lack tasks."""
+def brief(made: Table) -> list[tuple[list[str], list[list[str]]]]:
+    """A table of the board for a terminal, and one of the rows that lack tasks: headers and rows of those that have any."""
     first = made.columns[0]
     shown = [column for column in made.columns if column.title in ("of ceiling", "cost")]
-    headers = ["", "estimator", first.title, *(column.title for column in shown), "n", ""]
+    headers = ["estimator", first.title, *(column.title for column in shown), "n", "tie", ""]
     whole = [row for row in made.rows if not row.partial]
-    rows = [[*_named(row, plain), interval(row.score), *_means(row, shown), _seeds(row), _marks(row)] for row in whole]
+    rows = [
+        [plain(row.name), interval(row.score), *_means(row, shown), _seeds(row), group_of(row), _marks(row)] for row in whole
+    ]
     others = [[*in_part(row, plain), _marks(row)] for row in made.rows if row.partial]
-    below = _tabulated(others, ["lacks tasks", first.title, *PARTIAL, ""], "simple")
-    return "\n\n".join(found for found in (_tabulated(rows, headers, "simple"), below) if found)
+    return [pair for pair in ((headers, rows), (["lacks tasks", first.title, *PARTIAL, ""], others)) if pair[1]]
 
 
 def _tabulated(rows: Sequence[Sequence[str]], headers: Sequence[str], style: str) -> str:

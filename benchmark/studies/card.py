@@ -61,9 +61,8 @@ def parts(device: str, folder: Path) -> list[Part]:
         here = (sys.executable, "-m", "benchmark.studies.card", "--part", name, "--device", device, "--out", str(folder))
         return Part(name, here, limit)
 
-    short = (sys.executable, "-m", "benchmark", "speed", "--short", "--device", device, "--out", str(folder / "speed.json"))
     truths = [own(name, 60) for name in ACTS if name.startswith("truth-")]
-    return [own("machine", 60), own("tests", 200), *truths, Part("speed", short, 120)]
+    return [own("machine", 60), own("tests", 200), *truths, own("speed", 120)]
 
 
 def carry_out(given: Sequence[Part], folder: Path, seconds: float) -> Iterator[Finding]:

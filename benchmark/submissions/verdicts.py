@@ -270,11 +270,10 @@ def _figure(number: float | None) -> str:
     return "" if number is None else f"{number:.4f}"
 
 
-def table(report: Report) -> str:
-    """All as text for a terminal: a table, the reasons, and the verdict in the last line."""
-    rows = [list(map(printable, line)) for line in lines(report)]
+def below(report: Report) -> str:
+    """What stands below the table on a terminal: the reasons, and the verdict in the last line."""
     told = [f"{one.result.name} {one.result.estimator.name}: {one.detail}" for one in report.verified if _worth(one)]
-    parts = [tabulate(rows, HEADERS, disable_numparse=True), "", *map(printable, told), *([""] if told else [])]
+    parts = ["", *map(printable, told), *([""] if told else [])]
     return "\n".join([*parts, f"nonce {report.nonce}; {report.sampled}", f"verdict: {report.verdict}"])
 
 

@@ -1,0 +1,83 @@
+"""What all commands write: tables no wider than the terminal, or than 80 columns in a pipe; JSON, notes and progress."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from shutil import get_terminal_size
+from textwrap import fill
+from typing import Any
+
+from benchmark.base.text import line
+
+WIDTH = 80  # columns where no terminal says otherwise
+GAP = 2  # columns between two of a table
+LONGEST = 10_000  # characters of a cell
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None) -> None:
+    """Print a table; see `table_text`."""
+    print(table_text(headers, rows, cut=cut))
+
+
+def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None) -> str:
+    """A table that fits: the first column stays whole, others are wrapped; or each row is one line, `cut` in that column."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    console = Console(width=_width())
+    held = [[line(cell, LONGEST) for cell in row] for row in rows]
+    if cut is not None:
+        held = _cut(headers, held, list(headers).index(cut), console.width)
+    columns = [Column(Text(name), no_wrap=not at, overflow="fold") for at, name in enumerate(headers)]
+    made = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for row in held:
+        made.add_row(*map(Text, row))  # which reads no markup
+    with console.capture() as drawn:
+        console.print(made)
+    return "\n".join(one.rstrip() for one in drawn.get().splitlines())
+
+
+def _cut(headers: Sequence[str], rows: list[list[str]], at: int, width: int) -> list[list[str]]:
+    widths = [max(len(row[column]) for row in [headers, *rows]) for column in range(len(headers))]
+    room = max(len(headers[at]), width - sum(widths) + widths[at] - GAP * len(headers))
+    return [[*row[:at], line(row[at], room), *row[at + 1 :]] for row in rows]
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs, no wider than a table."""
+    return "\n\n".join(fill(paragraph, _width(), break_on_hyphens=False) for paragraph in text.split("\n\n"))
+
+
+def _width() -> int:
+    return get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
+
+
+def write_json(value: Any) -> None:
+    """Print a JSON value."""
+    print(json.dumps(value, indent=1, allow_nan=False))
+
+
+def tell(kind: str, text: str) -> None:
+    """Say on stderr, behind its kind: error, failed, warning or note."""
+    print(f"{kind}: {text}", file=sys.stderr)
+
+
+def bar(total: int, text: str, unit: str) -> Any:
+    """A bar of progress, where stderr is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=text, unit=unit, unit_scale=total > 9999, disable=None, leave=False)
+
+
+@contextmanager
+def patient_reader() -> Iterator[None]:
+    """Print inside the block; a reader that has seen enough, say `head`, is no error and hides none."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
