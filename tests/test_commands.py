@@ -158,6 +158,15 @@ def test_the_summary_of_all_that_is_published_fits_80_columns() -> None:
             assert max(map(len, terminal.table_text(headers, rows).splitlines())) <= 80
 
 
+def test_names_stay_whole_where_there_is_room_and_nothing_is_lost_where_there_is_none() -> None:
+    name, words = "a-name-of-forty-columns" + 17 * "x", "some words that are wrapped " * 3
+
+    assert terminal.table_text(["task", "about", "n"], [[name, words, "2"]]).splitlines()[2].startswith(name)
+    narrow = terminal.table_text([f"header-{at}" for at in range(8)], [[name] * 8]).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert "".join(narrow[-6:]).count("x") == 8 * 17
+
+
 def test_a_cell_is_shown_as_it_is_with_no_markup_and_no_control_character() -> None:
     text = terminal.table_text(["name", "found"], [["[red]a[/red]", "b\x1b[31m\nc :smile: [link=x]d[/link]"]])
 

@@ -514,9 +514,11 @@ def test_a_verdict_is_the_same_page_and_the_same_lines_on_a_terminal() -> None:
     plain, hostile = verdict(PLAIN), verdict(TEXT)
 
     same_markdown(verdicts.markdown(plain), verdicts.markdown(hostile))
-    shown = [verdicts.table(one).splitlines() for one in (plain, hostile)]
+    shown = [verdicts.below(one).splitlines() for one in (plain, hostile)]
     assert len(shown[0]) == len(shown[1])
-    assert all(text.is_line(line, 10**5) for line in shown[1])
+    table = terminal.table_text(verdicts.HEADERS, verdicts.lines(hostile)).splitlines()
+    assert all(text.is_line(line, 10**5) for line in [*shown[1], *table])
+    assert max(map(len, table)) <= terminal.WIDTH
     assert shown[0][-1] == shown[1][-1] == "verdict: failed"
 
 
@@ -533,12 +535,10 @@ def test_an_audit_is_the_same_table() -> None:
 @EVERYWHERE
 def test_tables_on_a_terminal_have_the_same_lines(but: frozenset[str]) -> None:
     for plain, hostile in zip(*(one.suites for one in both(but)), strict=True):
-        shown = [
-            [line for made in tables.brief(one.overall) for line in terminal.table_text(*made, cut="").splitlines()]
-            for one in (plain, hostile)
-        ]
-        assert len(shown[0]) == len(shown[1])
-        assert all(text.is_line(line, 10**5) for line in shown[1])
+        shown = [tables.brief(one.overall) for one in (plain, hostile)]
+        assert [len(rows) for _, rows in shown[0]] == [len(rows) for _, rows in shown[1]]
+        lines = [line for made in shown[1] for line in terminal.table_text(*made).splitlines()]
+        assert all(text.is_line(line, terminal.WIDTH) for line in lines)
 
 
 # ---- Markdown ------------------------------------------------------------------------------------------------------------

@@ -4,16 +4,15 @@ from pathlib import Path
 
 from benchmark.base.places import PUBLISHED
 from benchmark.commands import options as o
-from benchmark.commands.options import Options
 
 
 @o.command(
     o.option("--base", required=True, metavar="REV", help="Git revision to compare with, as origin/main."),
     o.flag("--submission", help="Judge it as a stranger's: claimed, not verified, nothing of others changed."),
-    o.option("--results", type=Path, default=PUBLISHED, show_default=True, metavar="DIR", help="Folder."),
+    o.option("--results", type=Path, default=PUBLISHED, metavar="DIR", help="Folder."),
     examples=("loobench audit --base origin/main", "loobench audit --base origin/main --submission"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """What results/ changes of a git revision, and whether it may; as a Markdown table."""
     from benchmark.publishing import audit
 

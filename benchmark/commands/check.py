@@ -5,11 +5,10 @@ from typing import Any
 
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 @o.command(o.ESTIMATOR, *o.STRANGERS, examples=("loobench check my_estimator.py", "loobench check sgd-ie"))
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Whether an estimator keeps the rules, in under a minute."""
     found = checked(options)
     if found is None:
@@ -21,7 +20,7 @@ def command(options: Options) -> int:
     return 0
 
 
-def checked(options: Options) -> dict[str, list[Any]] | None:
+def checked(options: o.Options) -> dict[str, list[Any]] | None:
     """What was found of each estimator; None where one breaks a rule, which is then printed."""
     from benchmark.submissions import check
 

@@ -8,15 +8,10 @@ from benchmark.base import places
 from benchmark.base.errors import LoobenchError
 from benchmark.base.places import MINE, PUBLISHED
 from benchmark.commands import options as o
-from benchmark.commands.options import Options
 
 
-@o.command(
-    o.argument("row", "[ROW]", required=False),
-    o.READ,
-    examples=("loobench cite", "loobench cite hara2019/sgd-ie"),
-)
-def command(options: Options) -> int:
+@o.command(o.argument("row", "[ROW]", required=False), o.READ, examples=("loobench cite", "loobench cite hara2019/sgd-ie"))
+def command(options: o.Options) -> int:
     """BibTeX and text to cite a row, or the benchmark.
 
     ROW is SUITE/ESTIMATOR or TASK/ESTIMATOR; the benchmark, without one.

@@ -2,11 +2,10 @@
 
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 @o.command(examples=("loobench doctor",))
-def command(options: Options) -> int:  # noqa: ARG001
+def command(options: o.Options) -> int:  # noqa: ARG001
     """What this machine is, and whether it reproduces stored truths bit for bit."""
     from benchmark.studies import doctor
 

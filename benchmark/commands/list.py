@@ -10,7 +10,6 @@ from benchmark.base.text import line
 from benchmark.commands import options as o
 from benchmark.commands import terminal
 from benchmark.commands.declarations import declared
-from benchmark.commands.options import Options
 
 
 class Listing(NamedTuple):
@@ -27,13 +26,9 @@ class Listing(NamedTuple):
     o.option("--suite", metavar="SUITE", help="Only its tasks, their data sets, or estimators for their optimisers."),
     o.repeated("--match", metavar="TEXT", help="Only what has this text in its row; may be repeated: all of them."),
     *(o.JSON, o.CACHE),
-    examples=(
-        "loobench list tasks --suite quick",
-        "loobench list estimators --match Koh",
-        "loobench list datasets --json",
-    ),
+    examples=("loobench list tasks --suite quick", "loobench list estimators --match Koh", "loobench list datasets --json"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Show what there is.
 
     WHAT is tasks, suites, estimators, datasets or metrics; `loobench show` says all of one.
@@ -47,7 +42,7 @@ def command(options: Options) -> int:
     return 0
 
 
-def _tasks(options: Options) -> Listing:
+def _tasks(options: o.Options) -> Listing:
     chosen = _chosen(options.suite)
     rows = [[t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs)] for t in chosen]
     records = [{**task.record(), "digest": task.digest()} for task in chosen]
@@ -61,7 +56,7 @@ def _chosen(suite: str | None) -> Iterable[Any]:
     return suites.suite(suite).tasks if suite else suites.TASKS.values()
 
 
-def _suites(options: Options) -> Listing:
+def _suites(options: o.Options) -> Listing:
     from benchmark.tasks.suites import SUITES, suite
 
     chosen = [suite(options.suite)] if options.suite else [*SUITES.values()]
@@ -70,7 +65,7 @@ def _suites(options: Options) -> Listing:
     return Listing(["suite", "tasks", "seeds", "about"], rows, None, records)
 
 
-def _estimators(options: Options) -> Listing:
+def _estimators(options: o.Options) -> Listing:
     from benchmark.core.registry import registered
     from benchmark.sandbox.client import packaged
 
@@ -84,7 +79,7 @@ def _estimators(options: Options) -> Listing:
     return Listing(["estimator", "units", "tuned on", "source"], rows, "source", records)
 
 
-def _datasets(options: Options) -> Listing:
+def _datasets(options: o.Options) -> Listing:
     from benchmark.tasks import data
 
     names = {task.dataset for task in _chosen(options.suite)} if options.suite else data.SOURCES
@@ -98,14 +93,14 @@ def _datasets(options: Options) -> Listing:
     return Listing(["name", "rows", "licence", "digest", "cached", "source"], rows, "source", records)
 
 
-def _metrics(_options: Options) -> Listing:
+def _metrics(_options: o.Options) -> Listing:
     from benchmark.scores.metrics import METRICS
 
     records = [{"name": m.name, "best": str(m.best), "worst": str(m.worst), "about": m.about} for m in METRICS.values()]
     return Listing(["metric", "best", "worst", "about"], [[*record.values()] for record in records], None, records)
 
 
-LISTINGS: dict[str, Callable[[Options], Listing]] = {
+LISTINGS: dict[str, Callable[[o.Options], Listing]] = {
     "tasks": _tasks,
     "suites": _suites,
     "estimators": _estimators,

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from benchmark.commands import options as o
-from benchmark.commands.options import Options
 
 
 @o.command(
@@ -16,7 +15,7 @@ from benchmark.commands.options import Options
     *(o.WRITTEN, o.PUBLISH),
     examples=("loobench migrate", "loobench migrate --results theirs --estimator theirs.py"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Rewrite results of an older schema."""
     from benchmark.scores.migrate import migrate
 

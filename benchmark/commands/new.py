@@ -4,15 +4,14 @@ import shlex
 from pathlib import Path
 
 from benchmark.commands import options as o
-from benchmark.commands.options import Options
 
 
 @o.command(
     o.argument("name", "NAME"),
-    o.option("--folder", type=Path, default=Path(), metavar="DIR", help="Where to write.  [default: here]"),
+    o.option("--folder", type=Path, default=Path(), metavar="DIR", help="Where to write."),
     examples=("loobench new my-estimator", "loobench new my-estimator --folder methods"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """A new estimator that runs as it stands, and its test.
 
     NAME is that of the estimator, as my-estimator.

@@ -83,14 +83,14 @@ def _one_by_one(words: Iterable[str], many: set[str]) -> Iterator[str]:
 
 
 def command(*parameters: click.Parameter, examples: tuple[str, ...]) -> Callable[[Callable[[Options], int]], Command]:
-    """Make a function of options that returns an exit code a command, whose name and help are the function's.
+    """Make a function of options that returns an exit code a command, whose help is the function's.
 
     The command itself only reads its options: it returns a `Call`.
     """
 
     def made(function: Callable[[Options], int]) -> Command:
         found = Command(
-            function.__name__.strip("_"),
+            None,
             help=function.__doc__,
             params=[*parameters],
             callback=lambda **given: Call(function, Options(**given)),
@@ -102,8 +102,8 @@ def command(*parameters: click.Parameter, examples: tuple[str, ...]) -> Callable
 
 
 def option(*names: str, **more: Any) -> click.Option:
-    """An option with one value."""
-    return click.Option(names, **more)
+    """An option with one value; its help shows the default."""
+    return click.Option(names, show_default=True, **more)
 
 
 def flag(*names: str, **more: Any) -> click.Option:
@@ -198,8 +198,8 @@ CHOICE = (
     repeated("--task", metavar="TASK", help="May be repeated."),
     repeated("--estimator", metavar="NAME|FILE.py[:NAME]", help="May be repeated.  [default: all]"),
 )
-DEVICE = option("--device", default="cpu", show_default=True, metavar="NAME", help="cpu or cuda.")
-DTYPE = option("--dtype", default="float64", show_default=True, metavar="NAME", help="float64 or float32.")
+DEVICE = option("--device", default="cpu", metavar="NAME", help="cpu or cuda.")
+DTYPE = option("--dtype", default="float64", metavar="NAME", help="float64 or float32.")
 MEANS = (
     option("--memory", metavar="SIZE", help="Most that retraining may take, as in 500M or 2G.  [default: half of the free]"),
     option("--threads", type=int, metavar="N", help="Chunks of runs retrained side by side.  [default: one per core]"),
@@ -211,14 +211,7 @@ JSON = flag("--json", "as_json", help="Print it as JSON.")
 SANDBOX = flag("--sandbox", help="Run all estimators in the sandbox, not strangers' only.")
 STRANGERS = (
     flag("--no-sandbox", help="Run strangers' files as you, with your files and network."),
-    option(
-        "--time-limit",
-        type=float,
-        default=600.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Of the sandbox, for one seed of a task.",
-    ),
+    option("--time-limit", type=float, default=600.0, metavar="SECONDS", help="Of the sandbox, for one seed of a task."),
     flag("--traceback", help="Show all lines that a failing estimator went through."),
 )
 

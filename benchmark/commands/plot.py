@@ -5,7 +5,6 @@ from pathlib import Path
 from benchmark.base import places
 from benchmark.base.places import MINE
 from benchmark.commands import options as o
-from benchmark.commands.options import Options
 
 
 @o.command(
@@ -15,11 +14,11 @@ from benchmark.commands.options import Options
         "--kind", metavar="KIND", help="cost, horizons, pairs, heatmap or ranks; may be repeated.  [default: all there are]"
     ),
     o.repeated("--format", metavar="FORMAT", help="svg, pdf or png; may be repeated.  [default: svg]"),
-    o.option("--out", type=Path, default=MINE / "figures", show_default=True, metavar="DIR", help="Folder."),
+    o.option("--out", type=Path, default=MINE / "figures", metavar="DIR", help="Folder."),
     o.READ,
     examples=("loobench plot --suite hara2019 --kind cost", "loobench plot --task quick-digits-mlp-sgd --format pdf"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Figures for papers from the results."""
     from benchmark.publishing import figures
 

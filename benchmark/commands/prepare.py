@@ -2,16 +2,15 @@
 
 from benchmark.base.errors import LoobenchError
 from benchmark.commands import options as o
-from benchmark.commands.options import Options
 
 
 @o.command(
-    o.argument("datasets", "NAME...", nargs=-1),
+    o.argument("datasets", "[NAME]...", nargs=-1),
     o.repeated("--suite", metavar="SUITE", help="Those of a suite's tasks; may be repeated."),
     o.CACHE,
     examples=("loobench prepare adult mnist", "loobench prepare --suite core"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Download data sets ahead; `loobench list datasets` has their names."""
     from benchmark.base.files import probe
     from benchmark.tasks import data, suites

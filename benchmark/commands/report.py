@@ -10,7 +10,6 @@ from benchmark.base.places import MINE, PUBLISHED
 from benchmark.base.text import line
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 BOARD = Path("leaderboard.md")
 
@@ -29,7 +28,7 @@ BOARD = Path("leaderboard.md")
     o.flag("--json", "as_json", help="Write nothing; print the board as JSON."),
     examples=("loobench report", "loobench report --json --results results", "loobench report --check"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Write the board of your results beside the published ones; or that of these."""
     from benchmark.publishing import own
     from benchmark.scores.store import Store
@@ -50,7 +49,7 @@ def command(options: Options) -> int:
     return 0
 
 
-def _print(options: Options) -> int:
+def _print(options: o.Options) -> int:
     from benchmark.publishing import details, own
 
     if options.check or options.publish or options.board:
@@ -61,7 +60,7 @@ def _print(options: Options) -> int:
     return 0
 
 
-def _publication(options: Options) -> int:
+def _publication(options: o.Options) -> int:
     """`loobench report --publish` and `--check`."""
     from benchmark.base import files
     from benchmark.core import registry

@@ -5,7 +5,6 @@ from pathlib import Path
 from benchmark.base.places import MINE
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 PAGE = Path("docs/reproduction.md")
 
@@ -18,7 +17,7 @@ PAGE = Path("docs/reproduction.md")
     *(*o.MEANS, o.CACHE, o.WRITTEN, o.PUBLISH, o.REPLACE),
     examples=("loobench reproduce hara2019 --seeds 2", "loobench reproduce --no-run"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Published figures beside ours, with a verdict on each.
 
     PAPER is hara2019, acc2025 or wei2025; all, without one.

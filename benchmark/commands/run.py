@@ -11,11 +11,10 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.places import PUBLISHED
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 WANDB = (
     o.flag("--wandb", help="Track in Weights & Biases, which never stops or slows the run."),
-    o.option("--wandb-project", default="loobench", show_default=True, metavar="NAME", help="Project."),
+    o.option("--wandb-project", default="loobench", metavar="NAME", help="Project."),
     o.option("--wandb-entity", metavar="NAME", help="User or team.  [default: the login's own]"),
     o.option("--wandb-group", metavar="NAME", help="Group.  [default: the suite]"),
     o.Many(["--wandb-tags"], multiple=True, metavar="TAG...", help="Beside suite, model and optimiser."),
@@ -37,7 +36,7 @@ WANDB = (
         "loobench run --suite core --estimator my_estimator.py",
     ),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Train, retrain without each sample, run estimators, score them, write results."""
     from benchmark.base import machine
     from benchmark.running import tracking
@@ -88,7 +87,7 @@ def _tell_missing() -> None:
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------
-def _plan(options: Options) -> Any:
+def _plan(options: o.Options) -> Any:
     from benchmark.base import machine
     from benchmark.running.cell import Setup
     from benchmark.running.plan import Plan
@@ -118,7 +117,7 @@ def _plan(options: Options) -> Any:
     )
 
 
-def tasks(options: Options) -> dict[Any, int]:
+def tasks(options: o.Options) -> dict[Any, int]:
     """The tasks that the options name, and how many seeds of each are usual."""
     from benchmark.tasks import suites
 
@@ -144,7 +143,7 @@ def _suite(name: str, *, full: bool) -> Any:
     return suites.suite(f"{name}-full")
 
 
-def _told(options: Options) -> str:
+def _told(options: o.Options) -> str:
     """The command as provenance records it: no folder of this machine in it."""
     chosen = [("--suite", options.suite), ("--task", options.task), ("--estimator", map(_file_name, options.estimator))]
     parts = [f"{flag} {value}" for flag, values in chosen for value in values]
@@ -158,7 +157,7 @@ def _file_name(estimator: str) -> str:
     return estimator.rpartition("/")[2] if estimator.partition(":")[0].endswith(".py") else estimator
 
 
-def _wandb(options: Options) -> Any:
+def _wandb(options: o.Options) -> Any:
     """How to track a run; None where that is not asked. Raises LoobenchError for bad options, also for some without --wandb."""
     from benchmark.running import tracking
 

@@ -6,11 +6,10 @@ from typing import Any
 from benchmark.base.errors import LoobenchError
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 @o.command(*o.CHOICE, o.CACHE, o.WRITTEN, o.PUBLISH, examples=("loobench score", "loobench score --suite quick"))
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Compute the scores of existing results anew from kept estimates and truths."""
     from benchmark.running.scoring import rescore
     from benchmark.scores.store import Store, load_all
@@ -29,7 +28,7 @@ def command(options: Options) -> int:
     return o.FAILED if incomplete else 0
 
 
-def _chosen(result: Any, options: Options) -> bool:
+def _chosen(result: Any, options: o.Options) -> bool:
     """Whether the options mean this result."""
     task = result.task["suite"] in options.suite or result.name in options.task
     return (task or not (options.suite or options.task)) and (

@@ -14,7 +14,6 @@ from benchmark.base.text import line, printable
 from benchmark.commands import options as o
 from benchmark.commands import terminal
 from benchmark.commands.declarations import declared
-from benchmark.commands.options import Options
 
 Facts = dict[str, Any]
 
@@ -24,7 +23,7 @@ Facts = dict[str, Any]
     *(o.READ, o.JSON, *o.STRANGERS),
     examples=("loobench show quick-digits-mlp-sgd", "loobench show sgd-ie --json", "loobench show my_estimator.py"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """All of a task or an estimator: its record, settings, paper, sources and published results."""
     folder = places.read(options.results)
     if found := declared(partial(_declared, options.name)):
@@ -60,7 +59,7 @@ def _of_estimator(variant: Any, source: str) -> Facts:
     return {"kind": "estimator", **plain, "missing": variant.missing, "source": source, "about": about}
 
 
-def _strangers(options: Options) -> dict[str, Facts]:
+def _strangers(options: o.Options) -> dict[str, Facts]:
     """What a file's estimators declare, in the sandbox unless that is not wanted. Raises LoobenchError for an unknown name."""
     from benchmark.core import registry
     from benchmark.sandbox import client

@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 @o.command(
@@ -20,11 +19,11 @@ from benchmark.commands.options import Options
         help="What estimators cost against it, all or the named ones.",
     ),
     o.DEVICE,
-    o.option("--out", type=Path, default="speed.json", show_default=True, metavar="FILE", help="File of all figures."),
+    o.option("--out", type=Path, default="speed.json", metavar="FILE", help="File of all figures."),
     *(o.CACHE, o.SANDBOX, *o.STRANGERS),
     examples=("loobench speed --short", "loobench speed --estimators sgd-ie if-cg"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Measure exact retraining against a plain loop and the matrix-product peak."""
     from benchmark.base import files
 
@@ -32,7 +31,7 @@ def command(options: Options) -> int:
     return _costs(options) if options.estimators else _speed(options)
 
 
-def _speed(options: Options) -> int:
+def _speed(options: o.Options) -> int:
     from benchmark.base import machine
     from benchmark.studies import speed
     from benchmark.tasks import suites
@@ -52,7 +51,7 @@ def _speed(options: Options) -> int:
     return 0
 
 
-def _costs(options: Options) -> int:
+def _costs(options: o.Options) -> int:
     from benchmark.sandbox import client
     from benchmark.studies import costs
 

@@ -13,19 +13,18 @@ from benchmark.base.places import MINE
 from benchmark.commands import options as o
 from benchmark.commands import terminal
 from benchmark.commands.check import checked
-from benchmark.commands.options import Options
 
 
 @o.command(
     o.ESTIMATOR,
-    o.option("--results", type=Path, default=MINE, show_default=True, metavar="DIR", help="Folder of its result files."),
-    o.option("--out", type=Path, default="submission", show_default=True, metavar="DIR", help="Folder for the bundle."),
+    o.option("--results", type=Path, default=MINE, metavar="DIR", help="Folder of its result files."),
+    o.option("--out", type=Path, default="submission", metavar="DIR", help="Folder for the bundle."),
     o.by("claims the results"),
     o.flag("--open", help="Make branch and commit, push, and open the pull request by gh."),
     *o.STRANGERS,
     examples=("loobench submit my_estimator.py", "loobench submit my_estimator.py --by 'Ada Lovelace' --open"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Write the bundle of a submission; propose it."""
     from benchmark.submissions import submission
 

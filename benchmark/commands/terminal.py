@@ -13,6 +13,7 @@ from benchmark.base.text import line
 
 WIDTH = 80  # columns where no terminal says otherwise
 GAP = 2  # columns between two of a table
+LEAST = 8  # columns of the others beside a first one that is not wrapped
 LONGEST = 10_000  # characters of a cell
 
 
@@ -22,7 +23,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | N
 
 
 def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None) -> str:
-    """A table that fits: the first column stays whole, others are wrapped; or each row is one line, `cut` in that column."""
+    """A table that fits: wide columns are wrapped, the first if it must be; or each row is one line, `cut` in that column."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
@@ -32,7 +33,8 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: st
     held = [[line(cell, LONGEST) for cell in row] for row in rows]
     if cut is not None:
         held = _cut(headers, held, list(headers).index(cut), console.width)
-    columns = [Column(Text(name), no_wrap=not at, overflow="fold") for at, name in enumerate(headers)]
+    whole = max((len(row[0]) for row in held), default=0) <= console.width - LEAST * len(headers[1:])
+    columns = [Column(Text(name), overflow="fold", no_wrap=whole and not at) for at, name in enumerate(headers)]
     made = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for row in held:
         made.add_row(*map(Text, row))  # which reads no markup

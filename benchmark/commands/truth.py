@@ -6,17 +6,16 @@ from typing import Any
 from benchmark.base.errors import LoobenchError
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 @o.command(
     o.argument("task", "TASK"),
-    o.option("--seed", type=int, default=0, show_default=True, metavar="N", help="From 0 to 99."),
+    o.option("--seed", type=int, default=0, metavar="N", help="From 0 to 99."),
     o.option("--export", type=Path, metavar="DIR", help="Write problem, trajectory, truth, task.json (docs/export.md)."),
     *(o.DEVICE, o.DTYPE, *o.MEANS, o.CACHE),
     examples=("loobench truth quick-digits-mlp-sgd", "loobench truth quick-digits-mlp-sgd --seed 1 --export exported"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """The exact leave-one-out effects of one task and seed; and their export."""
     from benchmark.base import machine
     from benchmark.base.files import probe

@@ -9,7 +9,6 @@ import click
 from benchmark.base.errors import LoobenchError
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 class Value(click.ParamType[str]):
@@ -32,7 +31,7 @@ class Value(click.ParamType[str]):
     *(o.CACHE, o.SANDBOX, *o.STRANGERS),
     examples=("loobench tune if-cg damping 0.01 0.1 1", "loobench tune my_estimator.py:my-estimator damping 0.01 0.1"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """What a setting of an estimator does on the tuning tasks, which are never scored.
 
     A VALUE is JSON, or a word.

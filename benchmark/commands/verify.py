@@ -11,22 +11,14 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.places import PUBLISHED
 from benchmark.commands import options as o
 from benchmark.commands import terminal
-from benchmark.commands.options import Options
 
 
 @o.command(
     o.argument("inputs", "BUNDLE|RESULT.json...", nargs=-1, required=True, type=Path),
     o.repeated("--estimator", metavar="FILE.py[:NAME]", help="Source of result files, if not registered."),
-    o.option(
-        "--cheap",
-        type=float,
-        default=60.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Compute all cells again that took less.",
-    ),
-    o.option("--sample", type=int, default=2, show_default=True, metavar="K", help="So many of the others."),
-    o.option("--fresh", type=int, default=8, show_default=True, metavar="F", help="Fresh seeds of each task."),
+    o.option("--cheap", type=float, default=60.0, metavar="SECONDS", help="Compute all cells again that took less."),
+    o.option("--sample", type=int, default=2, metavar="K", help="So many of the others."),
+    o.option("--fresh", type=int, default=8, metavar="F", help="Fresh seeds of each task."),
     o.repeated("--reference", metavar="NAME", help="Judge fresh seeds beside it.  [default: six cheap methods]"),
     o.option("--nonce", metavar="HEX", help="Decides sample and fresh seeds.  [default: drawn now]"),
     o.by("verifies"),
@@ -37,7 +29,7 @@ from benchmark.commands.options import Options
     *(*o.STRANGERS, *o.MEANS, o.CACHE),
     examples=("loobench verify submission/my-estimator", "loobench verify results/quick-digits-mlp-sgd/sgd-ie.json"),
 )
-def command(options: Options) -> int:
+def command(options: o.Options) -> int:
     """Compute claims again here, on their seeds and on fresh ones, and judge them."""
     from benchmark.base import files
     from benchmark.submissions import verdicts, verify
@@ -60,7 +52,7 @@ def command(options: Options) -> int:
     return 0 if report.verdict == verdicts.VERIFIED else o.FAILED
 
 
-def _inquiry(options: Options) -> Any:
+def _inquiry(options: o.Options) -> Any:
     """How much is computed again. Raises LoobenchError for bad options."""
     from benchmark.submissions.inquiry import REFERENCES, Inquiry, references
 
@@ -76,7 +68,7 @@ def _inquiry(options: Options) -> Any:
     )
 
 
-def _folder(options: Options) -> Path | None:
+def _folder(options: o.Options) -> Path | None:
     """Where the results of bundles are written, if they are. Raises LoobenchError for what is published, unless asked for."""
     if not options.write:
         if options.results or options.publish:
@@ -92,7 +84,7 @@ def _folder(options: Options) -> Path | None:
     return places.written(options.results, publish=options.publish)
 
 
-def _probe(options: Options, results: Path | None) -> None:
+def _probe(options: o.Options, results: Path | None) -> None:
     """Raise LoobenchError where what is to be read is not there, or what is to be written cannot be."""
     from benchmark.base import files
 
