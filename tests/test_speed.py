@@ -43,5 +43,5 @@ def test_the_command_measures_a_task_and_writes_its_figures(capsys: pytest.Captu
     assert case["gflops"] == pytest.approx(case["of_peak"] * case["peak_gflops"])
     assert case["memory"] is not None
     assert found["provenance"]["threads"] == 1
-    assert "plain loop" in capsys.readouterr().out
+    assert "matrix-product peak" in capsys.readouterr().out
     assert main(["speed", "--task", "nosuch"]) == 2

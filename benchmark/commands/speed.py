@@ -1,7 +1,7 @@
 """`loobench speed`: what exact retraining takes here, and what estimators cost against it."""
 
 import json
-from functools import partial
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def _speed(options: o.Options) -> int:
     from benchmark.tasks import suites
 
     chosen, device = [suites.task(name) for name in options.task], machine.device(options.device)
-    found = speed.report(chosen, options.cache, device, partial(terminal.tell, "measuring"), short=options.short)
+    found = speed.report(chosen, options.cache, device, _measuring, short=options.short)
     _write(options.out, found)
     terminal.table(speed.HEADERS, map(speed.line, found["cases"]))
     peaks = ", ".join(f"{gflops:.0f} in {dtype}" for dtype, gflops in found["peak_all_cores_gflops"].items())
@@ -56,7 +56,7 @@ def _costs(options: o.Options) -> int:
     from benchmark.studies import costs
 
     chosen = client.resolve([*filter(None, options.estimators)], o.rules(options))
-    found = costs.report(chosen, partial(terminal.tell, "measuring"))
+    found = costs.report(chosen, _measuring)
     room = costs.sandboxed(chosen) if options.sandbox else None
     _write(options.out, {**found, "sandbox": room})
     terminal.table(costs.HEADERS, costs.lines(found["prices"]))
@@ -64,6 +64,10 @@ def _costs(options: o.Options) -> int:
     if room:
         print(f"the sandbox: {room['start']:.2f} s to start once, {room['call']:.3f} s for a call beyond its own work")
     return 0
+
+
+def _measuring(case: str) -> None:
+    print(f"measuring {case}", file=sys.stderr)
 
 
 def _write(at: Path, found: Any) -> None:
