@@ -11,7 +11,7 @@ from test_run import TASK
 
 from benchmark import __version__
 from benchmark.commands.main import asked, main
-from benchmark.scores import results, store
+from benchmark.scores import store
 from benchmark.scores.store import Store
 from benchmark.tasks import data
 
@@ -47,7 +47,7 @@ def test_without_a_home_all_commands_work_that_need_no_cache(capsys: Told, monke
     for number, home in enumerate((None, "", "relative", "/dev/null")):
         if home is not None:
             monkeypatch.setenv("HOME", home)
-        results.save(scored("loss", 0.1, 0.2), Path("results"))
+        Store(Path("results")).keep(scored("loss", 0.1, 0.2))
         for command in (
             ["--version"],
             ["--help"],

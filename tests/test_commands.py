@@ -16,8 +16,9 @@ from benchmark.commands import terminal
 from benchmark.commands.main import ALL, COMMANDS, GROUPS, asked, main
 from benchmark.commands.options import Command
 from benchmark.core.registry import registered
-from benchmark.publishing import report
-from benchmark.scores import board, results
+from benchmark.publishing import tables
+from benchmark.scores import board, store
+from benchmark.scores.store import Store
 from benchmark.tasks.suites import SUITES, TASKS
 
 Told = pytest.CaptureFixture[str]
@@ -152,9 +153,9 @@ def test_what_is_shown_of_one_fits_80_columns(name: str, capsys: Told, monkeypat
 
 def test_the_summary_of_all_that_is_published_fits_80_columns() -> None:
     folder = ROOT / "results"
-    known = [one for one in results.load_all(folder) if one.task["suite"] == "quick"]
-    for suite in board.board(known, results.all_limits(folder)).suites:
-        for headers, rows in report.brief(suite.overall):
+    known = [one for one in store.load_all(folder) if one.task["suite"] == "quick"]
+    for suite in board.board(known, store.all_limits(folder)).suites:
+        for headers, rows in tables.brief(suite.overall):
             assert max(map(len, terminal.table_text(headers, rows).splitlines())) <= 80
 
 
@@ -234,7 +235,7 @@ def test_a_stranger_s_file_is_shown_as_it_declares_itself(tmp_path: Path, capsys
 
 
 def test_the_board_is_there_as_json(tmp_path: Path, capsys: Told) -> None:
-    results.save(scored("loss", 0.1, 0.2), tmp_path / "my-results")
+    Store(tmp_path / "my-results").keep(scored("loss", 0.1, 0.2))
     assert main(["report", "--json"]) == 0
 
     (suite,) = json.loads(capsys.readouterr().out).values()

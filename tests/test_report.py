@@ -184,7 +184,7 @@ def test_a_table_for_a_terminal_shows_rows_that_lack_tasks_below_with_the_best_t
 
     assert [row[0] for row in upper] == ["grad-dot"]
     assert [row[0] for row in lower] == ["sgd-ie"]
-    assert lower[0][2:5] == [board.figure(best), "grad-dot", "1/2"]
+    assert lower[0][2:5] == [numbers.figure(best), "grad-dot", "1/2"]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -200,8 +200,8 @@ def published() -> Board:
 
 def test_no_figure_of_any_published_table_has_more_than_six_characters(published: Board) -> None:
     text = report.leaderboard(published, {})
-    tables = re.findall(r"^\|.*\n(?:^\|.*\n?)+", text, flags=re.M)
-    cells = [line.strip("|\n").split("|")[1:] for table in tables for line in table.splitlines()[2:]]
+    written = re.findall(r"^\|.*\n(?:^\|.*\n?)+", text, flags=re.M)
+    cells = [line.strip("|\n").split("|")[1:] for table in written for line in table.splitlines()[2:]]
     shown = [
         details.table_record(table, published.limits) for suite in published.suites for table in (suite.overall, *suite.tasks)
     ]

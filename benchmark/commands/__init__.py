@@ -1,1 +1,4 @@
-"""The command line: options in, texts and exit codes out; a module for each command, whose slow imports wait for its call."""
+"""The command line: options in, texts and exit codes out.
+
+A module for each command, whose slow imports wait for its call.
+"""

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -159,10 +160,17 @@ def _driver() -> str | None:
     return None
 
 
+def quick_speed(device: str) -> dict[str, Any]:
+    """What `loobench speed --short` measures."""
+    with tempfile.TemporaryDirectory() as cache:
+        return speed.report([], Path(cache), device, lambda case: print(f"measuring {case}", file=sys.stderr), short=True)
+
+
 # ---- parts -----------------------------------------------------------------------------------------------------------
 Act = Callable[[str], dict[str, Any]]  # from a device to what was found
 ACTS: dict[str, Act] = {
     "machine": examined,
     "tests": tested,
     **{f"truth-{name}": partial(compared, make) for name, make in KINDS.items()},
+    "speed": quick_speed,
 }
