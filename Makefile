@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RESULTS ?= my-results
 SEEDS ?= 2
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)  # one more than cores: some tests wait, for a process or a time
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)  # two more than cores: some tests wait, for a process or a time
 TELLING := exact-loo acc-sgd-ie-exact sgd-ie acc-adam-ie-exact-map self-gradient partial-retrain-linear source dvemb if-cg if-ekfac \
 	trak tracin grad-dot knn-shapley chance
 BASE ?= origin/main
@@ -49,7 +49,7 @@ report: $(READY)  ## write the board of my-results beside the published ones
 
 publish: $(READY)  ## for maintainers: write leaderboard, page, manifest and the README table from results, docs/estimating.md
 	$(BIN)/loobench report --publish
-	$(BIN)/python -m benchmark.publishing.estimating
+	$(BIN)/python -m benchmark.publishing.guide
 
 figures: $(READY)  ## for maintainers: draw the committed figures from results
 	$(BIN)/loobench plot --out docs/figures --suite hara2019 --kind cost --kind heatmap --kind ranks

@@ -1,7 +1,8 @@
 """All that an estimator may import of loobench: the run it is given, derivatives, solvers, retraining.
 
-In: nothing but what a `Trajectory` has. Out: the parts that an estimator's function is put together from. `loobench check`
-refuses any other import of the harness; docs/estimating.md shows each name with its definition, and worked examples.
+In: nothing but what a `Trajectory` has. Out: the parts that an estimator's function is put together from. A file that imports
+anything else of the harness is refused when it is loaded (core/registry.py). docs/estimating.md shows each name with its
+definition, and worked examples.
 """
 
 from benchmark.base.errors import Diverged, Unsolved, Withheld

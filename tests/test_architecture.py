@@ -25,7 +25,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "truths: effects counterfactuals limits cleansing deletion uses truth export",
     "sandbox: kernel transport warmup answers process session client server",
     "running: evaluate scoring cell plan run tracking logged sender",
-    "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own estimating",
+    "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own guide",
     "studies: published judging extras reproduce comparison plain speed tune costs doctor device card",
     "submissions: scaffold bundle submission proposal suspicions verdicts check subjects inquiry judgement verify",
     "commands: terminal declarations options run report list show plot cite prepare truth score doctor new check tune submit "

@@ -15,13 +15,13 @@ from benchmark.core.problem import Problem, Samples
 from benchmark.core.registry import imported_file
 from benchmark.core.solvers import SOLVERS
 from benchmark.core.trajectory import Trajectory
-from benchmark.publishing import estimating
+from benchmark.publishing import guide
 from benchmark.retraining.train import train
 from benchmark.running.evaluate import estimate
 from benchmark.submissions.check import check
 
-PAGE = estimating.PAGE.read_text()
-ROOT = estimating.ROOT
+PAGE = guide.PAGE.read_text()
+ROOT = guide.ROOT
 EXAMPLES = {
     title: code
     for title, code in re.findall(r"^##+ ([^\n]+)\n(?:(?!^##)[^\n]*\n)*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
@@ -30,11 +30,11 @@ EXAMPLES = {
 
 
 def test_the_page_is_what_the_code_gives() -> None:
-    assert estimating.filled(PAGE) == PAGE, "write it anew: python -m benchmark.publishing.estimating"
+    assert guide.filled(PAGE) == PAGE, "write it anew: python -m benchmark.publishing.guide"
 
 
 def test_the_page_has_each_name_of_the_face_once() -> None:
-    names = estimating.named(PAGE)
+    names = guide.named(PAGE)
 
     assert len(names) == len({*names})
     assert {name.partition(".")[0] for name in names} == {*face.__all__}
@@ -44,21 +44,21 @@ def test_the_page_has_each_function_of_calculus_that_estimators_use() -> None:
     sources = [path.read_text() for folder in ("baselines", "estimators") for path in (ROOT / folder).glob("*.py")]
     used = {name for source in sources for name in re.findall(r"\bcalculus\.\w+", source)}
 
-    assert used <= {*estimating.named(PAGE)}
+    assert used <= {*guide.named(PAGE)}
 
 
 @pytest.mark.parametrize("kind", [Trajectory, Problem, Samples])
 def test_the_page_says_what_each_attribute_of_a_run_is(kind: type) -> None:
-    found = estimating.definition(kind.__name__)
+    found = guide.definition(kind.__name__)
     assert isinstance(found.node, ast.ClassDef)
-    meanings = {re.sub(r"\W.*", "", name[1:]): meaning for name, _, meaning in estimating.members(found, found.node)}
+    meanings = {re.sub(r"\W.*", "", name[1:]): meaning for name, _, meaning in guide.members(found, found.node)}
 
     assert meanings.keys() == {name for name in {*dir(kind), *kind.__annotations__} if not name.startswith("_")}
     assert all(meanings.values())
 
 
 def test_the_page_names_each_solver_and_its_settings() -> None:
-    told = estimating.entry("solve")
+    told = guide.entry("solve")
 
     for name, solver in SOLVERS.items():
         settings = [*inspect.signature(solver.function).parameters][2:]  # after system and vectors
@@ -69,7 +69,7 @@ def test_the_page_names_each_solver_and_its_settings() -> None:
 @pytest.mark.parametrize("name", ["nothing", "calculus.nothing"])
 def test_a_name_that_the_face_lacks_is_refused(name: str) -> None:
     with pytest.raises(LoobenchError, match=rf"estimating.md names {name}, which"):
-        estimating.filled(f"<!-- from the code: solve {name} -->\n<!-- end -->")
+        guide.filled(f"<!-- from the code: solve {name} -->\n<!-- end -->")
 
 
 def test_there_are_six_worked_examples_and_the_smallest_estimator() -> None:

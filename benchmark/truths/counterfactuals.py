@@ -32,7 +32,7 @@ class Design:
         return sum(int((problem.batches >= 0).sum()) for problem in self.problems) * len(self.keep)
 
 
-def leave_one_out(run: Trajectory, _asked: Any = None, _seed: int = 0) -> Design:
+def each_sample(run: Trajectory, _asked: Any = None, _seed: int = 0) -> Design:
     """Without each of the problem's samples, one at a time."""
     return Design((run.problem,), left_out(run.problem), None)
 
@@ -75,7 +75,7 @@ def further_training(run: Trajectory, asked: FurtherTraining, seed: int) -> Desi
 
 
 DESIGNS: dict[str, Callable[[Trajectory, Any, int], Design]] = {
-    LeaveOneOut.kind: leave_one_out,
+    LeaveOneOut.kind: each_sample,
     Subsets.kind: subsets,
     FurtherTraining.kind: further_training,
 }

@@ -22,8 +22,7 @@ from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.engine import gram_pays
 from benchmark.retraining.train import Clock, Progress, against_all, leave_one_out, trained
 from benchmark.tasks.definition import Task, build, flipped
-from benchmark.truths.counterfactuals import Design, design
-from benchmark.truths.counterfactuals import leave_one_out as each_sample
+from benchmark.truths.counterfactuals import Design, design, each_sample
 from benchmark.truths.effects import GroundTruth, Noise
 from benchmark.truths.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
 from benchmark.truths.uses import Prepared, packed, preparation_visits, prepare, unpacked

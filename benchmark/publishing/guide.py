@@ -1,7 +1,7 @@
 """What docs/estimating.md takes from the code: each name an estimator may import, with its signature and its docstring.
 
 The page is prose with marks: what stands between ``<!-- from the code: NAME NAME ... -->`` and ``<!-- end -->`` is written here
-from the sources, whose code is not run. `python -m benchmark.publishing.estimating` writes the page anew.
+from the sources, whose code is not run. `python -m benchmark.publishing.guide` writes the page anew.
 """
 
 import ast
