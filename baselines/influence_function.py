@@ -77,7 +77,7 @@ def influence_function(run: Trajectory, *, solver: str, matrix: str, damping: fl
     A is the Hessian of the mean training loss without L2 term, its Gauss-Newton part, or the empirical Fisher matrix; off a
     minimum the Hessian may be indefinite, and the estimate is then as bad as the theory says (`direct`) or refused (`cg`).
     `damping` of `if-direct` is that of the paper's code; `share` damps each layer by that part of its mean curvature (Grosse et
-    al., who take 0.1, and Kwon et al.). Solvers, their own settings and sources: `benchmark.core.solvers`.
+    al., who take 0.1, and Kwon et al.). Solvers, their own settings and sources: `solve` in docs/estimating.md.
     Cost: K + Q gradients and what the solver takes: N P products and P^3 for `direct`, or N C gradients and N^2 C^2 P where the
     matrix has a root and N C < P; N Q for each iteration of `cg`, B Q for each of `lissa`, N for each step of `arnoldi`, N rank
     for `nystrom`; C N gradients for `kfac`, twice that for `ekfac` (for the Fisher matrix without C), N for `datainf`. And N Q

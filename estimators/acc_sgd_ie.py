@@ -18,7 +18,7 @@ def acc_sgd_ie(run: Trajectory, *, readout: str) -> Tensor:
 
     With momentum the same change of the gradient goes into the velocity (ours; the paper has plain SGD). The equations are
     known to us from a summary and the released code. The paper's readout is linear, ``<u_q, d_i>``; the logit readout takes the
-    exact loss of linearised outputs, the exact one the loss at the shifted parameters (`benchmark.retraining.readout`).
+    exact loss of linearised outputs, the exact one the loss at the shifted parameters (`readout`).
     Cost: E N gradients and E K N Hessian products, for E epochs.
     """
     return effects(run, ACC, readout)

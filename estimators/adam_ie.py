@@ -35,7 +35,7 @@ def adam_ie(run: Trajectory, *, frozen: bool) -> Tensor:
 def adam_ie_forward(run: Trajectory, *, readout: str) -> Tensor:
     """Readout of the same derivative carried forward as a shift of each left-out sample's state. (H, K, Q)
 
-    Linearly read it is Adam-IE again; a shift can also be read through the outputs or exactly (`benchmark.retraining.readout`).
+    Linearly read it is Adam-IE again; a shift can also be read through the outputs or exactly (`readout`).
     Cost: E N gradients and E K N Hessian products, for E epochs.
     """
     return effects(run, SGD_IE, readout)

@@ -28,7 +28,7 @@ def sgd_ie(run: Trajectory, *, curvature: bool) -> Tensor:
 def sgd_ie_forward(run: Trajectory, *, readout: str) -> Tensor:
     """Readout of the shift ``d_i <- (I - rate H_t) d_i + [i in B_t] rate/|B_t| g_i``, carried forward. (H, K, Q)
 
-    Linearly read it is SGD-IE again; a shift can also be read through the outputs or exactly (`benchmark.retraining.readout`).
+    Linearly read it is SGD-IE again; a shift can also be read through the outputs or exactly (`readout`).
     Cost: E N gradients and E K N Hessian products, for E epochs.
     """
     return effects(run, SGD_IE, readout)

@@ -81,6 +81,7 @@ FORBIDDEN = {
     "reads it by pathlib": "import pathlib; pathlib.Path('{secret}').read_bytes()",
     "reads the results": "open('{root}/leaderboard.md').read()",
     "imports the truth": "import importlib; importlib.import_module('benchmark.truths.truth')",
+    "imports the metrics quietly": "import importlib; importlib.import_module('benchmark.scores.metrics')",
     "imports the scores": "__import__('benchmark.scores.metrics')",
     "walks the garbage collector": "import gc; [o for o in gc.get_objects() if type(o).__name__ == 'GroundTruth']",
     "walks the frames of all threads": "import sys; sys._current_frames()",
@@ -262,7 +263,7 @@ def test_frames_and_modules_lead_to_no_truth(tmp_path: Path, run: Trajectory) ->
         seen += [type(value).__name__ for value in (*frame.f_locals.values(), *frame.f_globals.values())]
         frame = frame.f_back
     assert 'GroundTruth' not in seen
-    assert not [m for m in ('truth', 'metrics', 'run') if f'benchmark.{m}' in sys.modules]
+    assert {m.split('.')[1] for m in sys.modules if m.startswith('benchmark.')} == {'core', 'estimating', 'retraining'}
     """
     assert answer(hostile(tmp_path, body), run).effect.isfinite().all()
 

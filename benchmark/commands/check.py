@@ -1,6 +1,7 @@
 """`loobench check`: the rules, before others ask."""
 
 import shlex
+import sys
 from typing import Any
 
 from benchmark.commands import options as o
@@ -12,7 +13,7 @@ def command(options: o.Options) -> int:
     """Whether an estimator keeps the rules, in under a minute."""
     found = checked(options)
     if found is None:
-        terminal.tell("\na rule is broken", "docs/submitting.md says what each one asks")
+        print("\na rule is broken: docs/submitting.md says what each one asks", file=sys.stderr)
         return o.FAILED
     _print(found)
     then = shlex.join(["loobench", "run", "--suite", "core", "--estimator", options.estimator])

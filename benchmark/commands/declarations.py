@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 LIBRARIES = ("torch", "scipy", "sklearn", "safetensors")
@@ -25,8 +25,9 @@ class StandIn(ModuleType):
             raise AttributeError(name)
         return StandIn(name)
 
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return StandIn("called")
+    def __call__(self, *given: Any, **_: Any) -> Any:
+        function = given[0] if len(given) == 1 and isinstance(given[0], FunctionType) else None
+        return function or StandIn("called")  # of a decorator what it decorates
 
     def __or__(self, other: Any) -> Any:
         return other
@@ -65,9 +66,9 @@ def _standing_in() -> Iterator[None]:
 def declared(read: Callable[[], Found]) -> Found:
     """What a function reads that imports declarations and computes nothing; it returns plain values.
 
-    Where a process has imported torch anyway, nothing stands in for it.
+    Where a process has imported torch anyway, nothing stands in for it; nor where a file does more with it than to name it.
     """
-    if LIBRARIES[0] in sys.modules:
-        return read()
-    with _standing_in():
-        return read()
+    if LIBRARIES[0] not in sys.modules:
+        with suppress(Exception), _standing_in():
+            return read()
+    return read()

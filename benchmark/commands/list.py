@@ -1,5 +1,6 @@
 """`loobench list`: what there is."""
 
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ class Listing(NamedTuple):
 @o.command(
     o.argument("what", "WHAT", type=click.Choice(["tasks", "suites", "estimators", "datasets", "metrics"])),
     o.option("--suite", metavar="SUITE", help="Only its tasks, their data sets, or estimators for their optimisers."),
-    o.repeated("--match", metavar="TEXT", help="Only what has this text in its row; may be repeated: all of them."),
+    o.repeated("--match", metavar="TEXT", help="Only what has this text in its row or record; may be repeated."),
     *(o.JSON, o.CACHE),
     examples=("loobench list tasks --suite quick", "loobench list estimators --match Koh", "loobench list datasets --json"),
 )
@@ -34,7 +35,8 @@ def command(options: o.Options) -> int:
     WHAT is tasks, suites, estimators, datasets or metrics; `loobench show` says all of one.
     """
     found = declared(partial(LISTINGS[options.what], options))
-    kept = [at for at, row in enumerate(found.rows) if all(text.lower() in " ".join(row).lower() for text in options.match)]
+    texts = [f"{' '.join(row)} {json.dumps(record)}".lower() for row, record in zip(found.rows, found.records, strict=True)]
+    kept = [at for at, row in enumerate(texts) if all(text.lower() in row for text in options.match)]
     if options.as_json:
         terminal.write_json([found.records[at] for at in kept])
     else:

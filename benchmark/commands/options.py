@@ -52,7 +52,11 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line."""
         many = {name for one in self.params if isinstance(one, Many) for name in one.opts}
-        return super().parse_args(ctx, [*_one_by_one(args, many)])
+        try:
+            return super().parse_args(ctx, [*_one_by_one(args, many)])
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # so that the help of this command is named
+            raise
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the examples."""
@@ -216,13 +220,13 @@ STRANGERS = (
 )
 
 
-def rules(options: Options) -> Any:
-    """Who is run in the sandbox, and with what. Raises LoobenchError for a limit that is none."""
+def rules(options: Options, memory: str | None = None) -> Any:
+    """Who is run in the sandbox, and with what, its memory included. Raises LoobenchError for a limit that is none."""
     from benchmark.base import machine
     from benchmark.sandbox.client import Rules
     from benchmark.sandbox.process import Allowance
 
-    everyone, memory = getattr(options, "sandbox", False), getattr(options, "memory", None)
+    everyone = getattr(options, "sandbox", False)
     if everyone and options.no_sandbox:
         raise LoobenchError("--sandbox and --no-sandbox say opposite things: leave one out")
     if not 0 < options.time_limit < 1e7:

@@ -56,7 +56,7 @@ def command(options: o.Options) -> int:
                 track.result(one.result, one.estimator)
                 old = _told_afresh(old, plan.setup.cache) if one.fresh else old
     outcomes = [outcome for outcome in found if isinstance(outcome, Outcome)]
-    failures = [f"{o.result} seed {o.seed}: {o.cell.status}: {o.cell.message}" for o in outcomes if o.cell.failed]
+    failures = [f"{one.result} seed {one.seed}: {one.cell.status}: {one.cell.message}" for one in outcomes if one.cell.failed]
     failures += [f"{t.result} seed {t.seed}: {t.message}" for t in found if isinstance(t, Trouble)]
     for failure in failures:
         terminal.tell("failed", failure)
@@ -98,7 +98,7 @@ def _plan(options: o.Options) -> Any:
     folder = o.written(options)
     chosen = tasks(options) or dict.fromkeys(suites.suite("quick").tasks, suites.suite("quick").seeds)
     seeds = tuple(o.seeds(options.seeds, usual) for usual in chosen.values())
-    estimators = tuple(client.resolve(options.estimator, o.rules(options)))
+    estimators = tuple(client.resolve(options.estimator, o.rules(options, options.memory)))
     if options.device != "cpu" and (inside := [one.name for one in estimators if isinstance(one.function, session.Confined)]):
         raise LoobenchError(f"{', '.join(inside)}: the sandbox is for the CPU; leave --device out, or see --no-sandbox")
     return Plan(
@@ -161,7 +161,8 @@ def _wandb(options: o.Options) -> Any:
     """How to track a run; None where that is not asked. Raises LoobenchError for bad options, also for some without --wandb."""
     from benchmark.running import tracking
 
-    tags = tuple(filter(None, options.wandb_tags))
+    if "" in (tags := tuple(options.wandb_tags)):
+        raise LoobenchError("--wandb-tags takes one tag or more: name them, or leave it out")
     mode = options.wandb_mode and tracking.meant(options.wandb_mode, "--wandb-mode")
     asked = tracking.Options(options.wandb_project, options.wandb_entity, options.wandb_group, tags)
     if options.wandb:

@@ -1,11 +1,11 @@
 """`loobench score`: scores anew, without estimating or retraining."""
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from benchmark.base.errors import LoobenchError
 from benchmark.commands import options as o
-from benchmark.commands import terminal
 
 
 @o.command(*o.CHOICE, o.CACHE, o.WRITTEN, o.PUBLISH, examples=("loobench score", "loobench score --suite quick"))
@@ -24,7 +24,7 @@ def command(options: o.Options) -> int:
         incomplete |= bool(lacking)
         print(f"{result.name} {result.estimator.name}: {_rescored(result, updated, lacking)}")
         for why, seeds in _by_value(lacking).items():
-            terminal.tell(f"  seed {', '.join(seeds)}", f"not computed anew, left as before: {why}")
+            print(f"  seed {', '.join(seeds)}: not computed anew, left as before: {why}", file=sys.stderr)
     return o.FAILED if incomplete else 0
 
 

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def command(options: o.Options) -> int:
     if (by := o.computed_by(options)) == "unknown":
         raise LoobenchError("who claims these results? git knows no name here: say --by 'Your Name'")
     if (found := checked(options)) is None:
-        terminal.tell("\na rule is broken", "nothing is submitted; docs/submitting.md says what each one asks")
+        print("\na rule is broken: nothing is submitted; docs/submitting.md says what each one asks", file=sys.stderr)
         return o.FAILED
     bundle = submission.write(list(found), options.results, _source(options.estimator), options.out, by)
     rows = [[result.name, result.estimator.name, _figure(result)] for result in bundle.results]

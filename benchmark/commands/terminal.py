@@ -29,7 +29,7 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: st
     from rich.table import Column, Table
     from rich.text import Text
 
-    console = Console(width=_width())
+    console = Console(width=_width(), force_terminal=sys.stdout.isatty())
     held = [[line(cell, LONGEST) for cell in row] for row in rows]
     if cut is not None:
         held = _cut(headers, held, list(headers).index(cut), console.width)

@@ -156,9 +156,8 @@ def compiled(path: Path) -> CodeType:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise LoobenchError(f"{path} is not valid Python: {error}") from error
     if bad := sorted(name for name in imported(tree) if name.split(".")[0] == "benchmark" and name != FACE):
-        raise LoobenchError(
-            f"{path} imports {', '.join(bad)}: of the harness an estimator may import only {FACE} (docs/estimating.md)"
-        )
+        allowed = f"of the harness an estimator may import only {FACE}, as in `from {FACE} import NAME`"
+        raise LoobenchError(f"{path} imports {', '.join(bad)}: {allowed} (docs/estimating.md)")
     return _compiled(tree, path)
 
 

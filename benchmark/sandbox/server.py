@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,7 +70,17 @@ def prepare() -> None:
     importlib.invalidate_caches()
     for name in filter(hidden, [*sys.modules]):
         vars(benchmark).pop(name.split(".")[1], None)
-        del sys.modules[name]  # so that whoever imports it is noticed
+        del sys.modules[name]
+    sys.meta_path.insert(0, Refusal())
+
+
+class Refusal(MetaPathFinder):
+    """Refuses to import what is hidden, also where Python tells no hook of it."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002
+        """Nothing. Raises PermissionError for what is hidden."""
+        if hidden(fullname):
+            raise PermissionError(f"import {fullname}")
 
 
 def hidden(module: str) -> bool:

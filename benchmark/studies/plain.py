@@ -11,7 +11,7 @@ from benchmark.core.problem import Problem
 
 
 def mapped(problem: Problem, keep: Tensor) -> Tensor:
-    """The step of the problem mapped over runs by `vmap`, folded over time. (R, N) -> (R, P)"""
+    """The step of the problem mapped over runs by `vmap`, one step after another. (R, N) -> (R, P)"""
     states = problem.start().expand(len(keep), -1, -1)
     for t in range(problem.steps):
         weights = keep[:, problem.batch(t)] * problem.weights(t)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from benchmark.base.places import publication
 from benchmark.scores.results import Cell
 from benchmark.submissions import suspicions, verdicts
 from benchmark.submissions.inquiry import Chosen, Found, Inquiry, cell_of, claimed_cell, place_of, task_names
@@ -13,7 +14,7 @@ from benchmark.submissions.verdicts import Again, Beside, Verified
 from benchmark.tasks.questions import asked_of
 
 SEEING = 0, 8  # the version that notes derivatives which an estimator takes past the counters
-SHOWN = 2  # of them, beside a verdict
+SHOWN = 2  # references, beside a verdict
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def _costlier(name: str, study: Study) -> Iterator[tuple[str, str]]:
     measures = {"cost": verdicts.cost, "counted work": verdicts.counted}
     for what, measure in measures.items():
         for where, fresh in (("on the claimed seeds", False), ("on fresh seeds", True)):
-            definition = [one for subject in _subjects(name, study.chosen) if (one := _spent(subject, study, measure, fresh))]
-            if reason := suspicions.costs_differ(what, where, definition):
+            spent = [one for subject in _subjects(name, study.chosen) if (one := _spent(subject, study, measure, fresh))]
+            if reason := suspicions.costs_differ(what, where, spent):
                 yield verdicts.COST, reason
 
 
@@ -115,9 +116,11 @@ def _uncounted(name: str, study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _could_say(subject: Subject) -> bool:
-    """Whether a claim is of a version that notes such derivatives: all but results in a folder, whose manifest guards them."""
-    versions = [subject.result.provenance[cell.provenance]["loobench"] for cell in subject.result.cells.values()]
-    return subject.folder is None or any(_numbers(version) >= SEEING for version in versions)
+    """Whether a claim is of a version that notes such derivatives: all but what is published, whose manifest guards it."""
+    if subject.folder is None or publication(subject.folder) is None:
+        return True
+    facts = (subject.result.provenance[cell.provenance] for cell in subject.result.cells.values())
+    return any(_numbers(str(one.get("loobench", ""))) >= SEEING for one in facts)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -37,7 +37,6 @@ ROUNDING = 1e-9  # of the comparison itself
 VERIFIED, DIFFERS, FRESH, FAILED, COST = VERDICTS
 WORST_LAST = (VERIFIED, COST, FRESH, DIFFERS, FAILED)
 MOST = 3  # reasons told of one cell
-Curve = Sequence[float | None]
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,6 @@ class Prepared:
     truth: Tensor | None = None  # (N,) true effects, where every sample's is known
     oracle: Curves | None = None  # by them
 
-    @property
-    def sizes(self) -> Tensor:
-        """(M,) samples of each group."""
-        return self.removed.sum(1)
-
 
 def prepare(
     problem: Problem,
