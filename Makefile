@@ -1,7 +1,7 @@
 PYTHON ?= python3
 RESULTS ?= my-results
 SEEDS ?= 2
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)  # two more than cores: some tests wait, for a process or a time
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)  # one more than cores: some tests wait, for a process or a time
 TELLING := exact-loo acc-sgd-ie-exact sgd-ie acc-adam-ie-exact-map self-gradient partial-retrain-linear source dvemb if-cg if-ekfac \
 	trak tracin grad-dot knn-shapley chance
 BASE ?= origin/main
