@@ -9,6 +9,7 @@ from benchmark.base.errors import LoobenchError
 ROOT = (
     Path(benchmark.__file__).resolve().parents[1]
 )  # the folder with this program: a checkout, or where packages are installed
+HOUSE = ("benchmark", "baselines", "estimators")  # packages whose modules are ours, and may move
 PUBLISHED, MINE = Path("results"), Path("my-results")
 MANIFEST = "manifest.json"  # makes a folder of results a publication; benchmark/publishing/manifest.py
 KEYS = {"format", "results", "limits"}  # of a manifest

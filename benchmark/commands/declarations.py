@@ -8,8 +8,9 @@ from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
+from benchmark.base.places import HOUSE
+
 LIBRARIES = ("torch", "scipy", "sklearn", "safetensors")
-OURS = ("benchmark", "baselines", "estimators")
 Found = TypeVar("Found")
 
 
@@ -59,7 +60,7 @@ def _standing_in() -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         for name in {*sys.modules} - before:
-            if name.partition(".")[0] in (*LIBRARIES, *OURS):
+            if name.partition(".")[0] in (*LIBRARIES, *HOUSE):
                 del sys.modules[name]
 
 

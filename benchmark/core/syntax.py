@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import json_digest
+from benchmark.base.places import HOUSE
 
-HOUSE = ("benchmark", "baselines", "estimators")  # whose modules may move
 DECLARATION = "estimator"
 DECIDING = ("optimizers", "all_horizons", "max_parameters", "max_rank", "models")  # of what it declares; the rest is recorded
 # names by which a file reads its own text: nothing of it is left out then

@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmark.base.text import line
 from benchmark.scores.rows import Board, Row, Suite, Table
 
@@ -15,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-Values = NDArray[np.float64]
 NARROW, WIDE = 89, 183  # mm, one and two columns of a journal
 STYLE: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib

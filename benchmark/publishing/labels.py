@@ -11,7 +11,8 @@ from scipy.optimize import isotonic_regression
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
-from benchmark.publishing.drawing import GREY, PALE, SMALL, Values
+from benchmark.publishing.drawing import GREY, PALE, SMALL
+from benchmark.scores.metrics import Values
 
 # ---- labels that do not overlap --------------------------------------------------------------------------------------
 RINGS, TURNS, SWEEPS = (3, 8, 14, 22, 32, 45, 60), 12, 3  # distances in points, directions, times each label is placed

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from benchmark.scores import ties
 from benchmark.scores.cells import by_task, rankings
+from benchmark.scores.metrics import Values
 from benchmark.scores.results import Result
 from benchmark.scores.rows import Board, Row, Suite, Table
 
@@ -21,7 +22,6 @@ from benchmark.publishing.drawing import (
     PALE,
     SMALL,
     WIDE,
-    Values,
     canvas,
     estimates,
     score_name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmark.scores.cells import bounds, curve, pairs
+from benchmark.scores.metrics import Values
 from benchmark.scores.numbers import mean, number
 from benchmark.scores.results import Bounds
 from benchmark.scores.rows import Board, Row, Table
@@ -26,7 +27,6 @@ from benchmark.publishing.drawing import (
     RED,
     SMALL,
     WIDE,
-    Values,
     canvas,
     estimates,
     score_name,

@@ -5,8 +5,8 @@ from itertools import groupby
 
 import numpy as np
 
-from benchmark.scores import intervals
 from benchmark.scores.columns import COLUMNS, USED, Limit, Scored
+from benchmark.scores.metrics import Values
 from benchmark.scores.numbers import defined, entry, figure, mean, number
 from benchmark.scores.results import Bounds, Result
 from benchmark.scores.rows import Known, called, finished, mark, published
@@ -29,19 +29,19 @@ def by_task(results: Iterable[Result]) -> list[tuple[str, list[Result]]]:
     return groups(results, lambda result: result.name)
 
 
-def rankings(results: Sequence[Result]) -> list[dict[str, intervals.Values]]:
+def rankings(results: Sequence[Result]) -> list[dict[str, Values]]:
     """Of each task, seed -> (Q,) the score that ranks; one value, the mean, where those of the queries are not known."""
     return [{seed: ranking(result, seed) for seed in result.cells} for result in results]
 
 
-def ranking(result: Result, seed: str) -> intervals.Values:
+def ranking(result: Result, seed: str) -> Values:
     """The score that ranks, of each query of a seed; NaN where not defined."""
     cell = result.cells[seed]
     first = COLUMNS[kind(result)][0].of(Scored(cell.scores, {}, {}))
     return np.array([number(value) for value in cell.by_query] or [first])
 
 
-def has_gaps(rankings: Sequence[Mapping[str, intervals.Values]]) -> bool:
+def has_gaps(rankings: Sequence[Mapping[str, Values]]) -> bool:
     """Whether the score that ranks is not defined for some query."""
     return any(np.isnan(values).any() for task in rankings for values in task.values())
 

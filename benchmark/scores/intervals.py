@@ -17,8 +17,8 @@ from scipy import special
 
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
+from benchmark.scores.metrics import Values
 
-Values = NDArray[np.float64]
 Scores = Sequence[Mapping[str, NDArray[Any]]]
 Rows = Mapping[str, Scores]
 Range = tuple[float, float]  # the lowest and the highest that a score can be

@@ -99,24 +99,30 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class Result:
-    """All seeds of one estimator on one task, on one class of device."""
+class OfTask:
+    """What begins each file of results: the task that it is of, on one class of device."""
 
     schema: int
     protocol: str
     task: dict[str, Any]
     task_digest: str
     device: str
-    estimator: Described
-    cells: dict[str, Cell] = field(default_factory=dict)  # by seed
-    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
-    claimed: Claim | None = None  # None: computed by the maintainers
-    verified: Verification | None = None
 
     @property
     def name(self) -> str:
         """Task name, with the device unless it is the usual CPU."""
         return result_name(self.task, self.device)
+
+
+@dataclass(frozen=True)
+class Result(OfTask):
+    """All seeds of one estimator on one task, on one class of device."""
+
+    estimator: Described
+    cells: dict[str, Cell] = field(default_factory=dict)  # by seed
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claimed: Claim | None = None  # None: computed by the maintainers
+    verified: Verification | None = None
 
     @property
     def file(self) -> str:
@@ -204,20 +210,10 @@ def last_digit(value: float, digits: int) -> float:
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(OfTask):
     """What is known of the truths of one task on one class of device, whoever estimates them: results/<task>.json."""
 
-    schema: int
-    protocol: str
-    task: dict[str, Any]
-    task_digest: str
-    device: str
     seeds: dict[str, Bounds] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Task name, with the device unless it is the usual CPU."""
-        return result_name(self.task, self.device)
 
     @property
     def file(self) -> str:

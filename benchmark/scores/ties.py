@@ -17,13 +17,13 @@ from benchmark.scores.intervals import (
     Interval,
     Range,
     Rows,
-    Values,
     average,
     cell_table,
     check_rows,
     difference,
     means_of,
 )
+from benchmark.scores.metrics import Values
 
 EXACT = 50  # cells up to which the signed-rank test is exact
 DIGITS = 12  # decimals of a paired difference; beyond them equal differences would not tie
