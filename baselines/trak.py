@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.estimating import Network, Problem, Samples, Trajectory, calculus, estimator, projection
+from benchmark.estimating import Model, Problem, Samples, Trajectory, calculus, estimator, projection
 
 PAPER = "Park et al. 2023, arXiv:2303.14186, section 3.2"
 variant = partial(estimator, models="classifier", tuned_on="tuning", dimension=256, share=1.0)
@@ -40,7 +40,7 @@ def scored(problem: Problem, theta: Tensor, matrix: Tensor, share: float) -> tup
     return train @ torch.linalg.solve(gram, weighted.T), 1 - chances(problem.model, theta, problem.train)
 
 
-def margins(model: Network, theta: Tensor, samples: Samples) -> Tensor:
+def margins(model: Model, theta: Tensor, samples: Samples) -> Tensor:
     """``log(p/(1 - p))`` (B,) of each sample's own label."""
     outputs = model.outputs(theta, samples.inputs)
     if model.classes == 1:
@@ -49,12 +49,12 @@ def margins(model: Network, theta: Tensor, samples: Samples) -> Tensor:
     return outputs.gather(1, labels)[:, 0] - outputs.scatter(1, labels, -torch.inf).logsumexp(1)
 
 
-def chances(model: Network, theta: Tensor, samples: Samples) -> Tensor:
+def chances(model: Model, theta: Tensor, samples: Samples) -> Tensor:
     """Chance p (B,) of each sample's own label."""
     return margins(model, theta, samples).sigmoid()
 
 
-def features(model: Network, theta: Tensor, samples: Samples, matrix: Tensor) -> Tensor:
+def features(model: Model, theta: Tensor, samples: Samples, matrix: Tensor) -> Tensor:
     """Projected gradients (B, k) of the margins."""
     calculus.count(gradients=len(samples))
 

@@ -9,8 +9,8 @@ from benchmark.base.errors import Diverged, Unsolved, Withheld
 from benchmark.core import calculus
 from benchmark.core.declaration import estimator
 from benchmark.core.kronecker import Passed, curvature_roots, matrices, passes
-from benchmark.core.layers import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
-from benchmark.core.models import Network, mlp
+from benchmark.core.losses import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
+from benchmark.core.models import Model, Network, mlp
 from benchmark.core.modules import module
 from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples, in_precision, map_tensors
@@ -33,6 +33,7 @@ __all__ = [
     "Adam",
     "Diverged",
     "FrozenAdam",
+    "Model",
     "Network",
     "Optimizer",
     "Passed",

@@ -7,7 +7,7 @@ import torch
 from cases import MODELS, OPTIMIZERS, problem
 
 from benchmark.core import calculus
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import map_tensors

@@ -12,7 +12,7 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from benchmark.base.errors import Diverged, Unsolved
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.models import mlp
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples

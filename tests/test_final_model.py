@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.trak import chances, margins
 from benchmark.base.errors import LoobenchError, Unsolved
 from benchmark.core.declaration import Estimator
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.problem import Problem
 from benchmark.core.projections import gaussian, projection
 from benchmark.core.registry import registered

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from baselines.influence_function import influence_function
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
 from benchmark.core.problem import in_precision, map_tensors

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baselines import peer_captum, peer_kronfluence, peer_pydvl, peer_trak
 from benchmark.core.declaration import LIBRARIES
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.models import Network, mlp
 from benchmark.core.modules import module
 from benchmark.core.problem import Samples

@@ -13,7 +13,8 @@ from torch.nn.functional import unfold
 from benchmark.base.errors import LoobenchError, Unsolved
 from benchmark.core import calculus, kronecker
 from benchmark.core.declaration import Estimator
-from benchmark.core.layers import LOSS_CURVATURES, LOSSES, Conv, GroupNorm
+from benchmark.core.layers import Conv, GroupNorm
+from benchmark.core.losses import LOSS_CURVATURES, LOSSES
 from benchmark.core.models import mlp
 from benchmark.core.problem import map_tensors
 from benchmark.core.registry import registered

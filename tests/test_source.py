@@ -11,7 +11,7 @@ from torch import Tensor
 
 from baselines.influence_function import influence_function
 from benchmark.core import calculus
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.models import Network, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, in_precision

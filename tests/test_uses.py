@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import read_tensors, write_tensors
 from benchmark.base.streams import stream
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples
 from benchmark.retraining.chunks import Means

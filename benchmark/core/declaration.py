@@ -18,7 +18,8 @@ from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import json_digest, read
 from benchmark.base.records import decode
 from benchmark.base.text import is_line
-from benchmark.core.models import Network
+from benchmark.core.losses import name_of
+from benchmark.core.models import Model
 from benchmark.core.problem import Problem
 from benchmark.core.syntax import source_digest
 from benchmark.core.trajectory import Trajectory
@@ -27,7 +28,7 @@ FOLDERS = ("baselines", "estimators")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 PART = r"[a-z0-9]+([-._][a-z0-9]+)*"
 NAME = re.compile(rf"({PART}/)?{PART}")  # it becomes a file name, - for a library's method with two - in place of the slash
-MODELS: dict[str, Callable[[Network], bool]] = {  # kinds that an estimator may be bound to
+MODELS: dict[str, Callable[[Model], bool]] = {  # kinds that an estimator may be bound to
     "any": lambda model: True,
     "linear": lambda model: model.linear,
     "classifier": lambda model: model.loss != "squared-error",
@@ -91,8 +92,8 @@ class Estimator:
         if self.max_rank and rank > self.max_rank:
             return f"{self.name} is for curvatures of rank {self.max_rank} at most, here it may be {rank}"
         if not MODELS[self.models](problem.model):
-            found = f"{len(problem.model.layers)} layers and {problem.model.loss}"
-            return f"{self.name} is for {self.models} models, the task's has {found}"
+            found = f"has {len(problem.model.layers)} layers" if problem.model.layers else "is a torch.nn.Module"
+            return f"{self.name} is for {self.models} models, the task's {found} and the loss {name_of(problem.model.loss)}"
         return None
 
     @property

@@ -1,32 +1,21 @@
 """Layers as Kronecker products: what goes into each, what comes back to it, and gradients as one matrix for each layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import group_norm, one_hot, unfold
+from torch.nn.functional import group_norm, unfold
 
 from benchmark.base.errors import Unsolved
 from benchmark.core import calculus
-from benchmark.core.layers import LOSS_SLOPES, NORM_EPS, Conv, Dense, GroupNorm, Layer
-from benchmark.core.models import Network
+from benchmark.core.layers import NORM_EPS, Conv, Dense, GroupNorm, Layer
+from benchmark.core.losses import LOSS_ROOTS, LOSS_SLOPES
+from benchmark.core.models import Model
 from benchmark.core.problem import Problem, Samples
 
 SAMPLES = 256  # samples whose layers are held at once: bounds memory
 Matrices = list[Tensor]  # of each layer with parameters: (K, outputs, inputs + 1), the bias last
-
-LOSS_ROOTS: dict[str, Callable[[Tensor], Tensor]] = {  # R (B, C, D) with R R^T the loss's second derivative in outputs (B, C)
-    "binary-cross-entropy": lambda outputs: (outputs.sigmoid() * outputs.neg().sigmoid()).sqrt()[..., None],
-    "cross-entropy": lambda outputs: _label_root(outputs.softmax(-1)),
-    "squared-error": lambda outputs: torch.ones_like(outputs)[..., None],
-}
-
-
-def _label_root(chances: Tensor) -> Tensor:
-    """``sqrt(p_y) (p - e_y)`` in column y: the slopes that each label would have, by its chance."""
-    labels = one_hot(torch.arange(chances.shape[-1], device=chances.device)).to(chances)
-    return (chances[..., None] - labels) * chances.sqrt()[:, None]
 
 
 def curvature_roots(problem: Problem, theta: Tensor, samples: Samples) -> Tensor:
@@ -83,7 +72,7 @@ def passes(problem: Problem, theta: Tensor, samples: Samples, matrix: str) -> It
         yield _passed(problem.model, theta, samples[rows], matrix)
 
 
-def _passed(model: Network, theta: Tensor, samples: Samples, matrix: str) -> list[Passed]:
+def _passed(model: Model, theta: Tensor, samples: Samples, matrix: str) -> list[Passed]:
     with torch.enable_grad():
         places, outputs = _traced(model, theta, samples.inputs)
         directions = _directions(model.loss, matrix, outputs.detach(), samples.targets)  # (B, C, D)
@@ -98,7 +87,7 @@ def _directions(loss: str, matrix: str, outputs: Tensor, targets: Tensor) -> Ten
     return LOSS_ROOTS[loss](outputs) if matrix == "gauss-newton" else LOSS_SLOPES[loss](outputs, targets)[..., None]
 
 
-def _traced(model: Network, theta: Tensor, inputs: Tensor) -> tuple[list[tuple[Layer, Tensor, Tensor]], Tensor]:
+def _traced(model: Model, theta: Tensor, inputs: Tensor) -> tuple[list[tuple[Layer, Tensor, Tensor]], Tensor]:
     """Each layer with parameters, the values before it and those after it, which autograd follows; and the outputs."""
     values, places = inputs.detach(), []
     for layer, parameters in zip(model.layers, model.parts(theta.detach()), strict=True):
@@ -130,7 +119,7 @@ def _with_one(values: Tensor) -> Tensor:
 
 
 # ---- flat vectors as matrices, and back ------------------------------------------------------------------------------
-def matrices(model: Network, vectors: Tensor) -> Matrices:
+def matrices(model: Model, vectors: Tensor) -> Matrices:
     """Flat vectors (K, P) as one matrix for each layer with parameters."""
     return [_matrix(layer, parts) for layer, parts in zip(model.layers, model.parts(vectors), strict=True) if parts]
 
@@ -142,7 +131,7 @@ def _matrix(layer: Layer, parts: list[Tensor]) -> Tensor:
     return torch.cat([weight.flatten(2), bias[..., None]], dim=2)
 
 
-def vectors(model: Network, found: Matrices) -> Tensor:
+def vectors(model: Model, found: Matrices) -> Tensor:
     """The inverse of `matrices`: (K, P)."""
     layers = [layer for layer in model.layers if layer.shapes]
     parts = [_parts(layer, matrix) for layer, matrix in zip(layers, found, strict=True)]

@@ -1,4 +1,4 @@
-"""What a network is put together from: losses, activations with their derivatives, and layers."""
+"""What a network is put together from: activations with their derivatives, and layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,6 @@ from torch import Tensor, nn
 from benchmark.base.errors import LoobenchError
 
 
-def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``log(1 + exp(f)) - y f`` of one logit f per sample. (B, 1), (B,) -> (B,)"""
-    logits = outputs.squeeze(-1)
-    return torch.logaddexp(logits.new_zeros(()), logits) - targets * logits
-
-
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``log sum_c exp(f_c) - f_y``. (B, C), (B,) -> (B,)"""
-    chosen = outputs.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
-    return torch.logsumexp(outputs, -1) - chosen
-
-
-def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """``(f - y)^2 / 2`` of one output f per sample. (B, 1), (B,) -> (B,)"""
-    return (outputs.squeeze(-1) - targets) ** 2 / 2
-
-
 def softplus(values: Tensor) -> Tensor:
     """``log(1 + exp(5 x)) / 5``: a smooth twin of ReLU."""
     return torch.logaddexp(values.new_zeros(()), 5 * values) / 5
@@ -40,36 +23,11 @@ def where_positive(slope: Tensor, values: Tensor) -> Tensor:
     return found
 
 
-def _times(factors: Tensor, moved: Tensor) -> Tensor:
-    return factors[:, None] * moved
-
-
-def _covariance(chances: Tensor, moved: Tensor) -> Tensor:
-    """``(diag p - p p^T) moved``"""
-    weighted = chances * moved
-    return weighted - chances * weighted.sum(-1, keepdim=True)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of each sample: outputs (B, C), targets (B,) -> (B,)
-    "binary-cross-entropy": binary_cross_entropy,
-    "cross-entropy": cross_entropy,
-    "squared-error": squared_error,
-}
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh, "softplus": softplus}
-LOSS_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the loss in the outputs; (R, B, C), (B,)
-    "binary-cross-entropy": lambda outputs, targets: outputs.sigmoid() - targets[:, None],
-    "cross-entropy": lambda outputs, targets: outputs.softmax(-1) - torch.nn.functional.one_hot(targets, outputs.shape[-1]),
-    "squared-error": lambda outputs, targets: outputs - targets[:, None],
-}
 ACTIVATION_PULLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # slope of the activated value -> slope before it
     "relu": where_positive,
     "tanh": torch.ops.aten.tanh_backward,
     "softplus": lambda slope, value: slope * -torch.expm1(-5 * value),
-}
-LOSS_CURVATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the loss twice in the outputs; (B, C), (B, R, C)
-    "binary-cross-entropy": lambda outputs, moved: _times(outputs.sigmoid() * outputs.neg().sigmoid(), moved),
-    "cross-entropy": lambda outputs, moved: _covariance(outputs.softmax(-1)[:, None], moved),
-    "squared-error": lambda outputs, moved: moved,
 }
 ACTIVATION_BENDS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor | None]]] = {  # first and second derivative, of the value
     "relu": lambda value: ((value > 0).to(value), None),

@@ -11,7 +11,59 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
-from benchmark.core.layers import LOSSES, Activation, Conv, Dense, GroupNorm, Image, Layer, MaxPool
+from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, Image, Layer, MaxPool
+from benchmark.core.losses import LOSSES, Loss
+
+
+class Model(Protocol):
+    """What a problem needs of a model: its parameters as one vector, and the losses of samples as a function of it."""
+
+    @property
+    def loss(self) -> Loss:
+        """A loss of ours by its name, or a function of outputs and targets."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Layers of ours, one after another, that it is made of; none for any other model."""
+
+    @property
+    def parameters(self) -> int:
+        """P, the number of parameters."""
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that a sample's inputs are."""
+
+    @property
+    def classes(self) -> int:
+        """C, the outputs of a sample, or of each token."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether the outputs are linear in the parameters."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether it has fully connected layers of ours only."""
+
+    @property
+    def mapped(self) -> bool:
+        """Whether torch can map it over runs and samples."""
+
+    def parts(self, theta: Tensor) -> list[list[Tensor]]:
+        """The parameters of each layer as parts of the flat vector `theta` (P,), or (R, *shape) each of R vectors (R, P)."""
+
+    def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:
+        """(P,), (B, ...) -> (B, ...)"""
+
+    def features(self, theta: Tensor, inputs: Tensor) -> Tensor:
+        """What goes into the last layer. (P,), (B, ...) -> (B, F)"""
+
+    def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Per-sample losses without L2 term. (P,), (B, ...), (B, ...) -> (B,)"""
+
+    def initial(self, random: np.random.RandomState) -> Tensor:
+        """Initial parameters (P,)."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +74,7 @@ class Network:
     """
 
     layers: tuple[Layer, ...]  # from the inputs to the outputs
-    loss: str  # "binary-cross-entropy" (C = 1), "cross-entropy" (C classes) or "squared-error" (C = 1)
+    loss: Loss  # "binary-cross-entropy" (C = 1), "cross-entropy" (C classes) or "squared-error" (C = 1)
 
     @property
     def inputs(self) -> int:
@@ -44,6 +96,11 @@ class Network:
     def dense(self) -> bool:
         """Whether it has fully connected layers only."""
         return all(isinstance(layer, Dense | Activation) for layer in self.layers)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether torch can map it over runs and samples: always."""
+        return True
 
     @property
     def parameters(self) -> int:

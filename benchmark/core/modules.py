@@ -1,4 +1,4 @@
-"""A network of ours as a `torch.nn` module, for libraries that take nothing else."""
+"""A model as a `torch.nn` module, for libraries that take nothing else."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core.layers import NORM_EPS, Activation, Conv, Dense, GroupNorm, Layer, MaxPool
-from benchmark.core.models import Network
+from benchmark.core.models import Model
+from benchmark.core.wrapped import Module
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -16,11 +17,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def module(model: Network, theta: Tensor) -> nn.Sequential:
-    """The network at the parameters `theta` (P,): inputs (B, d) to outputs (B, C).
+def module(model: Model, theta: Tensor) -> nn.Sequential:
+    """The model at the parameters `theta` (P,), in evaluation mode: inputs (B, d) to outputs (B, C).
 
     Its parameters are copies, in the order of the flat vector. Raises LoobenchError for a layer that `torch.nn` has no form of.
     """
+    if isinstance(model, Module):
+        return nn.Sequential(model.at(theta))
     with torch.random.fork_rng(devices=[]):  # the first parameters are random
         parts = [part for layer in model.layers for part in _modules(layer)]
     whole = nn.Sequential(*parts).to(theta)

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from benchmark.base.files import digest, tensor_digest
 from benchmark.core import calculus
-from benchmark.core.models import Network
+from benchmark.core.losses import Loss, asked
+from benchmark.core.models import Model
 from benchmark.core.optimizers import Optimizer
 from benchmark.core.tangents import Tangents, join, split, tangents
 
+LATER = {"query_function": "loss", "clip": None}  # fields that came after protocol 1.1, as it was before
 SAMPLES = 256  # samples whose tangents are held at once: bounds memory
 
 
@@ -24,7 +26,7 @@ class Record:
 class Samples(Record):
     """Some samples, one in each row. ``samples[rows]`` are those of some rows, and ``len(samples)`` is how many there are."""
 
-    inputs: Tensor  # (N, d) features, scaled as the model sees them; an image is a row of pixels, channel by channel
+    inputs: Tensor  # (N, d) features, scaled, an image as a row of pixels; of a torch.nn.Module (N, ...), what it takes
     targets: Tensor  # (N,) classes: 0.0 or 1.0 where the model has one output, int64 from 0 on where more; or real values
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class Problem(Record):
     The reference run has ``w_b = 1/|B_t|``; a run without sample i has weight 0 for it and still 1/|B_t| for the others.
     """
 
-    model: Network  # layers and a loss: a function of the parameters theta (P,)
+    model: Model  # layers and a loss, or a torch.nn.Module: a function of the parameters theta (P,)
     optimizer: Optimizer  # `.name` is "sgd", "momentum", "adam" or "adamw"; `.rate(t)` the learning rate of step t
     train: Samples  # the N training samples
     query: Samples  # the samples of the queries: Q of them for "each", all of the one query for "mean"
@@ -59,6 +61,8 @@ class Problem(Record):
     weight_decay: float = 0.0  # of the L2 term ``weight_decay/2 |theta|^2`` in each sample's training loss
     query_kind: str = "mean"  # "mean": one query, the mean loss; "each": one query per sample
     counterfactual: str = "zero-weight"  # a batch without i keeps its 1/|B|; "renormalised": divided by what is left
+    query_function: Loss = "loss"  # what is read off a query: its loss, "logit", "margin", or a function of outputs and targets
+    clip: float | None = None  # a gradient of a larger norm is scaled down to this one before each step
 
     @property
     def steps(self) -> int:
@@ -144,9 +148,14 @@ class Problem(Record):
     def _tangents(self, theta: Tensor, samples: Samples) -> Tangents:
         return tangents(self.model, theta, samples.inputs, samples.targets, self.weight_decay)
 
+    def asked(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What is read off some samples as queries, by default their losses without L2 term. (P,) -> (B,)"""
+        found: Tensor = asked(self.model.loss, self.query_function)(self.model.outputs(theta, inputs), targets)
+        return found
+
     def query_losses(self, theta: Tensor) -> Tensor:
-        """Query losses, without L2 term. (P,) -> (Q,)"""
-        losses = self.model.losses(theta, self.query.inputs, self.query.targets)
+        """Query losses, without L2 term, or what else is asked of the queries. (P,) -> (Q,)"""
+        losses = self.asked(theta, self.query.inputs, self.query.targets)
         return losses.mean(0, keepdim=True) if self.query_kind == "mean" else losses
 
     def query_gradients(self, theta: Tensor) -> Tensor:
@@ -165,6 +174,12 @@ class Problem(Record):
         """`step`, of a run whose steps were counted before."""
         batch = self.train[self.batch(t)]
         gradient = calculus.gradient(lambda theta: weights @ self.losses(theta, batch))(state[0])
+        return self.moved(state, gradient, t)
+
+    def moved(self, state: Tensor, gradient: Tensor, t: int) -> Tensor:
+        """The optimiser's step with the gradient (P,), clipped where the problem says so."""
+        if self.clip:
+            gradient = gradient.mul(clipping(gradient, self.clip))
         return self.optimizer.step(state, gradient, t)
 
     def pull(
@@ -178,9 +193,7 @@ class Problem(Record):
         calculus.count(gradients=len(weights), hessian_products=len(weights) * len(cotangents) if curvature else 0)
         at = self._tangents(state[0], self.train[self.batch(t)])
         gradient = join(at.gradient(weights[None]))[0]
-        before, along = calculus.pull(
-            lambda state, gradient: self.optimizer.step(state, gradient, t), (state, gradient), cotangents
-        )
+        before, along = calculus.pull(lambda state, gradient: self.moved(state, gradient, t), (state, gradient), cotangents)
         slopes = torch.cat([at.slopes(split(self.model, some)) for some in torch.split(along, calculus.CHUNK)])
         if curvature:
             before[:, 0] += _products(self.model, at, along, weights[None])
@@ -190,10 +203,20 @@ class Problem(Record):
         """Content digest of every field."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         plain = {name: value for name, value in plain.items() if not isinstance(value, Tensor | Samples)}
+        plain = {name: value for name, value in plain.items() if LATER.get(name, ()) != value}  # so that older digests hold
         return digest(tensor_digest(tensors(self)).encode(), repr(plain).encode())
 
 
-def _products(model: Network, at: Tangents, vectors: Tensor, weights: Tensor, *, bent: bool = True) -> Tensor:
+def clipping(gradients: Tensor, most: float) -> Tensor:
+    """What scales gradients (..., P) of a norm above `most` down to it, ``min(1, most / (|g| + 1e-6))``. (..., 1)
+
+    As torch.nn.utils.clip_grad_norm_ does.
+    """
+    norms: Tensor = gradients.norm(dim=-1, keepdim=True)
+    return (most / (norms + 1e-6)).clamp(max=1)
+
+
+def _products(model: Model, at: Tangents, vectors: Tensor, weights: Tensor, *, bent: bool = True) -> Tensor:
     """``sum_b w_b H_b v_k``. (K, P), (1, B) -> (K, P)"""
 
     def some(vectors: Tensor) -> Tensor:

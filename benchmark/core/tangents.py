@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from benchmark.core import calculus
-from benchmark.core.layers import ACTIVATION_BENDS, ACTIVATION_PULLS, LOSS_CURVATURES, LOSS_SLOPES, LOSSES, Activation, Dense
-from benchmark.core.models import Network
+from benchmark.core.layers import ACTIVATION_BENDS, ACTIVATION_PULLS, Activation, Dense
+from benchmark.core.losses import LOSS_CURVATURES, LOSS_SLOPES, LOSSES, curvature
+from benchmark.core.models import Model
 
 Parts = list[Tensor]  # (R, *shape) for each parameter tensor, in the order of the flat vector
 
 
-def split(model: Network, flat: Tensor) -> Parts:
+def split(model: Model, flat: Tensor) -> Parts:
     """Flat vectors (R, P) as parts, each on its own in memory."""
     return [part.contiguous() for layer in model.parts(flat) for part in layer]
 
@@ -49,7 +50,7 @@ class Tangents(Protocol):
         """
 
 
-def tangents(model: Network, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> Tangents:
+def tangents(model: Model, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> Tangents:
     """Samples, inputs (B, d) and targets (B,), at `theta` (P,), for shifts of it as parts (R, *shape), as `split` makes them.
 
     The methods of what is returned: `outputs(shift)` (R, B, C) and `slopes(shift)` (R, B), how outputs and losses move;
@@ -76,7 +77,7 @@ def decay(out: Parts, shift: Parts, theta: Parts, kept: Tensor, removed: Tensor 
 class DenseTangents:
     """Dense layers and activations: values (B, features), their tangents (B, R, features)."""
 
-    def __init__(self, model: Network, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> None:
+    def __init__(self, model: Model, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> None:
         self.model, self.targets, self.weight_decay = model, targets, weight_decay
         self.parameters = model.parts(theta)
         self.flat = [part for layer in self.parameters for part in layer]
@@ -189,7 +190,7 @@ def _through(layer: Activation, value: Tensor, slope: Tensor, kept: Tensor, befo
 class MappedTangents:
     """Any network, by `torch.func` mapped over the shifts, with values that no shift changes computed once."""
 
-    def __init__(self, model: Network, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> None:
+    def __init__(self, model: Model, theta: Tensor, inputs: Tensor, targets: Tensor, weight_decay: float) -> None:
         self.model, self.theta, self.inputs, self.targets = model, theta, inputs, targets
         self.weight_decay = weight_decay
 
@@ -233,5 +234,5 @@ class MappedTangents:
     def _gauss_newton(self, vector: Tensor, weights: Tensor) -> Tensor:
         values, back = calculus.linearised(lambda theta: self.model.outputs(theta, self.inputs), self.theta)
         moved = calculus.push(lambda theta: self.model.outputs(theta, self.inputs), (self.theta,), (vector,))[1]
-        curved = LOSS_CURVATURES[self.model.loss](values, moved[:, None])[:, 0]
-        return back(weights[:, None] * curved) + self.weight_decay * weights.sum() * vector
+        curved = curvature(self.model.loss, values, self.targets, moved)
+        return back(weights.view(-1, *[1] * (curved.ndim - 1)) * curved) + self.weight_decay * weights.sum() * vector

@@ -112,6 +112,8 @@ def _docstring(node: ast.FunctionDef | ast.ClassDef) -> str:
 
 def _value(name: str, value: ast.expr) -> str:
     """A constant as code; of a table its keys alone."""
+    if isinstance(value, ast.Call) and value.args and isinstance(value.args[0], ast.Dict):
+        value = value.args[0]  # a table with more to it
     if isinstance(value, ast.Dict):
         return "\n".join(f"{name}[{ast.unparse(key)}]" for key in value.keys if key).replace("'", '"')
     return f"{name} = {ast.unparse(value)}".replace("'", '"')

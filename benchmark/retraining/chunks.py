@@ -18,11 +18,13 @@ from benchmark.base.errors import LoobenchError
 from benchmark.core import layers
 from benchmark.core.optimizers import Adam
 from benchmark.core.problem import Problem
-from benchmark.retraining.engine import query_block
+from benchmark.retraining.engine import native
+from benchmark.retraining.generic import query_block, work
 
 MIB = 2**20
 CACHE = 4 * MIB  # first layers of runs side by side stay within it on a CPU
 ACTIVATIONS = 24 * MIB  # and so do the values of a convolutional network's layers
+BY_FLOPS = (100e6, 16), (1e9, 4)  # of other models: the less a run's step is, the more of them are trained at once
 SLACK = 1.25  # temporaries, and what the allocator keeps back
 SPARE = 24 * MIB  # for each thread: freed blocks that the allocator does not give back at once
 
@@ -99,7 +101,13 @@ def _even(runs: int, most: int) -> int:
 
 
 def at_once(problem: Problem, gram: bool) -> int:
-    """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 4 to 64 with convolutions."""
+    """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 4 to 64 with convolutions.
+
+    Of models that have no form of ours 16, 4 or 1, by the operations of a run's step.
+    """
+    if not native(problem):
+        flops = work(problem).flops
+        return next((count for most, count in BY_FLOPS if flops < most and problem.model.mapped), 1)
     item, first = problem.initial.element_size(), problem.model.layers[0]
     if isinstance(first, layers.Dense):
         inside = len(problem.train) if gram else first.inputs
@@ -140,6 +148,11 @@ def _state_bytes(problem: Problem) -> int:
 
 def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:
     """Memory that one chunk of `runs` runs takes."""
+    if not native(problem):
+        copies = _copies(problem) + 3  # the gradient, and what it is put together from
+        return SPARE + int(
+            SLACK * runs * (copies * problem.model.parameters * problem.initial.element_size() + work(problem).kept)
+        )
     batch, query = problem.batches.shape[1], min(len(problem.query), query_block(problem))
     fixed = max(batch, query) * _shared_values(problem) + 2 * problem.optimizer.rows * problem.model.parameters
     if gram:
@@ -156,11 +169,14 @@ def _outputs_at_start(problem: Problem) -> int:
 
 def _state(problem: Problem, gram: bool) -> int:
     """Numbers of one run's parameters and moments, in the form in which they are held."""
-    copies = problem.optimizer.rows + isinstance(problem.optimizer, Adam)  # and Adam's buffer
     first, total = problem.model.layers[0], problem.model.parameters
     if gram and isinstance(first, layers.Dense):
         total += (len(problem.train) - first.inputs) * first.outputs
-    return copies * total
+    return _copies(problem) * total
+
+
+def _copies(problem: Problem) -> int:
+    return problem.optimizer.rows + isinstance(problem.optimizer, Adam)  # and Adam's buffer
 
 
 def _values(problem: Problem) -> int:

@@ -4,29 +4,21 @@ A run is its parameters, moments and gradients, held as separate tensors that ar
 the size of the state. Values between layers are (R, features, B). The first layer sees the same inputs in all runs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from benchmark.core import layers
-from benchmark.core.layers import ACTIVATION_PULLS, ACTIVATIONS, LOSS_SLOPES, LOSSES
+from benchmark.core import calculus, layers
+from benchmark.core.layers import ACTIVATION_PULLS, ACTIVATIONS
+from benchmark.core.losses import LOSS_SLOPES, LOSSES, asked
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem
 from benchmark.retraining.convolution import ConvRuns, FirstConv, GroupNormRuns, MaxPoolRuns
 from benchmark.retraining.dense import DenseRuns, FirstDense, Gram, Parts, Rows
+from benchmark.retraining.generic import GenericRuns, blocks, query_block
 from benchmark.retraining.updaters import L2, l2
-
-
-def query_block(problem: Problem) -> int:
-    """Query samples whose losses are computed at once, to bound memory: 256, or a batch where images get large."""
-    return problem.batches.shape[1] if isinstance(problem.model.layers[0], layers.Conv) else 256
-
-
-def blocks(length: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `length`."""
-    return (slice(start, start + size) for start in range(0, length, size))
 
 
 class LayerRuns(Protocol):
@@ -53,6 +45,25 @@ class FirstRuns(Protocol):
 
     def parameters(self) -> list[Tensor]:
         """Tensors (R, ...) in the order of the flat vector."""
+
+
+class AnyRuns(Protocol):
+    """R runs of one problem, side by side."""
+
+    problem: Problem
+    runs: int  # R
+
+    def step(self, t: int, rows: Tensor, weights: Tensor, /) -> None:
+        """One training step on the samples `rows` with weights (R, B)."""
+
+    def query_losses(self) -> Tensor:
+        """Query losses of each run, without L2 term, or what else the problem asks, (R, Q)."""
+
+    def outputs_of_query(self) -> Tensor:
+        """Outputs (R, Q, C) of each run for every query sample."""
+
+    def parameters(self) -> Tensor:
+        """Flat parameters (R, P)."""
 
 
 class ActivationRuns:
@@ -135,8 +146,8 @@ class Runs:
         return losses.mean(1, keepdim=True) if self.problem.query_kind == "mean" else losses
 
     def _losses(self, rows: slice) -> Tensor:
-        targets = self.problem.query.targets[rows]
-        return LOSSES[self.model.loss](self._outputs("query", rows), targets.expand(self.runs, -1))
+        targets, outputs = self.problem.query.targets[rows], self._outputs("query", rows)
+        return over_runs(self.problem, outputs, targets)
 
     def outputs_of_query(self) -> Tensor:
         """Network outputs (R, Q, C) of each run for every query sample, whatever the kind of query."""
@@ -150,9 +161,39 @@ class Runs:
         return torch.cat([part.reshape(self.runs, -1) for part in parts], dim=1)
 
 
+def over_runs(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
+    """What is asked of the query outputs of R runs. (R, B, C), (B,) -> (R, B)"""
+    if problem.query_function == "loss" and isinstance(problem.model.loss, str) and targets.ndim == 1:
+        return LOSSES[problem.model.loss](outputs, targets.expand(len(outputs), -1))
+    each: Tensor = calculus.many(asked(problem.model.loss, problem.query_function), over=(0, None), chunk=None)(
+        outputs, targets
+    )
+    return each
+
+
+def native(problem: Problem) -> bool:
+    """Whether every layer has a form here, and the step is of the kind that goes layer by layer."""
+    return bool(problem.model.layers) and not problem.clip
+
+
+def runs(problem: Problem, state: Tensor, count: int, gram: Gram | None = None) -> AnyRuns:
+    """So many runs of a problem from one state (S, P), or from one for each (R, S, P): in our form where there is one."""
+    return Runs(problem, state, count, gram) if native(problem) else GenericRuns(problem, state, count)
+
+
+def parameters(runs: AnyRuns) -> Tensor:
+    """Their flat parameters (R, P)."""
+    return runs.parameters()
+
+
+def query_losses(runs: AnyRuns) -> Tensor:
+    """What is asked of their queries (R, Q)."""
+    return runs.query_losses()
+
+
 def gram_applies(problem: Problem) -> bool:
     """Whether the first layer stays in the span of the inputs: under SGD, with momentum or not, if it is dense."""
-    return isinstance(problem.optimizer, Sgd) and isinstance(problem.model.layers[0], layers.Dense)
+    return native(problem) and isinstance(problem.optimizer, Sgd) and isinstance(problem.model.layers[0], layers.Dense)
 
 
 def gram_pays(problem: Problem) -> bool:

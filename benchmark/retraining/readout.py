@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import unknown
-from benchmark.core.layers import LOSSES
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem
 from benchmark.core.tangents import split, tangents
 from benchmark.core.trajectory import Trajectory
-from benchmark.retraining.engine import Runs, blocks, query_block
+from benchmark.retraining import engine
+from benchmark.retraining.generic import blocks, query_block
 
 Reader = Callable[[Tensor], Tensor]  # shifts (R, P) of the final parameters -> effects (R, Q)
 ROWS = 64  # shifts read at once
@@ -48,7 +48,7 @@ def _logit(problem: Problem, final: Tensor) -> Reader:
     def losses(shift: Tensor) -> Tensor:
         moved = split(problem.model, shift)
         found = [
-            LOSSES[problem.model.loss](before + at.outputs(moved), some.targets.expand(len(shift), -1))
+            engine.over_runs(problem, before + at.outputs(moved), some.targets)
             for before, at, some in zip(outputs, at, parts, strict=True)
         ]
         each = torch.cat(found, dim=1)
@@ -74,7 +74,7 @@ def _against_none(losses: Reader) -> Reader:
 def losses_at(problem: Problem, thetas: Tensor) -> Tensor:
     """Query losses at many parameter vectors, at the engine's speed. (R, P) -> (R, Q)"""
     still = replace(problem, optimizer=Sgd(0.0))  # whose state is the parameters alone
-    return Runs(still, thetas[:, None], len(thetas)).query_losses()
+    return engine.runs(still, thetas[:, None], len(thetas)).query_losses()
 
 
 READERS: dict[str, Callable[[Problem, Tensor], Reader]] = {"linear": _linear, "logit": _logit, "exact": _exact}

@@ -11,10 +11,11 @@ from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
 from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Replay, Trajectory
-from benchmark.retraining import chunks
+from benchmark.retraining import chunks, engine
 from benchmark.retraining.chunks import Means, Stopped
 from benchmark.retraining.dense import Gram
-from benchmark.retraining.engine import Runs, blocks, gram_pays
+from benchmark.retraining.engine import AnyRuns, gram_pays
+from benchmark.retraining.generic import blocks
 
 Progress = Callable[[int], object]  # called with the number of sample visits just done
 
@@ -70,7 +71,7 @@ def retrain(
     *,
     states: Tensor | None = None,
     since: int = 0,
-    read: Callable[[Runs], Tensor] = Runs.parameters,
+    read: Callable[[AnyRuns], Tensor] = engine.parameters,
     gram: bool | None = None,
     runs: int | None = None,
     means: Means | None = None,
@@ -97,8 +98,8 @@ def retrain(
     visits = int((problem.batches[since : problem.horizons[-1]] >= 0).sum())
     calculus.count(gradients=visits * len(keep))  # of the question, whatever is shared
 
-    def begin(start: int, count: int) -> Runs:
-        return Runs(problem, problem.start() if states is None else states[start], count, shared)
+    def begin(start: int, count: int) -> AnyRuns:
+        return engine.runs(problem, problem.start() if states is None else states[start], count, shared)
 
     starts = torch.zeros(len(keep), dtype=torch.int64) if states is None else departures(problem, keep, since)
     return training_loop(
@@ -267,7 +268,7 @@ def against_all(problem: Problem, keep: Tensor, **settings: Any) -> Tensor:
 
     The settings are those of `retrain`.
     """
-    losses = retrain(problem, keep, read=Runs.query_losses, **settings)
+    losses = retrain(problem, keep, read=engine.query_losses, **settings)
     return losses[:, :-1] - losses[:, -1:]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
 from benchmark.core import calculus, solvers, sweep
-from benchmark.core.models import Block, Network, cnn, mlp
+from benchmark.core.models import Block, Model, cnn, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples, map_tensors
 from benchmark.core.trajectory import Trajectory
@@ -33,7 +33,7 @@ SOLVERS: dict[str, dict[str, float]] = {
 OPTIMIZERS: tuple[Optimizer, ...] = (Sgd(0.1), Sgd(0.1, momentum=0.9), Adam(0.1))
 
 
-def problem(model: Network, optimizer: Optimizer) -> Problem:
+def problem(model: Model, optimizer: Optimizer) -> Problem:
     """One step on a few random samples: nothing of it is any task's."""
     numbers = torch.arange(SAMPLES)
     inputs = torch.from_numpy(stream("warm-up/inputs", 0).normal(size=(SAMPLES, model.inputs)))
@@ -42,7 +42,7 @@ def problem(model: Network, optimizer: Optimizer) -> Problem:
     return Problem(model, optimizer, some, some, some, initial, numbers[None], numbers, (1,), query_kind="each")
 
 
-def _targets(model: Network, numbers: Tensor) -> Tensor:
+def _targets(model: Model, numbers: Tensor) -> Tensor:
     classes = numbers % max(2, model.classes)
     return classes if model.loss == "cross-entropy" else classes.double()
 
@@ -50,10 +50,19 @@ def _targets(model: Network, numbers: Tensor) -> Tensor:
 def like(run: Trajectory) -> Trajectory:
     """A made-up run of one step of the network and optimiser of a real one, of which it holds nothing else."""
     own, final = run.problem, run.final
-    given = replace(problem(own.model, own.optimizer), weight_decay=own.weight_decay, query_kind=own.query_kind)
+    given = problem(own.model, own.optimizer) if own.model.layers else _blank(own)
     here = map_tensors(given, lambda tensor: tensor.to(final.device, final.dtype if tensor.is_floating_point() else None))
-    made = train(replace(here, counterfactual=own.counterfactual))
+    asked = {name: getattr(own, name) for name in ("weight_decay", "query_kind", "counterfactual", "query_function", "clip")}
+    made = train(replace(here, **asked))
     return made.final_only() if run.final_alone else made
+
+
+def _blank(own: Problem) -> Problem:
+    """One step on samples of zeros, of the shapes and kinds that a module takes."""
+    numbers = torch.arange(min(SAMPLES, len(own.train)), device=own.initial.device)
+    some = Samples(torch.zeros_like(own.train.inputs[numbers]), torch.zeros_like(own.train.targets[numbers]))
+    initial = torch.from_numpy(stream("warm-up/initial", 0).normal(scale=0.1, size=own.model.parameters))
+    return Problem(own.model, own.optimizer, some, some, some, initial, numbers[None], numbers, (1,), query_kind="each")
 
 
 def everything() -> None:

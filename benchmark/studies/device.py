@@ -23,7 +23,7 @@ from benchmark.core.models import Block, Network, cnn, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, in_precision
 from benchmark.retraining.chunks import Means
-from benchmark.retraining.engine import Runs
+from benchmark.retraining.engine import query_losses
 from benchmark.retraining.train import left_out, retrain, train
 from benchmark.studies import speed
 from benchmark.tasks.definition import DTYPES, build
@@ -80,7 +80,7 @@ def _on(problem: Problem, device: str, exact: Tensor) -> dict[str, Any]:
     best = speed.peak(there.initial.dtype, device)
     found = truth.ground_truth(train(there))
     keep = left_out(there)
-    plain = speed.median_seconds(lambda: retrain(there, keep, gram=False, read=Runs.query_losses), device, repeats=1)
+    plain = speed.median_seconds(lambda: retrain(there, keep, gram=False, read=query_losses), device, repeats=1)
     return {
         "difference": difference(found.effect, exact),
         "noise": asdict(found.noise) if found.noise else None,

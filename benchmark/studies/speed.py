@@ -25,7 +25,7 @@ from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples, map_tensors
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means
-from benchmark.retraining.engine import Runs, gram_pays
+from benchmark.retraining.engine import gram_pays, query_losses
 from benchmark.retraining.train import leave_one_out, left_out, retrain, train, trained
 from benchmark.studies.plain import mapped, plain_loop
 from benchmark.tasks.definition import DTYPES, Task, batches, build, variant
@@ -178,7 +178,7 @@ def _retraining(
     problem: Problem, keep: Tensor, *, gram: bool | None = None, states: Tensor | None = None, workers: int = 1
 ) -> Callable[[], object]:
     means = Means(workers=workers)
-    return lambda: retrain(problem, keep, gram=gram, states=states, read=Runs.query_losses, means=means)
+    return lambda: retrain(problem, keep, gram=gram, states=states, read=query_losses, means=means)
 
 
 def _warm_up(problem: Problem, two: Tensor, states: Tensor) -> None:
@@ -275,7 +275,7 @@ def _exponent(name: str, device: str) -> float:
 def _time_of(size: dict[str, int], device: str) -> float:
     problem = on(synthetic((size["inputs"], size["hidden"], 1), size["samples"], 20, size["epochs"]), device)
     keep = left_out(problem)[:1].expand(size["runs"], -1)
-    return median_seconds(lambda: retrain(problem, keep, gram=False, read=Runs.query_losses), device)
+    return median_seconds(lambda: retrain(problem, keep, gram=False, read=query_losses), device)
 
 
 def report(

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmark.core.layers import LOSSES
+from benchmark.core.losses import LOSSES
 from benchmark.core.problem import Problem
 from benchmark.retraining.chunks import FREE, Means
-from benchmark.retraining.engine import Runs
+from benchmark.retraining.engine import AnyRuns
 from benchmark.retraining.train import Progress, retrain
 from benchmark.tasks.questions import Uses
 from benchmark.truths.counterfactuals import initial, order
@@ -36,8 +36,8 @@ def judge(problem: Problem, keep: Tensor, means: Means = FREE, progress: Progres
     return found[-1].double().cpu()
 
 
-def _loss_and_error(runs: Runs) -> Tensor:
-    outputs, targets, loss = runs.outputs_of_query(), runs.problem.query.targets, runs.model.loss
+def _loss_and_error(runs: AnyRuns) -> Tensor:
+    outputs, targets, loss = runs.outputs_of_query(), runs.problem.query.targets, runs.problem.model.loss
     losses = LOSSES[loss](outputs, targets.expand(runs.runs, -1))
     wrong = WRONG[loss](outputs, targets).to(losses)
     return torch.stack([losses.mean(1), wrong.mean(1)], dim=1)

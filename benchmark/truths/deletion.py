@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmark.base.streams import stream
 from benchmark.core.problem import Problem, Samples
 from benchmark.retraining.chunks import FREE, Means
-from benchmark.retraining.engine import Runs
+from benchmark.retraining.engine import query_losses
 from benchmark.retraining.train import Progress, retrain
 from benchmark.tasks.questions import Uses
 
@@ -41,5 +41,5 @@ def deleted(problem: Problem, removed: Tensor, means: Means = FREE, *, progress:
     """
     asked = replace(problem, query_kind="mean", horizons=problem.horizons[-1:])
     keep = torch.cat([~removed, torch.ones_like(removed[:1])]).to(problem.initial.device)
-    losses = retrain(asked, keep, read=Runs.query_losses, means=means, progress=progress)[-1, :, 0].double().cpu()
+    losses = retrain(asked, keep, read=query_losses, means=means, progress=progress)[-1, :, 0].double().cpu()
     return losses[:-1] - losses[-1]

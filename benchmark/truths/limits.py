@@ -264,6 +264,6 @@ def _of_leave_one_out(task: Task, seed: int, run: Trajectory, truth: GroundTruth
 def shift_effects(run: Trajectory, means: Means = FREE) -> Tensor:
     """``<grad L_q(theta_h), theta_h(-i) - theta_h>``: the exact shifts, read to first order. (H, K, Q)"""
     problem = run.problem
-    found = retrain(problem, left_out(problem), states=run.states, read=Runs.parameters, means=means)  # (H, K + 1, P)
+    found = retrain(problem, left_out(problem), states=run.states, means=means)  # (H, K + 1, P)
     gradients = [problem.query_gradients(run.params(horizon)) for horizon in problem.horizons]
     return torch.stack([(thetas[:-1] - thetas[-1]) @ at.T for thetas, at in zip(found, gradients, strict=True)]).cpu()

@@ -1,0 +1,180 @@
+"""Any torch.nn.Module as a model: a pure function of the flat vector of the parameters that are trained."""
+
+import copy
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+from threading import Lock, local
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmark.base.errors import LoobenchError
+from benchmark.base.files import json_digest, tensor_digest
+from benchmark.base.streams import drawn
+from benchmark.core.code import Code
+from benchmark.core.losses import LOSSES, Loss, name_of
+from benchmark.core.recurrent import unroll
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Of one sample."""
+
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+
+class Module:
+    """A torch.nn.Module, and a loss of its outputs (B, ...).
+
+    The flat vector (P,) holds its parameters that are trained, in the order of `named_parameters`; those shared by several
+    layers once. Frozen parameters and buffers are constants. The module is never trained in place.
+    """
+
+    layers: tuple[Any, ...] = ()  # none of ours
+    linear = dense = False
+    mapped = True
+
+    def __init__(self, net: nn.Module, loss: Loss, *, code: Code | None = None, shapes: Shapes | None = None) -> None:
+        self.net, self.loss, self.code = copy.deepcopy(net), loss, code
+        self.one = shapes or Shapes()
+        named = dict(self.net.named_parameters())
+        self.shapes = {name: part.shape for name, part in named.items() if part.requires_grad}
+        self.constants = {name: part.detach() for name, part in named.items() if not part.requires_grad}
+        self.constants |= {name: part for name, part in self.net.named_buffers() if part is not None}
+        self.own = local()  # of each thread a copy of the module, since a call puts parameters into it, and the constants
+        if not self.shapes:
+            raise LoobenchError(f"{type(net).__name__} has no parameters to train: set requires_grad of some")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Module":
+        return self
+
+    def __repr__(self) -> str:
+        """What decides its numbers, for the digest of a problem."""
+        return f"Module({self.digest()})"
+
+    def digest(self) -> str:
+        """Content digest of code, constants and loss."""
+        loss = self.loss if isinstance(self.loss, str) else name_of(self.loss)
+        structure = self.code.digest if self.code else repr(self.net)
+        shapes = [[name, list(shape)] for name, shape in self.shapes.items()]
+        return json_digest([structure, shapes, loss, tensor_digest(self.constants.values())])
+
+    @property
+    def classes(self) -> int:
+        """C, the outputs of a sample, or of each token where there are several."""
+        return self.one.outputs[-1] if self.one.outputs else 1
+
+    @property
+    def inputs(self) -> int:
+        """Numbers that a sample's inputs are."""
+        return prod(self.one.inputs)
+
+    @property
+    def parameters(self) -> int:
+        """P, the number of parameters that are trained."""
+        return sum(map(prod, self.shapes.values()))
+
+    def parts(self, theta: Tensor) -> list[list[Tensor]]:
+        """The parameters of each layer as parts of the flat vector `theta` (P,), or (R, *shape) each of R vectors (R, P)."""
+        named = self._named(theta).items()
+        return [[part for _, part in layer] for _, layer in groupby(named, lambda pair: pair[0].rpartition(".")[0])]
+
+    def _named(self, theta: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(theta, list(map(prod, self.shapes.values())), dim=-1)
+        lead = theta.shape[:-1]
+        pairs = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.reshape(*lead, *shape) for (name, shape), part in pairs}
+
+    def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs of the module. (P,), (B, ...) -> (B, ...)"""
+        net, constants = self._here(theta)
+        with _plain_kernels:
+            found: Tensor = functional_call(net, {**constants, **self._named(theta)}, (inputs,), tie_weights=True)
+        return found
+
+    def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Per-sample losses without L2 term. (P,), (B, ...), (B, ...) -> (B,)"""
+        return LOSSES[self.loss](self.outputs(theta, inputs), targets)
+
+    def features(self, theta: Tensor, inputs: Tensor) -> Tensor:
+        """What goes into the last nn.Linear that is called, several rows of a sample flattened. (P,), (B, ...) -> (B, F)"""
+        net, _ = self._here(theta)
+        seen: list[Tensor] = []
+        hooks = [
+            layer.register_forward_pre_hook(lambda _layer, given: seen.append(given[0]))
+            for layer in net.modules()
+            if isinstance(layer, nn.Linear)
+        ]
+        try:
+            self.outputs(theta, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if not seen:
+            raise LoobenchError(f"{type(self.net).__name__} has no nn.Linear: nothing of it is a hidden feature")
+        return seen[-1].reshape(len(inputs), -1)
+
+    def initial(self, random: np.random.RandomState) -> Tensor:
+        """Initial parameters (P,): drawn anew where it is known how the module is made, else those that it came with."""
+        net = self.net
+        if self.code:
+            with drawn(random):
+                net = self.code.built()
+        named = dict(net.named_parameters())
+        return torch.cat([named[name].detach().flatten() for name in self.shapes])
+
+    def at(self, theta: Tensor) -> nn.Module:
+        """A module of its own with the parameters `theta` (P,), in evaluation mode."""
+        net = copy.deepcopy(self.net).to(theta)
+        unroll(net)
+        with torch.no_grad():
+            for name, part in self._named(theta).items():
+                net.get_parameter(name).copy_(part)
+        return net.eval()
+
+    def _here(self, theta: Tensor) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The module of this thread, and its constants in the precision and on the device of the parameters."""
+        if not hasattr(self.own, "net"):
+            self.own.net, self.own.constants = copy.deepcopy(self.net), {}
+            unroll(self.own.net)
+        place = theta.dtype, theta.device
+        if place not in self.own.constants:
+            self.own.constants[place] = {
+                name: part.to(theta.device, theta.dtype if part.is_floating_point() else None)
+                for name, part in self.constants.items()
+            }
+        return self.own.net, self.own.constants[place]
+
+
+class _PlainKernels:
+    """Attention by matrix products while any thread is inside: fused kernels have no second derivative and no forward mode.
+
+    The switches are those of the whole process, so that the first thread in sets them and the last one out puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.undo = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+                torch.backends.mha.set_fastpath_enabled(False)
+                self.undo.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self.inside += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.undo.close()
+
+
+_plain_kernels = _PlainKernels()
