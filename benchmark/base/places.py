@@ -1,6 +1,7 @@
 """Where things lie: this program, what is published, and what is one's own."""
 
 import json
+import os
 from pathlib import Path
 
 import benchmark
@@ -48,3 +49,28 @@ def written(named: Path | None, *, publish: bool) -> Path:
 def read(named: Path | None) -> Path:
     """The folder whose results are shown: the one that is named, else the published one, or one's own where nothing is."""
     return named or (PUBLISHED if PUBLISHED.is_dir() or not MINE.is_dir() else MINE)
+
+
+def folder(text: str) -> Path:
+    """The whole path of a folder that a person names. Raises LoobenchError where it is of nobody's home."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise LoobenchError(f"the folder {text!r} cannot be found: {str(error).rstrip('.')}; write its whole path") from error
+
+
+def cache() -> Path:
+    """The cache: LOOBENCH_CACHE, or the folder that the system has. Raises LoobenchError where it has none to make."""
+    from platformdirs import user_cache_path
+
+    if named := os.environ.get("LOOBENCH_CACHE"):
+        return folder(named)
+
+    advice = "name a folder by --cache or LOOBENCH_CACHE"
+    try:
+        (usual := user_cache_path("loobench")).mkdir(parents=True, exist_ok=True)
+    except RuntimeError as error:
+        raise LoobenchError(f"there is no home for a cache: {error}; or {advice}") from error
+    except OSError as error:
+        raise LoobenchError(f"the cache {usual} cannot be made: {error.strerror}; {advice}") from error
+    return usual

@@ -1,6 +1,5 @@
 """What commands are made of: a help with examples, the options that they share, each written once, and what those mean."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +27,7 @@ class Options(SimpleNamespace):
     @cached_property
     def cache(self) -> Path:
         """The cache that no option names. Raises LoobenchError where the system tells no place for one."""
-        return _folder(os.environ["LOOBENCH_CACHE"]) if os.environ.get("LOOBENCH_CACHE") else _usual_cache()
+        return places.cache()
 
 
 @dataclass(frozen=True)
@@ -126,27 +125,6 @@ def argument(name: str, metavar: str, **more: Any) -> click.Argument:
 
 
 # ---- where things lie ------------------------------------------------------------------------------------------------
-def _folder(text: str) -> Path:
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise LoobenchError(f"the folder {text!r} cannot be found: {str(error).rstrip('.')}; write its whole path") from error
-
-
-def _usual_cache() -> Path:
-    """The folder that the system has for it. Raises LoobenchError where it has none, or that cannot be made."""
-    from platformdirs import user_cache_path
-
-    advice = "name a folder by --cache or LOOBENCH_CACHE"
-    try:
-        (usual := user_cache_path("loobench")).mkdir(parents=True, exist_ok=True)
-    except RuntimeError as error:
-        raise LoobenchError(f"there is no home for a cache: {error}; or {advice}") from error
-    except OSError as error:
-        raise LoobenchError(f"the cache {usual} cannot be made: {error.strerror}; {advice}") from error
-    return usual
-
-
 def written(options: Options) -> Path:
     """The folder that results are written into. Raises LoobenchError where it is published, and that was not asked for."""
     if getattr(options, "replace", False) and not options.publish:
@@ -154,7 +132,7 @@ def written(options: Options) -> Path:
     return places.written(options.results, publish=options.publish)
 
 
-CACHE = option("--cache", type=_folder, metavar="DIR", help="Data, truths, raw estimates (or LOOBENCH_CACHE).")
+CACHE = option("--cache", type=places.folder, metavar="DIR", help="Data, truths, raw estimates (or LOOBENCH_CACHE).")
 READ = option("--results", type=Path, metavar="DIR", help=f"Of these results, as {MINE}.  [default: {PUBLISHED}]")
 WRITTEN = option("--results", type=Path, metavar="DIR", help=f"Folder.  [default: {MINE}; with --publish: {PUBLISHED}]")
 PUBLISH = flag("--publish", help="Change published results, which stay as they are else.")
@@ -198,12 +176,12 @@ def in_bytes(text: str) -> int:
 
 ESTIMATOR = argument("estimator", "NAME|FILE.py[:NAME]")
 CHOICE = (
-    repeated("--suite", metavar="SUITE", help="May be repeated."),
-    repeated("--task", metavar="TASK", help="May be repeated."),
+    repeated("--suite", metavar="SUITE|FILE.py", help="May be repeated."),
+    repeated("--task", metavar="TASK|FILE.py[:NAME]", help="May be repeated."),
     repeated("--estimator", metavar="NAME|FILE.py[:NAME]", help="May be repeated.  [default: all]"),
 )
 DEVICE = option("--device", default="cpu", metavar="NAME", help="cpu or cuda.")
-DTYPE = option("--dtype", default="float64", metavar="NAME", help="float64 or float32.")
+DTYPE = option("--dtype", metavar="NAME", help="float64 or float32.  [default: the task's]")
 MEANS = (
     option("--memory", metavar="SIZE", help="Most that retraining may take, as in 500M or 2G.  [default: half of the free]"),
     option("--threads", type=int, metavar="N", help="Chunks of runs retrained side by side.  [default: one per core]"),

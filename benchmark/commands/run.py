@@ -119,15 +119,19 @@ def _plan(options: o.Options) -> Any:
 
 def tasks(options: o.Options) -> dict[Any, int]:
     """The tasks that the options name, and how many seeds of each are usual."""
-    from benchmark.tasks import suites
+    from benchmark.tasks import finding, suites
 
     if options.full and (options.task or not options.suite):
         raise LoobenchError("--full is for whole suites: name them by --suite, and no --task")
-    named = [_suite(name, full=options.full) for name in options.suite]
-    chosen = {task: suite.seeds for suite in named for task in suite.tasks}
-    chosen |= {task: suites.suite(task.suite).seeds for task in map(suites.task, options.task)}
-    if unscored := [task.name for task in chosen if not suites.suite(task.suite).scored]:
+    files = [name for name in options.suite if name.endswith(".py")]
+    named = [_suite(name, full=options.full) for name in options.suite if name not in files]
+    chosen: dict[Any, int] = {task: suite.seeds for suite in named for task in suite.tasks}
+    for name in (*files, *options.task):
+        chosen |= finding.found(name)
+    if unscored := [task.name for task in chosen if task.suite in suites.SUITES and not suites.SUITES[task.suite].scored]:
         raise LoobenchError(f"{', '.join(unscored)}: for choosing settings, never scored; use `loobench tune`")
+    if options.publish and (own := [task.name for task in chosen if task.suite not in suites.SUITES]):
+        raise LoobenchError(f"{', '.join(own)}: tasks of your own are never published; leave --publish out")
     return chosen
 
 
@@ -145,16 +149,16 @@ def _suite(name: str, *, full: bool) -> Any:
 
 def _told(options: o.Options) -> str:
     """The command as provenance records it: no folder of this machine in it."""
-    chosen = [("--suite", options.suite), ("--task", options.task), ("--estimator", map(_file_name, options.estimator))]
-    parts = [f"{flag} {value}" for flag, values in chosen for value in values]
+    chosen = [("--suite", options.suite), ("--task", options.task), ("--estimator", options.estimator)]
+    parts = [f"{flag} {_file_name(value)}" for flag, values in chosen for value in values]
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
     parts += ["--full"] if options.full else []
-    return " ".join(["loobench run", *parts, f"--device {options.device} --dtype {options.dtype}"])
+    return " ".join(["loobench run", *parts, f"--device {options.device} --dtype {options.dtype or 'float64'}"])
 
 
-def _file_name(estimator: str) -> str:
-    """The name of an estimator, or of the file that was given without its folder."""
-    return estimator.rpartition("/")[2] if estimator.partition(":")[0].endswith(".py") else estimator
+def _file_name(named: str) -> str:
+    """The name of an estimator, task or suite, or of the file that was given without its folder."""
+    return named.rpartition("/")[2] if named.partition(":")[0].endswith(".py") else named
 
 
 def _wandb(options: o.Options) -> Any:

@@ -9,7 +9,7 @@ from benchmark.commands import terminal
 
 
 @o.command(
-    o.argument("task", "TASK"),
+    o.argument("task", "TASK|FILE.py[:NAME]"),
     o.option("--seed", type=int, default=0, metavar="N", help="From 0 to 99."),
     o.option("--export", type=Path, metavar="DIR", help="Write problem, trajectory, truth, task.json (docs/export.md)."),
     *(o.DEVICE, o.DTYPE, *o.MEANS, o.CACHE),
@@ -19,10 +19,13 @@ def command(options: o.Options) -> int:
     """The exact leave-one-out effects of one task and seed; and their export."""
     from benchmark.base import machine
     from benchmark.base.files import probe
-    from benchmark.tasks import definition, suites
+    from benchmark.tasks import definition, finding
     from benchmark.truths import export, truth
 
-    task = definition.variant(suites.task(options.task), options.dtype)
+    tasks = [*finding.found(options.task)]
+    if len(tasks) > 1:
+        raise LoobenchError(f"{options.task} declares {len(tasks)} tasks: name one, as {options.task}:{tasks[0].name}")
+    task = definition.variant(tasks[0], options.dtype)
     if not 0 <= options.seed < o.MOST_SEEDS:
         raise LoobenchError(f"--seed must be 0 to {o.MOST_SEEDS - 1}, got {options.seed}")
     device = machine.device(options.device)

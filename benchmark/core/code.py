@@ -79,6 +79,7 @@ def _module(name: str, text: str) -> ModuleType:
     """A module made of the text of a file."""
     made = ModuleType(f"loobench_own_{sha256(text.encode())[:16]}")
     sys.modules[made.__name__] = made  # where dataclasses look their module up
+    made.__file__ = name
     try:
         exec(compile(text, name, "exec", dont_inherit=True), vars(made))
     except Exception as error:

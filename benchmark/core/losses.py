@@ -1,13 +1,17 @@
 """Losses of outputs, with their derivatives in them; and what else may be asked of a query's outputs."""
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import one_hot
 
 from benchmark.base.errors import LoobenchError, Unsolved, unknown
+from benchmark.core.code import Code, code_of
 
 OfOutputs = Callable[[Tensor, Tensor], Tensor]  # outputs (B, ...), targets (B, ...) -> (B,)
 Loss = Any  # one of ours by its name, or a function of outputs and targets
@@ -166,6 +170,57 @@ def asked(loss: Loss, query: Loss) -> OfOutputs:
     if loss == "squared-error":
         raise LoobenchError(f"the query function {query} is of classes, the loss is squared-error: ask for the loss")
     return QUERIES[query]
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """A loss or query function of a person's own; of a loss module of torch.nn the mean over what is within a sample."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    code: Code | None = None
+
+    @property
+    def __name__(self) -> str:
+        return str(getattr(self.function, "__name__", self.function))
+
+    def __repr__(self) -> str:
+        """What decides its numbers, for the digest of a problem."""
+        return f"{self.__name__} {self.code.digest if self.code else ''}"
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        found = self.function(outputs, targets)
+        within = found.ndim > 1 and isinstance(self.function, torch.nn.Module)
+        return found.flatten(1).mean(1) if within else found
+
+
+def meant(loss: Any) -> Loss:
+    """The name of one of ours where a person gave that, or torch's name for it; else a function of their own.
+
+    Raises LoobenchError for another name.
+    """
+    if isinstance(loss, type) and issubclass(loss, torch.nn.Module):
+        loss = loss()
+    if isinstance(loss, torch.nn.CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing:
+        return "cross-entropy"
+    if isinstance(loss, torch.nn.BCEWithLogitsLoss) and loss.weight is None and loss.pos_weight is None:
+        return "binary-cross-entropy"
+    if isinstance(loss, torch.nn.Module):
+        each = copy.deepcopy(loss)
+        each.reduction = "none"  # type: ignore[assignment]
+        return Own(each)
+    if loss in TORCHS or isinstance(loss, Own):
+        return TORCHS.get(loss, loss)
+    if callable(loss):
+        return Own(loss, code_of(loss))
+    if loss not in (*LOSSES, *QUERIES, "loss"):
+        raise unknown("loss", str(loss), LOSSES)
+    return loss
+
+
+TORCHS: dict[Any, str] = {
+    functional.cross_entropy: "cross-entropy",
+    functional.binary_cross_entropy_with_logits: "binary-cross-entropy",
+}
 
 
 def name_of(loss: Loss) -> str:

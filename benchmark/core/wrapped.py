@@ -1,6 +1,7 @@
 """Any torch.nn.Module as a model: a pure function of the flat vector of the parameters that are trained."""
 
 import copy
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,9 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import json_digest, tensor_digest
 from benchmark.base.streams import drawn
-from benchmark.core.code import Code
-from benchmark.core.losses import LOSSES, Loss, name_of
+from benchmark.core.code import Code, code_of
+from benchmark.core.losses import LOSSES, Loss
 from benchmark.core.recurrent import unroll
+
+Make = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,13 @@ class Module:
 
     layers: tuple[Any, ...] = ()  # none of ours
     linear = dense = False
-    mapped = True
 
-    def __init__(self, net: nn.Module, loss: Loss, *, code: Code | None = None, shapes: Shapes | None = None) -> None:
-        self.net, self.loss, self.code = copy.deepcopy(net), loss, code
-        self.one = shapes or Shapes()
+    def __init__(
+        self, net: nn.Module, loss: Loss, *, make: Make | None = None, code: Code | None = None, one: Shapes | None = None
+    ) -> None:
+        self.net, self.loss, self.make, self.code = copy.deepcopy(net), loss, make, code
+        self.written = code_of(type(net))
+        self.one, self.mapped = one or Shapes(), True
         named = dict(self.net.named_parameters())
         self.shapes = {name: part.shape for name, part in named.items() if part.requires_grad}
         self.constants = {name: part.detach() for name, part in named.items() if not part.requires_grad}
@@ -51,6 +56,11 @@ class Module:
         self.own = local()  # of each thread a copy of the module, since a call puts parameters into it, and the constants
         if not self.shapes:
             raise LoobenchError(f"{type(net).__name__} has no parameters to train: set requires_grad of some")
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return type(self.net).__name__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Module":
         return self
@@ -61,8 +71,8 @@ class Module:
 
     def digest(self) -> str:
         """Content digest of code, constants and loss."""
-        loss = self.loss if isinstance(self.loss, str) else name_of(self.loss)
-        structure = self.code.digest if self.code else repr(self.net)
+        loss = self.loss if isinstance(self.loss, str) else repr(self.loss)
+        structure = self.code.digest if self.code else [repr(self.net), self.written and self.written.digest]
         shapes = [[name, list(shape)] for name, shape in self.shapes.items()]
         return json_digest([structure, shapes, loss, tensor_digest(self.constants.values())])
 
@@ -83,10 +93,11 @@ class Module:
 
     def parts(self, theta: Tensor) -> list[list[Tensor]]:
         """The parameters of each layer as parts of the flat vector `theta` (P,), or (R, *shape) each of R vectors (R, P)."""
-        named = self._named(theta).items()
+        named = self.named(theta).items()
         return [[part for _, part in layer] for _, layer in groupby(named, lambda pair: pair[0].rpartition(".")[0])]
 
-    def _named(self, theta: Tensor) -> dict[str, Tensor]:
+    def named(self, theta: Tensor) -> dict[str, Tensor]:
+        """The parts of the flat vector, by the names of the parameters."""
         parts = torch.split(theta, list(map(prod, self.shapes.values())), dim=-1)
         lead = theta.shape[:-1]
         pairs = zip(self.shapes.items(), parts, strict=True)
@@ -94,9 +105,13 @@ class Module:
 
     def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:
         """Outputs of the module. (P,), (B, ...) -> (B, ...)"""
-        net, constants = self._here(theta)
+        return self.called(self.named(theta), theta, inputs)
+
+    def called(self, parts: dict[str, Tensor], like: Tensor, inputs: Tensor) -> Tensor:
+        """Outputs with these parameters, by name; constants in the precision and on the device of `like`."""
+        net, constants = self._here(like)
         with _plain_kernels:
-            found: Tensor = functional_call(net, {**constants, **self._named(theta)}, (inputs,), tie_weights=True)
+            found: Tensor = functional_call(net, {**constants, **parts}, (inputs,), tie_weights=True)
         return found
 
     def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -124,9 +139,16 @@ class Module:
     def initial(self, random: np.random.RandomState) -> Tensor:
         """Initial parameters (P,): drawn anew where it is known how the module is made, else those that it came with."""
         net = self.net
-        if self.code:
+        if self.make:
             with drawn(random):
-                net = self.code.built()
+                net = self.make()
+        return self._flat(net)
+
+    def current(self) -> Tensor:
+        """The parameters (P,) that it came with."""
+        return self._flat(self.net)
+
+    def _flat(self, net: nn.Module) -> Tensor:
         named = dict(net.named_parameters())
         return torch.cat([named[name].detach().flatten() for name in self.shapes])
 
@@ -135,7 +157,7 @@ class Module:
         net = copy.deepcopy(self.net).to(theta)
         unroll(net)
         with torch.no_grad():
-            for name, part in self._named(theta).items():
+            for name, part in self.named(theta).items():
                 net.get_parameter(name).copy_(part)
         return net.eval()
 

@@ -21,7 +21,7 @@ from benchmark.running.scoring import Scores, keep, measured, points
 from benchmark.sandbox.session import Confined
 from benchmark.sandbox.warmup import like
 from benchmark.scores.results import SHORT, Bounds, Cell, rounded
-from benchmark.tasks.definition import Task, shown
+from benchmark.tasks.definition import AnyTask, shown
 from benchmark.truths import truth, uses
 from benchmark.truths.effects import GroundTruth
 from benchmark.truths.truth import MakeBar
@@ -46,7 +46,7 @@ class Setup:
 class Case:
     """One seed of a task: what estimators see of its run, and what they are scored against."""
 
-    task: Task
+    task: AnyTask
     seed: int
     problem: Problem  # with all that estimators do not see
     run: Trajectory
@@ -57,7 +57,7 @@ class Case:
 
 
 # ---- the case --------------------------------------------------------------------------------------------------------
-def opened(setup: Setup, task: Task, seed: int, bar: MakeBar) -> Case:
+def opened(setup: Setup, task: AnyTask, seed: int, bar: MakeBar) -> Case:
     """One seed of a task with its truth, from the cache or computed. Raises Diverged where there is none."""
     run, exact = truth.answer(task, seed, setup.cache, setup.device, bar, setup.means)
     prepared = truth.cached_uses(task, seed, run, exact, setup.cache, setup.device, bar, setup.means) if task.uses else None

@@ -10,7 +10,7 @@ from benchmark.core.declaration import Estimator
 from benchmark.running.cell import Setup
 from benchmark.scores.results import Limits, Result, blank, no_limits
 from benchmark.scores.store import Store
-from benchmark.tasks.definition import Task
+from benchmark.tasks.definition import AnyTask
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Asked:
 class Work:
     """A seed of a task: who is asked about it, and the limits that its truth goes into, without their seeds."""
 
-    task: Task
+    task: AnyTask
     seed: int
     asked: tuple[Asked, ...]
     limits: Limits
@@ -38,7 +38,7 @@ class Work:
 class Plan:
     """What to run, with what, and where to keep it."""
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[AnyTask, ...]
     estimators: tuple[Estimator, ...]
     seeds: tuple[tuple[int, ...], ...]  # of each task
     setup: Setup

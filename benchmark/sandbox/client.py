@@ -19,6 +19,7 @@ from benchmark.base.files import read
 from benchmark.core import registry
 from benchmark.core.declaration import Estimator
 from benchmark.core.trajectory import Trajectory
+from benchmark.core.wrapped import Module
 from benchmark.retraining.train import train
 from benchmark.sandbox import warmup
 from benchmark.sandbox.process import Allowance, Server, server
@@ -142,13 +143,28 @@ def answers(estimator: Estimator, cuts: Iterable[Trajectory]) -> list[Answer]:
 def _answer(function: Confined, estimator: Estimator, run: Trajectory, deadline: float) -> Answer:
     with session(function, deadline) as line:
         answer, around, size = line.ask(estimator, run)
-    return replace(answer, seconds=answer.seconds + max(0.0, around - reading(size)))
+    return replace(answer, seconds=answer.seconds + max(0.0, around - reading(size, building(run))))
 
 
-def reading(size: int) -> float:
+def reading(size: int, building: float = 0.0) -> float:
     """Seconds of processor around a call that are not charged: reading the file and a run of `size` bytes, and answering."""
     once, per_byte = _reading(server())
-    return FREE[0] * (once + per_byte * size) + FREE[1]
+    return FREE[0] * (once + per_byte * size + building) + FREE[1]
+
+
+def building(run: Trajectory) -> float:
+    """Seconds that the model of a run takes to be built in the sandbox, a person's own; 0 for a network of ours."""
+    model = run.problem.model
+    if not isinstance(model, Module):
+        return 0.0
+    if (key := (server(), model.digest())) not in _built:
+        seconds, size = _idle(run)
+        once, per_byte = _reading(server())
+        _built[key] = max(0.0, seconds - once - per_byte * size)
+    return _built[key]
+
+
+_built: dict[tuple[Server, str], float] = {}
 
 
 @lru_cache(maxsize=1)

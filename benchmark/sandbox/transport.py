@@ -5,12 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmark.base.errors import LoobenchError
 from benchmark.base.files import pack, unpack
+from benchmark.core.code import Code
 from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, MaxPool
+from benchmark.core.losses import Own
 from benchmark.core.models import Network
 from benchmark.core.optimizers import Adam, FrozenAdam, Sgd
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import FinalState, Replay, Trajectory
+from benchmark.core.wrapped import Module, Shapes
 
 RECORDS = {
     kind.__name__: kind
@@ -49,6 +53,10 @@ def _described(value: Any, tensors: dict[Place, Tensor]) -> Any:
         place = value.data_ptr(), str(value.dtype), tuple(value.shape), value.stride()
         tensors.setdefault(place, value)
         return {"tensor": str(list(tensors).index(place))}
+    if isinstance(value, Module):
+        return _module(value, tensors)
+    if isinstance(value, Own):
+        return {"function": _code(value.code, f"the function {value.__name__}", "at the top of a file")}
     if is_dataclass(value):
         parts = {part.name: _described(getattr(value, part.name), tensors) for part in fields(value)}
         return {"record": type(value).__name__, "fields": parts}
@@ -57,9 +65,48 @@ def _described(value: Any, tensors: dict[Place, Tensor]) -> Any:
     return value
 
 
+def _module(value: Module, tensors: dict[Place, Tensor]) -> dict[str, Any]:
+    """How another process builds a module: its code, and its constants."""
+    code = _code(value.code, f"the model {value.name}", "by a class or function without arguments, in place of a module")
+    constants = [[name, _described(part, tensors)] for name, part in value.constants.items()]
+    shapes = [[*value.one.inputs], [*value.one.outputs]]
+    return {
+        "module": code,
+        "loss": _described(value.loss, tensors),
+        "constants": constants,
+        "one": shapes,
+        "mapped": value.mapped,
+    }
+
+
+def _code(code: Code | None, what: str, how: str) -> dict[str, Any]:
+    """Code as a JSON value. Raises LoobenchError where there is none that another process could run."""
+    if code is None:
+        raise LoobenchError(f"the sandbox builds {what} from its source, which is not known: give it {how}")
+    return {"name": code.name, "module": code.module, "text": code.text, "settings": [[*pair] for pair in code.settings]}
+
+
+def _coded(value: dict[str, Any]) -> Code:
+    return Code(value["name"], value["module"], value["text"], tuple((name, setting) for name, setting in value["settings"]))
+
+
+def _rebuilt(value: dict[str, Any], tensors: dict[str, Tensor]) -> Module:
+    code = _coded(value["module"])
+    found = Module(
+        code.built(), _built(value["loss"], tensors), make=code.built, code=code, one=Shapes(*map(tuple, value["one"]))
+    )
+    found.constants, found.mapped = {name: _built(part, tensors) for name, part in value["constants"]}, value["mapped"]
+    return found
+
+
 def _built(value: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
+    if "module" in value:
+        return _rebuilt(value, tensors)
+    if "function" in value:
+        code = _coded(value["function"])
+        return Own(code.object(), code)
     if "tensor" in value:
         return tensors[value["tensor"]]
     if "tuple" in value:

@@ -11,7 +11,7 @@ from benchmark.base.files import json_digest
 from benchmark.base.machine import Provenance
 from benchmark.base.records import encode
 from benchmark.core.declaration import Estimator
-from benchmark.tasks.definition import Task
+from benchmark.tasks.definition import AnyTask
 
 SCHEMA = 4
 SHORT = 16
@@ -158,7 +158,7 @@ def result_name(task: dict[str, Any], device: str) -> str:
     return str(task["name"]) + ("" if device == "cpu" else f"-{device}")
 
 
-def blank(task: Task, device: str, estimator: Estimator) -> Result:
+def blank(task: AnyTask, device: str, estimator: Estimator) -> Result:
     """The result with no seed yet."""
     described = Described(
         estimator.name,
@@ -239,7 +239,7 @@ def rounded(curve: Iterable[float | None], digits: int = DIGITS) -> list[float |
     return [None if value is None else float(f"{value:.{digits}g}") for value in curve]
 
 
-def no_limits(task: Task, device: str) -> Limits:
+def no_limits(task: AnyTask, device: str) -> Limits:
     """Limits with no seed yet."""
     return Limits(SCHEMA, PROTOCOL, task.record(), task.digest(), device)
 

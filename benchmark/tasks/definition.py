@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,41 @@ from benchmark.tasks.noise import flipped as flip
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Question, Subsets, Uses
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+class AnyTask(Protocol):
+    """What a run needs of a task, of the suites or of a person's own."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def suite(self) -> str: ...
+    @property
+    def horizons(self) -> tuple[int, ...]: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def truth(self) -> Question: ...
+    @property
+    def uses(self) -> Uses | None: ...
+    @property
+    def leave_out(self) -> int | None: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def counterfactual(self) -> str: ...
+
+    def record(self) -> dict[str, Any]:
+        """All that decides a number, as a JSON value."""
+
+    def digest(self) -> str:
+        """Content digest of all that decides a number, the protocol version included."""
+
+    def problem(self, seed: int, cache: Path, device: str, noise: str) -> Problem:
+        """The problem of a seed; `noise` names the stream of the noise on features."""
+
+    def in_dtype(self, dtype: str) -> Self:
+        """The same task in another precision, with that in its name."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +114,14 @@ class Task:
         """Content digest of all that decides a number, the protocol version included."""
         return record_digest(self.record(), PROTOCOL)
 
+    def problem(self, seed: int, cache: Path, device: str, noise: str) -> Problem:
+        """The problem of a seed; `noise` names the stream of the noise on features."""
+        return _problem(self, seed, cache, device, noise)
+
+    def in_dtype(self, dtype: str) -> Self:
+        """The same task in another precision, with that in its name."""
+        return replace(self, dtype=dtype, name=f"{self.name}-{dtype}")
+
     def __post_init__(self) -> None:
         """Raise LoobenchError for a value that no code stands behind."""
         known = {
@@ -131,19 +174,26 @@ def record_digest(record: dict[str, Any], protocol: str) -> str:
     return json_digest({**record, "name": None, "suite": None, "protocol": protocol})
 
 
-def variant(task: Task, dtype: str) -> Task:
-    """The same task in another precision, with the precision in its name unless it is the usual float64."""
-    if dtype not in DTYPES:
+AnyOf = TypeVar("AnyOf", bound=AnyTask)
+
+
+def variant(task: AnyOf, dtype: str | None) -> AnyOf:
+    """The same task in another precision, which its name says; None: in its own."""
+    if dtype is not None and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    return task if dtype == task.dtype else replace(task, dtype=dtype, name=f"{task.name}-{dtype}")
+    return task if dtype in (None, task.dtype) else task.in_dtype(dtype)
 
 
 # ---- from a task to a problem ------------------------------------------------------------------------------------
-def build(task: Task, seed: int, cache: Path, device: str = "cpu", *, noise: str = "feature-noise") -> Problem:
+def build(task: AnyTask, seed: int, cache: Path, device: str = "cpu", *, noise: str = "feature-noise") -> Problem:
     """The problem of `seed`: split, noise, scaling, initial parameters and batch order, each from its own random stream.
 
     `noise` names the stream of the noise on features: with another name the same problem has it drawn anew.
     """
+    return task.problem(seed, cache, device, noise)
+
+
+def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Problem:
     inputs, targets = features(task.dataset, task.subset, cache)
     rows = split(task, len(targets), seed)
     scaled = SCALINGS[task.scaling](noisy(task, inputs[rows[0]], seed, noise), *(inputs[some] for some in rows[1:]))
@@ -172,12 +222,12 @@ def build(task: Task, seed: int, cache: Path, device: str = "cpu", *, noise: str
     )
 
 
-def trained_until(task: Task) -> tuple[int, ...]:
+def trained_until(task: AnyTask) -> tuple[int, ...]:
     """Epochs of the run after which something is read off it."""
     return (task.epochs,) if isinstance(task.truth, FurtherTraining) else task.horizons
 
 
-def shown(task: Task, run: Trajectory) -> Trajectory:
+def shown(task: AnyTask, run: Trajectory) -> Trajectory:
     """What the task lets an estimator see of a run, and asks of it.
 
     For uses the effects of all samples, without the test split that they are judged on.

@@ -11,7 +11,7 @@ from benchmark.base.streams import stream
 from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import left_out
-from benchmark.tasks.definition import Task, batches
+from benchmark.tasks.definition import AnyTask, batches
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Subsets
 
 
@@ -81,7 +81,7 @@ DESIGNS: dict[str, Callable[[Trajectory, Any, int], Design]] = {
 }
 
 
-def design(task: Task, run: Trajectory, seed: int) -> Design:
+def design(task: AnyTask, run: Trajectory, seed: int) -> Design:
     """What is trained for the truth of a task; where estimates are of more samples than that leaves out, in groups of one."""
     found = DESIGNS[task.truth.kind](run, task.truth, seed)
     return replace(found, removed=~found.keep[:-1]) if task.uses and task.leave_out else found

@@ -1,4 +1,4 @@
-"""Truths for other readers, who have only NumPy: described in docs/export.md."""
+"""Truths for other readers, who have only NumPy, or for a person's own model only torch: described in docs/export.md."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,11 @@ import torch
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import tensor_digest, write, write_tensors
+from benchmark.core.losses import name_of
 from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Trajectory
-from benchmark.tasks.definition import Task
+from benchmark.core.wrapped import Module
+from benchmark.tasks.definition import AnyTask
 from benchmark.tasks.questions import LeaveOneOut
 from benchmark.truths.effects import GroundTruth
 
@@ -22,22 +24,27 @@ NORMALISERS = {
 }
 
 
-def check(task: Task) -> None:
+REDO = Path(__file__).with_name("redo.py.txt")  # the program that redoes a run of a person's own model
+
+
+def check(task: AnyTask) -> None:
     """Raise LoobenchError where a task's truth is not leave-one-out."""
     if task.truth != LeaveOneOut():
         raise LoobenchError(f"only leave-one-out truths are exported, the truth of {task.name} is {task.truth.kind}")
 
 
-def export(task: Task, seed: int, run: Trajectory, truth: GroundTruth, folder: Path) -> list[Path]:
+def export(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, folder: Path) -> list[Path]:
     """Write problem, trajectory, truth and task.json into `folder`, all that an independent reader needs.
 
     Raises LoobenchError where the truth is not leave-one-out.
     """
     check(task)
     problem = run.problem
+    program = _program(problem.model) if isinstance(problem.model, Module) else {}
     samples = {"train": problem.train, "query": problem.query, "test": problem.test}
     content = {
         **{f"{name}_{part}": getattr(split, part) for name, split in samples.items() for part in ("inputs", "targets")},
+        **{f"constant.{name}": part for name, part in getattr(problem.model, "constants", {}).items()},
         "initial": problem.initial,
         "batches": problem.batches,
         "left_out": problem.left_out,
@@ -48,11 +55,28 @@ def export(task: Task, seed: int, run: Trajectory, truth: GroundTruth, folder: P
         write_tensors(folder / f"{name}.safetensors", tensors)
     digests = {name: tensor_digest(tensors.values()) for name, tensors in parts.items()}
     described = json.dumps(describe(task, seed, problem, digests), indent=2)
-    write(folder / "task.json", described.encode() + b"\n")
-    return [folder / name for name in ("task.json", *(f"{name}.safetensors" for name in parts))]
+    for name, text in {"task.json": described + "\n", **program}.items():
+        write(folder / name, text.encode())
+    return [folder / name for name in ("task.json", *program, *(f"{name}.safetensors" for name in parts))]
 
 
-def describe(task: Task, seed: int, problem: Problem, digests: dict[str, str]) -> dict[str, Any]:
+def _program(model: Module) -> dict[str, str]:
+    """The files that redo a run of a module, by name. Raises LoobenchError where it is not known what makes it."""
+    if model.code is None:
+        raise LoobenchError(f"{model.name} is exported by the source that makes it: give a class or function, not a module")
+    text = model.code.text or f"from {model.code.module} import {model.code.name}\n"
+    return {"model.py": text, "redo.py": REDO.read_text()}
+
+
+def _module(model: Module) -> dict[str, Any]:
+    """What a module is made by, and how its parameters lie in the flat vector."""
+    code = model.code
+    assert code
+    parameters = [[name, [*shape]] for name, shape in model.shapes.items()]
+    return {"name": code.name, "settings": dict(code.settings), "parameters": parameters}
+
+
+def describe(task: AnyTask, seed: int, problem: Problem, digests: dict[str, str]) -> dict[str, Any]:
     """What the tensors of an export mean, as a JSON value."""
     model = problem.model
     return {
@@ -61,11 +85,14 @@ def describe(task: Task, seed: int, problem: Problem, digests: dict[str, str]) -
         "task_digest": task.digest(),
         "seed": seed,
         "layers": [{"kind": type(layer).__name__, **vars(layer), "shapes": layer.shapes} for layer in model.layers],
-        "loss": model.loss,
+        **({"module": _module(model)} if isinstance(model, Module) else {}),
+        "loss": name_of(model.loss),
         "weight_decay": problem.weight_decay,
         "optimizer": task.record()["optimizer"],
         "normaliser": NORMALISERS[task.counterfactual],
         "query": problem.query_kind,
+        "query_function": name_of(problem.query_function),
+        "clip": problem.clip,
         "sign": SIGN,
         "horizons": {"epochs": list(task.horizons), "steps": list(problem.horizons)},
         "digests": digests,

@@ -18,7 +18,7 @@ from benchmark.retraining.dense import Gram
 from benchmark.retraining.engine import ActivationRuns, Runs, gram_pays
 from benchmark.retraining.train import departures, leave_one_out, left_out, retrain, trained, training_loop
 from benchmark.scores.metrics import METRICS, Values, by_query, over_queries
-from benchmark.tasks.definition import Task
+from benchmark.tasks.definition import AnyTask
 from benchmark.truths.counterfactuals import initial, order
 from benchmark.truths.effects import GroundTruth
 
@@ -229,7 +229,7 @@ def without_class(keep: Tensor, targets: Tensor) -> int | None:
 
 
 # ---- all of a task's ---------------------------------------------------------------------------------------------------
-def limits(task: Task, seed: int, run: Trajectory, truth: GroundTruth, means: Means = FREE) -> dict[str, Curve]:
+def limits(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means = FREE) -> dict[str, Curve]:
     """Ceilings and floors of a task's truth, at each horizon: those of leave-one-out, or those of a mean over repeats.
 
     `ceiling` bounds the primary metric of the task's question.
@@ -241,7 +241,7 @@ def limits(task: Task, seed: int, run: Trajectory, truth: GroundTruth, means: Me
     return found if lacking is None else {**found, "without_class": [float(lacking)] * len(truth.effect)}
 
 
-def _of_leave_one_out(task: Task, seed: int, run: Trajectory, truth: GroundTruth, means: Means) -> dict[str, Curve]:
+def _of_leave_one_out(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means) -> dict[str, Curve]:
     """From `SAMPLES` of the samples left out, evenly spread: a part of the truth's own cost."""
     chosen = evenly(truth.effect.shape[1], SAMPLES)
     some, effect = some_of(run, chosen), truth.effect[:, chosen]

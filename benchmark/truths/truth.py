@@ -21,7 +21,7 @@ from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.engine import gram_pays
 from benchmark.retraining.train import Clock, Progress, against_all, leave_one_out, trained
-from benchmark.tasks.definition import Task, build, flipped
+from benchmark.tasks.definition import AnyTask, Task, build, flipped
 from benchmark.truths.counterfactuals import Design, design, each_sample
 from benchmark.truths.effects import GroundTruth, Noise
 from benchmark.truths.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
@@ -43,7 +43,7 @@ Book = Callable[[int], Clock]  # the ledger of the r-th of the problems that a t
 
 
 def answer(
-    task: Task, seed: int, cache: Path, device: str, bar: MakeBar, means: Means = FREE
+    task: AnyTask, seed: int, cache: Path, device: str, bar: MakeBar, means: Means = FREE
 ) -> tuple[Trajectory, GroundTruth]:
     """The reference run of a task and seed, and the truth about it, with a progress bar."""
     run = reference(task, seed, cache, device, means)
@@ -52,7 +52,7 @@ def answer(
         return run, cached_truth(task, seed, run, cache, device, means, progress=shown.update)
 
 
-def reference(task: Task, seed: int, cache: Path, device: str, means: Means = FREE) -> Trajectory:
+def reference(task: AnyTask, seed: int, cache: Path, device: str, means: Means = FREE) -> Trajectory:
     """The reference run of a task and seed. Raises Diverged, and LoobenchError where retraining will not fit the memory."""
     problem = build(task, seed, cache, device)
     check_memory(problem, means)
@@ -168,7 +168,7 @@ def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
 
 
 def cached_truth(
-    task: Task,
+    task: AnyTask,
     seed: int,
     run: Trajectory,
     cache: Path,
@@ -200,7 +200,7 @@ def cached_truth(
     return _unpacked(at, *found)
 
 
-def computing(task: Task, seed: int, cache: Path, device: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+def computing(task: AnyTask, seed: int, cache: Path, device: str, *, wait: bool = True) -> AbstractContextManager[bool]:
     """Claim the truth of a task and seed, or the preparation of its uses, in this cache; whether it may be computed now."""
     at = path(task.digest(), seed, cache, device)
     return claimed(cache / "locks" / f"{at.stem}.lock", f"the truth of {task.name}, seed {seed}, in this cache", wait=wait)
@@ -235,9 +235,10 @@ def _tell_sources(at: str, made: str) -> None:
 
 
 def cached_uses(
-    task: Task, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means = FREE
+    task: AnyTask, seed: int, run: Trajectory, exact: GroundTruth, cache: Path, device: str, bar: MakeBar, means: Means = FREE
 ) -> Prepared:
     """What the uses of a task and seed are judged by, from the cache or trained and kept, with a progress bar."""
+    assert isinstance(task, Task)  # only those of the suites have uses
     assert task.uses
     uses, of = task.uses, exact.digest()
     everyone = exact.effect[-1, :, 0] if exact.removed is None else None
