@@ -19,7 +19,7 @@ from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
 from benchmark.core.problem import in_precision, map_tensors
 from benchmark.core.sweep import backward
 from benchmark.core.trajectory import Trajectory
-from benchmark.retraining.engine import Runs, gram_applies, gram_pays
+from benchmark.retraining.engine import gram_applies, gram_pays, query_losses
 from benchmark.retraining.readout import readout
 from benchmark.retraining.shifts import ACC, SGD_IE, Rule, carry, effects
 from benchmark.retraining.train import departures, leave_one_out, retrain, train
@@ -134,7 +134,7 @@ def test_2_the_engine_equals_the_verb_for_masks_of_any_kind(model: Network, opti
         shared = retrain(late, keep, gram=gram, states=train(given).states, runs=3)
         close(shared[-1], expected, 1e-13)
         losses = torch.func.vmap(given.query_losses)(expected)
-        close(retrain(given, keep, gram=gram, read=Runs.query_losses)[-1], losses, 1e-12)
+        close(retrain(given, keep, gram=gram, read=query_losses)[-1], losses, 1e-12)
 
 
 @pytest.mark.gpu
@@ -212,7 +212,7 @@ def test_4_sgd_ie_is_the_derivative_of_the_run_in_the_samples_weight(model: Netw
     given = problem(model, optimizer)
     step = 1e-5
     less, more = (
-        retrain(given, 1 + sign * step * torch.eye(12, dtype=torch.float64), read=Runs.query_losses)[-1] for sign in (-1, 1)
+        retrain(given, 1 + sign * step * torch.eye(12, dtype=torch.float64), read=query_losses)[-1] for sign in (-1, 1)
     )
 
     close(backward(train(given)), (less - more) / (2 * step), 1e-6)

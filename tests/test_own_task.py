@@ -21,6 +21,7 @@ import loobench
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
 from benchmark.commands.main import main
+from benchmark.retraining.train import leave_one_out, train
 from benchmark.scores.store import load_all
 from benchmark.tasks import finding
 from benchmark.tasks.definition import batches, build
@@ -372,3 +373,44 @@ def test_a_comparison_scores_estimators_and_says_why_one_does_not_answer() -> No
     assert abs(found.scores["grad-dot"]["kendall"] or 0) < 1
     assert "sgd-ie is for sgd, momentum" in str(found)
     assert "exact-loo" in str(found)
+
+
+# ---- a chain of layers of ours ---------------------------------------------------------------------------------------
+CHAINS: dict[str, tuple[Any, bool]] = {
+    "layers called in turn": (Small, True),
+    "a sequence": (lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), True),
+    "a single layer": (lambda: nn.Linear(5, 3), True),
+    "another activation": (lambda: nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3)), False),
+    "no bias": (lambda: nn.Sequential(nn.Linear(5, 4, bias=False), nn.ReLU(), nn.Linear(4, 3)), False),
+    "a layer used twice": (lambda: nn.Sequential(*[nn.Linear(5, 5)] * 2, nn.Linear(5, 3)), False),
+    "a way around": (lambda: Around(), False),
+    "a frozen layer": (lambda: frozen(nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))), False),
+}
+
+
+class Around(Small):
+    """Adds its inputs to its hidden values."""
+
+    def __init__(self) -> None:
+        super().__init__(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)) + x)
+
+
+def frozen(net: nn.Sequential) -> nn.Module:
+    net[0].requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize("what", CHAINS)
+def test_a_chain_of_layers_of_ours_is_trained_as_a_network_to_the_same_effects(what: str, tmp_path: Path) -> None:
+    make, ours = CHAINS[what]
+    task = own(make, leave_out=4)
+    problem = build(task, 1, tmp_path)
+    as_module = replace(problem, model=task.module)
+
+    assert bool(problem.model.layers) == ours
+    found, plain = (leave_one_out(train(given)) for given in (problem, as_module))
+    assert torch.allclose(found, plain, rtol=0, atol=1e-12)
+    assert found.abs().max() > 1e-6

@@ -1,7 +1,8 @@
 """Models as pure functions of one flat parameter vector, parameters in, per-sample losses out; and those that tasks name."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Protocol
@@ -65,6 +66,17 @@ class Model(Protocol):
     def initial(self, random: np.random.RandomState) -> Tensor:
         """Initial parameters (P,)."""
 
+    def living(self, theta: Tensor) -> "Living":
+        """The model at parameters that lie in the memory of `theta` (P,), and so follow it where that is changed in place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Living:
+    """A model at parameters of its own: what gradients are taken in, and the outputs of inputs."""
+
+    leaves: list[Tensor]  # in the order of the flat vector
+    outputs: Callable[[Tensor], Tensor]  # (B, ...) -> (B, ...)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -117,10 +129,18 @@ class Network:
 
     def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:
         """Network outputs. (P,), (B, d) -> (B, C)"""
+        return self._through(self.parts(theta), inputs)
+
+    def _through(self, parts: list[list[Tensor]], inputs: Tensor) -> Tensor:
         values = inputs
-        for layer, parameters in zip(self.layers, self.parts(theta), strict=True):
+        for layer, parameters in zip(self.layers, parts, strict=True):
             values = layer.apply(values, *parameters)
         return values
+
+    def living(self, theta: Tensor) -> Living:
+        """The network at parameters that lie in the memory of `theta` (P,)."""
+        parts = [[part.detach().requires_grad_() for part in layer] for layer in self.parts(theta)]
+        return Living([part for layer in parts for part in layer], partial(self._through, parts))
 
     def features(self, theta: Tensor, inputs: Tensor) -> Tensor:
         """What goes into the last layer; into a model of one layer, the inputs themselves. (P,), (B, d) -> (B, F)"""

@@ -20,6 +20,7 @@ from benchmark.base.files import json_digest, tensor_digest
 from benchmark.base.streams import drawn
 from benchmark.core.code import Code, code_of
 from benchmark.core.losses import LOSSES, Loss
+from benchmark.core.models import Living
 from benchmark.core.recurrent import unroll
 
 Make = Callable[[], nn.Module]
@@ -160,6 +161,13 @@ class Module:
             for name, part in self.named(theta).items():
                 net.get_parameter(name).copy_(part)
         return net.eval()
+
+    def living(self, theta: Tensor) -> Living:
+        """The module itself at parameters that lie in the memory of `theta` (P,), with torch's fastest kernels."""
+        net = copy.deepcopy(self.net).to(theta)
+        for name, part in self.named(theta).items():
+            net.get_parameter(name).data = part
+        return Living([net.get_parameter(name) for name in self.shapes], net)
 
     def _here(self, theta: Tensor) -> tuple[nn.Module, dict[str, Tensor]]:
         """The module of this thread, and its constants in the precision and on the device of the parameters."""

@@ -24,7 +24,7 @@ from benchmark.retraining.generic import query_block, work
 MIB = 2**20
 CACHE = 4 * MIB  # first layers of runs side by side stay within it on a CPU
 ACTIVATIONS = 24 * MIB  # and so do the values of a convolutional network's layers
-BY_FLOPS = (100e6, 16), (1e9, 4)  # of other models: the less a run's step is, the more of them are trained at once
+MANY, SMALL = 16, 25e6  # of other models, runs at once where a run's step takes fewer operations than so many; else one
 SLACK = 1.25  # temporaries, and what the allocator keeps back
 SPARE = 24 * MIB  # for each thread: freed blocks that the allocator does not give back at once
 
@@ -103,11 +103,10 @@ def _even(runs: int, most: int) -> int:
 def at_once(problem: Problem, gram: bool) -> int:
     """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 4 to 64 with convolutions.
 
-    Of models that have no form of ours 16, 4 or 1, by the operations of a run's step.
+    Of models that have no form of ours 16, or 1 where a run's step is work enough for a core.
     """
     if not native(problem):
-        flops = work(problem).flops
-        return next((count for most, count in BY_FLOPS if flops < most and problem.model.mapped), 1)
+        return MANY if problem.model.mapped and work(problem).flops < SMALL else 1
     item, first = problem.initial.element_size(), problem.model.layers[0]
     if isinstance(first, layers.Dense):
         inside = len(problem.train) if gram else first.inputs
@@ -149,9 +148,11 @@ def _state_bytes(problem: Problem) -> int:
 def chunk_bytes(problem: Problem, runs: int, gram: bool) -> int:
     """Memory that one chunk of `runs` runs takes."""
     if not native(problem):
-        copies = _copies(problem) + 3  # the gradient, and what it is put together from
+        copies = (
+            _copies(problem) + 3
+        )  # the gradient, and what it is put together from; and thrice what is kept for the way back
         return SPARE + int(
-            SLACK * runs * (copies * problem.model.parameters * problem.initial.element_size() + work(problem).kept)
+            SLACK * runs * (copies * problem.model.parameters * problem.initial.element_size() + 3 * work(problem).kept)
         )
     batch, query = problem.batches.shape[1], min(len(problem.query), query_block(problem))
     fixed = max(batch, query) * _shared_values(problem) + 2 * problem.optimizer.rows * problem.model.parameters
@@ -188,7 +189,7 @@ def _held(layer: layers.Layer, first: bool) -> int:
     if isinstance(layer, layers.Conv) and not first:
         columns = layer.kernel * layer.image[0] * layer.padded[1] * layer.out[2]
         return 3 * layer.features + 2 * columns + 2 * prod(layer.padded)
-    return {layers.GroupNorm: 6, layers.MaxPool: 8}.get(type(layer), 4) * layer.features
+    return (8 if isinstance(layer, layers.MaxPool) else 4) * layer.features
 
 
 def _shared_values(problem: Problem) -> int:

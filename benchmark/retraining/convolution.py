@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from benchmark.core.layers import NORM_EPS, Conv, GroupNorm, MaxPool, where_positive
+from benchmark.core.layers import Conv, MaxPool, where_positive
 from benchmark.core.problem import Problem
 from benchmark.retraining.dense import Parts, Rows, spread
 from benchmark.retraining.updaters import L2, adding, each_run_whole, updater
@@ -143,43 +143,6 @@ class ConvRuns:
         side, channels = self.layer.kernel, self.layer.image[0]
         tall = self.weight.value.view(side, self.runs, self.layer.filters, channels, side)
         return [tall.permute(1, 2, 3, 0, 4), self.bias.value]
-
-
-class GroupNormRuns:
-    """Group normalisation of R runs: gamma and beta (R, C, 1)."""
-
-    def __init__(self, problem: Problem, layer: GroupNorm, rows: Parts, runs: int) -> None:
-        self.layer, self.runs = layer, runs
-        self.gamma, self.beta = (
-            updater(problem, [spread(row[which][:, :, None], runs) for row in rows], each_run_whole) for which in (0, 1)
-        )
-
-    def forward(self, values: Tensor) -> Tensor:
-        """(R, features, B) -> (R, features, B)"""
-        grouped = values.view(self.runs, self.layer.groups, -1, values.shape[2])
-        variance, mean = torch.var_mean(grouped, dim=2, keepdim=True, correction=0)
-        self.inverse = (variance + NORM_EPS).rsqrt_()
-        self.normal = (grouped - mean).mul_(self.inverse)
-        out = self._by_channel(self.normal) * self.gamma.value[..., None]
-        return out.add_(self.beta.value[..., None]).view_as(values)
-
-    def _by_channel(self, values: Tensor) -> Tensor:
-        """(R, ..., B) -> (R, C, H W, B)"""
-        return values.reshape(self.runs, self.layer.image[0], -1, values.shape[-1])
-
-    def backward(self, t: int, slope: Tensor, l2: L2 | None) -> Tensor:
-        """Move by the gradient of outputs whose slope is (R, features, B); returns the slope of the inputs before it."""
-        by_channel = self._by_channel(slope)
-        inner = (by_channel * self.gamma.value[..., None]).view_as(self.normal)
-        spread = (inner * self.normal).mean(2, keepdim=True)
-        before = (inner - inner.mean(2, keepdim=True)).addcmul_(self.normal, spread, value=-1).mul_(self.inverse)
-        for which, product in ((self.gamma, by_channel * self._by_channel(self.normal)), (self.beta, by_channel)):
-            which.update(t, adding(product.sum((2, 3))[:, :, None]), l2)
-        return before.view_as(slope)
-
-    def parameters(self) -> list[Tensor]:
-        """Gamma and beta of each run, in the order of the flat vector."""
-        return [self.gamma.value, self.beta.value]
 
 
 class MaxPoolRuns:

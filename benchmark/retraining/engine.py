@@ -15,7 +15,7 @@ from benchmark.core.layers import ACTIVATION_PULLS, ACTIVATIONS
 from benchmark.core.losses import LOSS_SLOPES, LOSSES, asked
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem
-from benchmark.retraining.convolution import ConvRuns, FirstConv, GroupNormRuns, MaxPoolRuns
+from benchmark.retraining.convolution import ConvRuns, FirstConv, MaxPoolRuns
 from benchmark.retraining.dense import DenseRuns, FirstDense, Gram, Parts, Rows
 from benchmark.retraining.generic import GenericRuns, blocks, query_block
 from benchmark.retraining.updaters import L2, l2
@@ -89,7 +89,6 @@ class ActivationRuns:
 LATER: dict[type, Callable[..., LayerRuns]] = {
     layers.Dense: DenseRuns,
     layers.Conv: ConvRuns,
-    layers.GroupNorm: GroupNormRuns,
     layers.MaxPool: MaxPoolRuns,
     layers.Activation: ActivationRuns,
 }
@@ -117,9 +116,9 @@ class Runs:
         layer = self.model.layers[0]
         if not isinstance(layer, layers.Conv):
             return FirstDense(self.problem, rows, self.runs, gram)
-        pool = next((after for after in self.later if not isinstance(after, GroupNormRuns)), None)
+        pool = self.later[0]
         if isinstance(pool, MaxPoolRuns):
-            pool.apart = True  # normalisation does not mind the order of the pixels
+            pool.apart = True
         return FirstConv(self.problem, layer, rows, self.runs, corners=isinstance(pool, MaxPoolRuns))
 
     def step(self, t: int, rows: Tensor, weights: Tensor) -> None:
@@ -172,8 +171,12 @@ def over_runs(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def native(problem: Problem) -> bool:
-    """Whether every layer has a form here, and the step is of the kind that goes layer by layer."""
-    return bool(problem.model.layers) and not problem.clip
+    """Whether every layer has a form here, and the step goes layer by layer, which clipping does not.
+
+    Normalisation has none: written out for many runs it was slower than a plain loop (docs/log.md).
+    """
+    kinds = {type(layer) for layer in problem.model.layers}
+    return bool(kinds) and kinds <= LATER.keys() and not problem.clip
 
 
 def runs(problem: Problem, state: Tensor, count: int, gram: Gram | None = None) -> AnyRuns:

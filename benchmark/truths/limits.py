@@ -15,7 +15,7 @@ from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.dense import Gram
-from benchmark.retraining.engine import ActivationRuns, Runs, gram_pays
+from benchmark.retraining.engine import ActivationRuns, Runs, gram_pays, native
 from benchmark.retraining.train import departures, leave_one_out, left_out, retrain, trained, training_loop
 from benchmark.scores.metrics import METRICS, Values, by_query, over_queries
 from benchmark.tasks.definition import AnyTask
@@ -64,14 +64,15 @@ class Kinks:
 
 
 def kinks(run: Trajectory, means: Means = FREE, *, runs: int | None = None) -> Kinks | None:
-    """The kinks that the leave-one-out runs of the problem's K samples cross; None where no layer is a ReLU.
+    """The kinks that the leave-one-out runs of the problem's K samples cross; None where no layer of our own forms is a ReLU.
 
     Patterns are those before the step, on its whole batch, the left-out sample included; until that is visited, the two runs
     are one and count as equal. Another choice of a maximum over pixels is a kink too, and is not counted. Cost: that of
     leave-one-out. `means` and `runs` are those of `retrain`. Raises what `retrain` raises.
     """
     problem = run.problem
-    if not any(isinstance(layer, Activation) and layer.function == "relu" for layer in problem.model.layers):
+    relu = any(isinstance(layer, Activation) and layer.function == "relu" for layer in problem.model.layers)
+    if not (relu and native(problem)):
         return None
     keep, spanned = left_out(problem)[:-1], gram_pays(problem)
     shared = Gram.of(problem) if spanned else None
