@@ -12,7 +12,7 @@ from benchmark.core.kronecker import Passed, curvature_roots, matrices, passes
 from benchmark.core.losses import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
 from benchmark.core.models import Model, Network, mlp
 from benchmark.core.modules import module
-from benchmark.core.optimizers import Adam, FrozenAdam, Optimizer, Sgd
+from benchmark.core.optimizers import Adam, Cosine, FrozenAdam, Muon, OneCycle, Optimizer, Sgd, WarmUp
 from benchmark.core.problem import Problem, Samples, in_precision, map_tensors
 from benchmark.core.projections import gaussian, projection
 from benchmark.core.solvers import PRODUCTS, Product, System, lanczos, refuse_singular, solve, through
@@ -31,10 +31,13 @@ __all__ = [
     "PRODUCTS",
     "SGD_IE",
     "Adam",
+    "Cosine",
     "Diverged",
     "FrozenAdam",
     "Model",
+    "Muon",
     "Network",
+    "OneCycle",
     "Optimizer",
     "Passed",
     "Problem",
@@ -45,6 +48,7 @@ __all__ = [
     "System",
     "Trajectory",
     "Unsolved",
+    "WarmUp",
     "Withheld",
     "backward",
     "calculus",

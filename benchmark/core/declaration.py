@@ -137,8 +137,8 @@ def estimator(
     - `loss_units`: the estimate is in units of loss, so that its size is scored too, not only its order.
     - `all_horizons`: it is called once with the whole run and returns (H, K, Q); else once for each horizon with the run cut
       there, and returns (K, Q). Its rows are the samples `problem.left_out`. Rows of all N will do: the harness takes those.
-    - `optimizers`: those that it supports, of "sgd", "momentum", "adam" and "adamw". With another a task is `unsupported`,
-      which is no failure; so it is outside the next three.
+    - `optimizers`: those that it supports, of "sgd", "momentum", "adam" and "adamw", and "muon" where it says so. With another
+      a task is `unsupported`, which is no failure; so it is outside the next three.
     - `max_parameters`: the most parameters P that a model may have.
     - `max_rank`: the largest curvature, the smaller of P and N C.
     - `models`: "any", "linear", "classifier" or "dense classifier".
@@ -189,7 +189,7 @@ def _check_kinds(variant: Estimator) -> None:
     kinds: tuple[tuple[str, Iterable[str], Iterable[str]], ...] = (
         ("models", [variant.models], MODELS),
         ("tuned_on", [variant.tuned_on], TUNED_ON),
-        ("optimizers", variant.optimizers, OPTIMIZERS),
+        ("optimizers", variant.optimizers, (*OPTIMIZERS, "muon")),
         ("exact", variant.exact, EXACT),
     )
     for kind, values, known in kinds:

@@ -50,7 +50,7 @@ class Problem(Record):
     """
 
     model: Model  # layers and a loss, or a torch.nn.Module: a function of the parameters theta (P,)
-    optimizer: Optimizer  # `.name` is "sgd", "momentum", "adam" or "adamw"; `.rate(t)` the learning rate of step t
+    optimizer: Optimizer  # `.name` is "sgd", "momentum", "adam", "adamw" or "muon"; `.rate(t)` the rate of step t
     train: Samples  # the N training samples
     query: Samples  # the samples of the queries: Q of them for "each", all of the one query for "mean"
     test: Samples  # for judging cleansed models only; empty where an estimator is to be judged by them

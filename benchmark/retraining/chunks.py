@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.core import layers
-from benchmark.core.optimizers import Adam
+from benchmark.core.optimizers import Adam, Muon
 from benchmark.core.problem import Problem
 from benchmark.retraining.engine import native
 from benchmark.retraining.generic import query_block, work
@@ -177,7 +177,8 @@ def _state(problem: Problem, gram: bool) -> int:
 
 
 def _copies(problem: Problem) -> int:
-    return problem.optimizer.rows + isinstance(problem.optimizer, Adam)  # and Adam's buffer
+    more = 4 if isinstance(problem.optimizer, Muon) else isinstance(problem.optimizer, Adam)  # a new state; Adam's buffer
+    return problem.optimizer.rows + more
 
 
 def _values(problem: Problem) -> int:

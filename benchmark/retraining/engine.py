@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark.core import calculus, layers
 from benchmark.core.layers import ACTIVATION_PULLS, ACTIVATIONS
 from benchmark.core.losses import LOSS_SLOPES, LOSSES, asked
-from benchmark.core.optimizers import Sgd
+from benchmark.core.optimizers import Muon, Sgd
 from benchmark.core.problem import Problem
 from benchmark.retraining.convolution import ConvRuns, FirstConv, MaxPoolRuns
 from benchmark.retraining.dense import DenseRuns, FirstDense, Gram, Parts, Rows
@@ -171,12 +171,12 @@ def over_runs(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def native(problem: Problem) -> bool:
-    """Whether every layer has a form here, and the step goes layer by layer, which clipping does not.
+    """Whether every layer has a form here, and the step goes layer by layer, which clipping and Muon do not.
 
     Normalisation has none: written out for many runs it was slower than a plain loop (docs/log.md).
     """
     kinds = {type(layer) for layer in problem.model.layers}
-    return bool(kinds) and kinds <= LATER.keys() and not problem.clip
+    return bool(kinds) and kinds <= LATER.keys() and not problem.clip and not isinstance(problem.optimizer, Muon)
 
 
 def runs(problem: Problem, state: Tensor, count: int, gram: Gram | None = None) -> AnyRuns:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import LoobenchError
-from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.optimizers import Adam, Muon, Sgd
 from benchmark.core.problem import Problem
 
 Product = Callable[[Tensor, float, float], object]  # product(out, beta, alpha): out <- beta out + alpha (gradient)
@@ -88,11 +88,29 @@ class AdamUpdater:
         self.value.addcdiv_(self.first, buffer, value=-o.rate(t) / (1 - o.beta1 ** (t + 1)))
 
 
+class MuonUpdater:
+    """Muon by its own step, of all parameters of R runs at once: the value is (R, P)."""
+
+    def __init__(self, optimizer: Muon, rows: list[Tensor], by_run: ByRun) -> None:
+        self.optimizer, self.by_run, self.rows = optimizer, by_run, rows
+        self.value = rows[0]
+
+    def update(self, t: int, product: Product, l2: L2 | None) -> None:
+        gradient = torch.zeros_like(self.value)
+        product(gradient, 0.0, 1.0)
+        if l2:
+            self.by_run(gradient).addcmul_(self.by_run(self.value), l2.decays)
+        for row, after in zip(self.rows, self.optimizer.step(torch.stack(self.rows), gradient, t), strict=True):
+            row.copy_(after)
+
+
 def updater(problem: Problem, rows: list[Tensor], by_run: ByRun) -> Updater:
     """The in-place form of the problem's optimiser for one parameter tensor and its moments, the rows of the state."""
     optimizer = problem.optimizer
     if isinstance(optimizer, Adam):
         return AdamUpdater(optimizer, rows, by_run)
+    if isinstance(optimizer, Muon):
+        return MuonUpdater(optimizer, rows, by_run)
     if not isinstance(optimizer, Sgd):
         raise LoobenchError(f"optimiser {optimizer.name} has no in-place form: write one in benchmark/retraining/updaters.py")
     return (MomentumUpdater if optimizer.momentum else SgdUpdater)(optimizer, rows, by_run)

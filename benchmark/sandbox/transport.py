@@ -11,7 +11,7 @@ from benchmark.core.code import Code
 from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, MaxPool
 from benchmark.core.losses import Own
 from benchmark.core.models import Network
-from benchmark.core.optimizers import Adam, FrozenAdam, Sgd
+from benchmark.core.optimizers import Adam, Cosine, FrozenAdam, Muon, OneCycle, Sgd, WarmUp
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import FinalState, Replay, Trajectory
 from benchmark.core.wrapped import Module, Shapes
@@ -21,7 +21,8 @@ RECORDS = {
     for kind in (
         *(Trajectory, Problem, Samples, Replay, FinalState),
         *(Network, Dense, Conv, GroupNorm, MaxPool, Activation),
-        *(Sgd, Adam, FrozenAdam),
+        *(Sgd, Adam, FrozenAdam, Muon),
+        *(WarmUp, Cosine, OneCycle),
     )
 }
 Place = tuple[int, str, tuple[int, ...], tuple[int, ...]]  # where a tensor lies, and as what

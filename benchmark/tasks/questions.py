@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Protocol
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core import optimizers
-from benchmark.core.optimizers import Adam, Optimizer, Sgd
+from benchmark.core.optimizers import Adam, Muon, Optimizer, Sgd
 
 
 class Question(Protocol):
@@ -120,7 +120,7 @@ def record(asked: Any) -> dict[str, Any]:
     content = asdict(asked)
     for field in fields(asked):
         value = getattr(asked, field.name)
-        if isinstance(value, Sgd | Adam):
+        if isinstance(value, Sgd | Adam | Muon):
             content[field.name] = optimizers.record(value)
         if isinstance(value, tuple):
             content[field.name] = list(value)
