@@ -35,6 +35,7 @@ OTHER = {
     "dtype": "float32",
     "leave_out": 50,
     "scaling": "pixels",
+    "queries_from": "test",
     "noise": "labels",
     "noise_rate": 0.1,
     "counterfactual": "renormalised",
@@ -139,7 +140,8 @@ def test_flipped_labels_of_a_seed_are_what_the_streams_label_noise_of_that_seed_
 
 
 def test_a_value_that_no_code_stands_behind_is_an_error() -> None:
-    for field, value in {"queries": "banana", "noise": "salt", "counterfactual": "reordered", "model": "mlp-9"}.items():
+    wrong = {"queries": "banana", "noise": "salt", "counterfactual": "reordered", "model": "mlp-9", "queries_from": "web"}
+    for field, value in wrong.items():
         with pytest.raises(LoobenchError, match=f"unknown {field} of task {QUICK.name} '{value}'"):
             replace(QUICK, **{field: value})
     for horizons in ((0, 5), (5, 1), (1, 1), (1, 11)):

@@ -20,7 +20,7 @@ from benchmark.core.optimizers import Optimizer
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import Trajectory
 from benchmark.tasks import data, questions
-from benchmark.tasks.features import features
+from benchmark.tasks.features import features, with_test
 from benchmark.tasks.noise import FEATURE_NOISE, flips
 from benchmark.tasks.noise import flipped as flip
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Question, Subsets, Uses
@@ -89,6 +89,7 @@ class Task:
     noise_rate: float = 0.0
     truth: Question = field(default_factory=LeaveOneOut)
     uses: Uses | None = None
+    queries_from: str = "train"  # query and test samples: other rows of the train split, or "test", of the official test split
 
     def record(self) -> dict[str, Any]:
         """All fields as a JSON value, with the kind of optimiser and the digest of the data set.
@@ -100,6 +101,7 @@ class Task:
             "noise_rate": self.noise_rate,
             "truth": None if self.truth == LeaveOneOut() else questions.record(self.truth),
             "uses": self.uses and questions.record(self.uses),
+            "queries_from": None if self.queries_from == "train" else self.queries_from,
         }
         kept = {name: value for name, value in asdict(self).items() if name not in later}
         return {
@@ -129,6 +131,7 @@ class Task:
             "noise": ("none", *FEATURE_NOISE, "labels"),
             "counterfactual": ("zero-weight", "renormalised"),
             "scaling": tuple(SCALINGS),
+            "queries_from": ("train", "test"),
         }
         for name, values in {**known, "dtype": tuple(DTYPES), "model": tuple(MODELS)}.items():
             if getattr(self, name) not in values:
@@ -194,8 +197,8 @@ def build(task: AnyTask, seed: int, cache: Path, device: str = "cpu", *, noise: 
 
 
 def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Problem:
-    inputs, targets = features(task.dataset, task.subset, cache)
-    rows = split(task, len(targets), seed)
+    inputs, targets, own = rows_of(task, cache)
+    rows = split(task, len(targets), seed, own)
     scaled = SCALINGS[task.scaling](noisy(task, inputs[rows[0]], seed, noise), *(inputs[some] for some in rows[1:]))
     labels = [relabelled(task, targets, rows[0], seed), *(targets[some] for some in rows[1:])]
     model = MODELS[task.model].build(inputs.shape[1], classes(targets))
@@ -203,8 +206,9 @@ def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Pro
     real = DTYPES[task.dtype]
 
     def samples(values: np.ndarray, labels: np.ndarray) -> Samples:
-        kind = torch.int64 if model.loss == "cross-entropy" else real
-        return Samples(torch.from_numpy(values).to(device, real), torch.from_numpy(labels).to(device, kind))
+        whole = labels.dtype.kind in "iu" and model.loss not in ("binary-cross-entropy", "squared-error")
+        kinds = torch.int64 if values.dtype.kind == "i" else real, torch.int64 if whole else real
+        return Samples(torch.from_numpy(values).to(device, kinds[0]), torch.from_numpy(labels).to(device, kinds[1]))
 
     return Problem(
         model=model,
@@ -244,6 +248,8 @@ def shown(task: AnyTask, run: Trajectory) -> Trajectory:
 def noisy(task: Task, inputs: np.ndarray, seed: int, name: str = "feature-noise") -> np.ndarray:
     """The training inputs with the task's feature noise, if it has any, drawn from the stream `name`."""
     add = FEATURE_NOISE.get(task.noise)
+    if add and inputs.dtype.kind == "i":
+        raise LoobenchError(f"task {task.name}: feature noise is of real features, those of {task.dataset} are tokens")
     return add(inputs, task.noise_rate, stream(name, seed)) if add else inputs
 
 
@@ -264,14 +270,32 @@ def classes(targets: np.ndarray) -> int:
     return 1 if targets.dtype.kind == "f" else len(np.unique(targets))
 
 
-def split(task: Task, rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Disjoint row numbers of the train, query and test samples. Raises LoobenchError where there are too few rows."""
-    sizes = (task.train, task.query, task.test)
-    if sum(sizes) > rows:
-        raise LoobenchError(f"task {task.name} needs {sum(sizes)} rows of {task.dataset} {task.subset}, got {rows}")
-    order = stream("split", seed).permutation(rows)
-    train, query, test, _ = np.split(order, np.cumsum(sizes))
+def rows_of(task: Task, cache: Path) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Inputs (M, d) and targets (M,) that the task draws from, and the number of rows of the train split where it matters."""
+    if task.queries_from == "test":
+        return with_test(task.dataset, task.subset, cache)
+    return *features(task.dataset, task.subset, cache), None
+
+
+def split(task: Task, rows: int, seed: int, own: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Disjoint row numbers of the train, query and test samples. Raises LoobenchError where there are too few rows.
+
+    Where the first `own` rows are those of the train split, train samples are of these, and the others of the rows after them.
+    """
+    asked = task.query, task.test
+    if own is None:
+        train, query, test = _drawn(task, rows, "split", seed, (task.train, *asked))
+        return train, query, test
+    (train,) = _drawn(task, own, "split", seed, (task.train,), " in the train split")
+    query, test = (own + some for some in _drawn(task, rows - own, "split/test", seed, asked, " in the test split"))
     return train, query, test
+
+
+def _drawn(task: Task, rows: int, name: str, seed: int, sizes: tuple[int, ...], where: str = "") -> list[np.ndarray]:
+    """So many of `rows` row numbers for each of some sets of samples."""
+    if sum(sizes) > rows:
+        raise LoobenchError(f"task {task.name} needs {sum(sizes)} rows of {task.dataset} {task.subset}{where}, got {rows}")
+    return np.split(stream(name, seed).permutation(rows), np.cumsum(sizes))[:-1]
 
 
 def scale(*parts: np.ndarray) -> list[np.ndarray]:
@@ -288,8 +312,8 @@ def pixels(*parts: np.ndarray) -> list[np.ndarray]:
 
 
 def unscaled(*parts: np.ndarray) -> list[np.ndarray]:
-    """The parts as they are."""
-    return [np.asarray(part, dtype=np.float64) for part in parts]
+    """The parts as they are: tokens, which are signed integers, stay so; bytes and all else become float64."""
+    return [np.asarray(part, dtype=np.int64 if part.dtype.kind == "i" else np.float64) for part in parts]
 
 
 SCALINGS: dict[str, Callable[..., list[np.ndarray]]] = {"features": scale, "pixels": pixels, "none": unscaled}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.base.errors import unknown
+from benchmark.base.errors import LoobenchError, unknown
 from benchmark.tasks import data
 from benchmark.tasks.data import Splits, Table
 
@@ -52,13 +52,17 @@ def news_ibm_mac(splits: Splits) -> Features:
 
     English stop words, document frequency from .001 to .20 (Hara et al. 2019, section 7.1).
     """
+    train, test = _news(splits)
+    return np.concatenate([train[0], test[0]]), np.concatenate([train[1], test[1]])
+
+
+def _news(splits: Splits) -> tuple[Features, Features]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     groups = ("comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware")
     train, test = (_posts(splits[split], groups) for split in ("train", "test"))
     vectors = TfidfVectorizer(stop_words="english", min_df=0.001, max_df=0.20).fit(train[0])
-    inputs = np.concatenate([vectors.transform(texts).toarray() for texts, _ in (train, test)])
-    return inputs, np.concatenate([train[1], test[1]])
+    return (vectors.transform(train[0]).toarray(), train[1]), (vectors.transform(test[0]).toarray(), test[1])
 
 
 def _posts(table: Table, groups: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
@@ -75,12 +79,23 @@ def sst2_words(splits: Splits) -> Features:
     Words are those of two letters or more found in .1 % of the texts or more. Stop words stay, and "n't", which the data set
     sets apart, is a word, since negation decides a sentiment. A text without any of the words is all zeros.
     """
+    return _sst2(splits, "train")[0]
+
+
+def _sst2(splits: Splits, *names: str) -> tuple[Features, ...]:
+    """Of each split the texts of five words or more, with the words of the train texts."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    table = splits["train"]
-    rows = [row for row, text in enumerate(table["sentence"]) if len(text.split()) >= 5][:SENTENCES]
+    texts, labels = zip(*(_sentences(splits[name]) for name in names), strict=True)
     vectors = TfidfVectorizer(min_df=0.001, token_pattern=r"(?u)\b\w\w+\b|n't")
-    return vectors.fit_transform([table["sentence"][row] for row in rows]).toarray(), np.asarray(table["label"])[rows]
+    first = vectors.fit_transform(texts[0]).toarray()
+    inputs = [first, *(vectors.transform(some).toarray() for some in texts[1:])]
+    return tuple(zip(inputs, labels, strict=True))
+
+
+def _sentences(table: Table) -> tuple[list[str], np.ndarray]:
+    rows = [row for row, text in enumerate(table["sentence"]) if len(text.split()) >= 5][:SENTENCES]
+    return [table["sentence"][row] for row in rows], np.asarray(table["label"])[rows]
 
 
 # Countries of birth in the five groups of Hara et al.'s preprocessing; a missing one ("0") counts as the first group.
@@ -129,10 +144,49 @@ RECIPES: dict[tuple[str, str], Callable[[Splits], Features]] = {
 }
 
 
+def _alike(recipe: Callable[[Splits], Features]) -> Callable[[Splits], tuple[Features, Features]]:
+    """Both splits by a recipe that takes each row by itself."""
+    return lambda splits: (recipe(splits), recipe({"train": splits["test"]}))
+
+
+def _sst2_with_validation(splits: Splits) -> tuple[Features, Features]:
+    """Train and validation texts: the labels of the test split are not public."""
+    train, validation = _sst2(splits, "train", "validation")
+    return train, validation
+
+
+WITH_TEST: dict[tuple[str, str], Callable[[Splits], tuple[Features, Features]]] = {  # train and test rows, apart
+    ("mnist", "1-7"): _alike(mnist_1_7),
+    ("mnist", "all"): _alike(mnist),
+    ("cifar10", "all"): _alike(cifar10),
+    ("20news", "ibm-mac"): _news,
+    ("sst2", "words"): _sst2_with_validation,
+}
+
+
 @lru_cache(maxsize=2)
 def features(name: str, subset: str, cache: Path) -> Features:
     """Inputs (M, d) and targets (M,) of all rows of a `subset` of a data set. Raises LoobenchError for an unknown one."""
+    return _recipe(name, subset)(data.load(name, cache))
+
+
+@lru_cache(maxsize=2)
+def with_test(name: str, subset: str, cache: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """Inputs (M, d) and targets (M,) of the rows of the train split, then of the official test split; how many are the first.
+
+    Both by the same preprocessing, fitted on the train split. Of SST-2 it is the validation split, as its test labels are
+    not public. Raises LoobenchError where a data set has no such split, or is unknown.
+    """
+    _recipe(name, subset)
+    if (name, subset) not in WITH_TEST:
+        known = ", ".join(" ".join(pair) for pair in WITH_TEST)
+        raise LoobenchError(f"{name} {subset} has no official test split, those that do: {known}; take queries_from='train'")
+    train, test = WITH_TEST[name, subset](data.load(name, cache))
+    return np.concatenate([train[0], test[0]]), np.concatenate([train[1], test[1]]), len(train[1])
+
+
+def _recipe(name: str, subset: str) -> Callable[[Splits], Features]:
     data.source(name)
     if (name, subset) not in RECIPES:
         raise unknown(f"subset of {name}", subset, [known for dataset, known in RECIPES if dataset == name])
-    return RECIPES[name, subset](data.load(name, cache))
+    return RECIPES[name, subset]
