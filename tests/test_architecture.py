@@ -21,7 +21,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     " sweep kronecker projections solvers syntax declaration registry",
     "retraining: updaters dense convolution generic engine chunks train readout shifts",
     "estimating",
-    "tasks: data features hub noise questions definition protocols suites own finding",
+    "tasks: data features hub noise questions reference definition protocols suites own finding",
     "scores: metrics intervals ties placement results checks store schema migrate numbers columns rows cells board",
     "truths: effects counterfactuals limits cleansing deletion uses truth export",
     "sandbox: kernel transport warmup answers process session client server",
