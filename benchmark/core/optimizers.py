@@ -280,7 +280,8 @@ class Muon:
         momentum = self.momentum * state[1] + (1 - self.momentum) * gradient
         ahead = (1 - self.momentum) * gradient + self.momentum * momentum
         move = orthogonal(ahead.reshape(*ahead.shape[:-1], *shape)).flatten(-2) * max(1, shape[0] / shape[1]) ** 0.5
-        theta = (1 - self.rate(t) * self.decay) * state[0] - self.rate(t) * move
+        rate = self.rate(t)
+        theta = (1 - rate * self.decay) * state[0] - rate * move
         return torch.stack([theta, momentum, torch.zeros_like(momentum)])
 
     def push(self, state: Tensor, gradient: Tensor, shift: Tensor, change: Tensor, t: int) -> Tensor:
