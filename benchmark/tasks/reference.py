@@ -31,7 +31,7 @@ class ResNet9(nn.Module):
     two residual blocks of two of them. The sides are halved three times, then what is left is pooled to one number a filter.
     GroupNorm takes the place of BatchNorm, in whose statistics a left-out sample would stay. Raises LoobenchError for a
     width that `groups` do not divide, and for names unknown.
-    Source: Page 2018, https://github.com/davidcpage/cifar10-fast, as in Park et al. 2023, arXiv:2303.14186, section 4.
+    Source: Page 2018, https://github.com/davidcpage/cifar10-fast, whose layers and widths these are.
     """
 
     def __init__(
