@@ -17,11 +17,11 @@ HARNESS = sorted(path for path in (ROOT / "benchmark").rglob("*.py") if path.par
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 ORDER = (  # a module imports only from those before it, in its own package and in packages above
     "base: text errors streams surroundings files git places records machine",
-    "core: code losses recurrent optimizers layers models wrapped calculus tangents modules problem suitable chains trajectory"
-    " sweep kronecker projections solvers syntax declaration registry",
+    "core: code losses recurrent optimizers layers models wrapped reference calculus tangents modules problem suitable chains"
+    " trajectory sweep kronecker projections solvers syntax declaration registry",
     "retraining: updaters dense convolution generic engine chunks train readout shifts",
     "estimating",
-    "tasks: data features hub noise questions reference definition protocols suites own finding",
+    "tasks: data features hub noise questions definition protocols suites own finding",
     "scores: metrics intervals ties placement results checks store schema migrate numbers columns rows cells board",
     "truths: effects counterfactuals limits cleansing deletion uses truth export",
     "sandbox: kernel transport warmup answers process session client server",

@@ -14,13 +14,13 @@ from benchmark.base.streams import drawn, stream
 from benchmark.core.code import code_of
 from benchmark.core.optimizers import Adam, OneCycle, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples
+from benchmark.core.reference import CausalTransformer, Encoder, ResNet9
 from benchmark.core.sweep import backward
 from benchmark.core.wrapped import Module
 from benchmark.retraining import engine
 from benchmark.retraining.shifts import SGD_IE, effects
 from benchmark.retraining.train import retrain, train
 from benchmark.tasks.definition import batches
-from benchmark.tasks.reference import CausalTransformer, Encoder, ResNet9
 
 N, BATCH, EPOCHS = 7, 3, 2  # the last batch of an epoch has one sample
 VOCABULARY, LENGTH, CLASSES = 7, 5, 3
