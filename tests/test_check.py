@@ -39,6 +39,11 @@ def found(folder: Path, line: str, **declared: object) -> dict[str, Finding]:
     return {finding.rule: finding for finding in findings}
 
 
+def alone(monkeypatch: pytest.MonkeyPatch, *rules: str) -> None:
+    """Examine so many rules beside those that the first call decides: each takes calls of its own."""
+    monkeypatch.setattr(check, "RULES", {rule: check.RULES[rule] for rule in rules})
+
+
 def broken(findings: dict[str, Finding]) -> list[str]:
     return [rule for rule, finding in findings.items() if finding.passed is False]
 
@@ -130,8 +135,9 @@ DEFECTS = {
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_a_planted_defect_is_found_by_its_rule(tmp_path: Path, defect: str) -> None:
+def test_a_planted_defect_is_found_by_its_rule(tmp_path: Path, defect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line, rule, message = DEFECTS[defect]
+    alone(monkeypatch, *{rule} & {*check.RULES})
     findings = found(tmp_path, line, loss_units="units" in defect)
 
     assert rule in broken(findings)

@@ -21,9 +21,20 @@ from benchmark.tasks import suites
 Told = pytest.CaptureFixture[str]
 
 
+KNOWN: dict[str, list[check.Finding]] = {}  # source -> what `check` finds of it: asked once, for it takes seconds
+
+
 @pytest.fixture
-def ready(tmp_path: Path) -> Path:
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with my_estimator.py and its results on all of suite core, which is the current one."""
+    usual = check.findings
+
+    def once(estimator: declaration.Estimator) -> list[check.Finding]:
+        if estimator.source not in KNOWN:
+            KNOWN[estimator.source] = usual(estimator)
+        return KNOWN[estimator.source]
+
+    monkeypatch.setattr(check, "findings", once)
     source = synthetic.authored(scaffold.write("my-estimator", tmp_path)[0])
     finish(source, tmp_path / "my-results")
     return tmp_path
