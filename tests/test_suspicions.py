@@ -260,12 +260,12 @@ def accused(tasks: int, better: float, draws: int) -> float:
 
 @pytest.mark.parametrize("tasks", [1, 3, 6, 14])
 def test_honest_published_estimators_are_accused_in_at_most_one_draw_of_a_hundred(tasks: int) -> None:
-    assert accused(tasks, 0.0, 40) <= 0.01
+    assert accused(tasks, 0.0, 20) <= 0.01
 
 
 @pytest.mark.parametrize(("better", "share"), [(0.05, 0.5), (0.10, 0.95)])
 def test_claimed_seeds_that_are_better_on_all_tasks_of_core_are_found(better: float, share: float) -> None:
-    assert accused(14, better, 30) >= share
+    assert accused(14, better, 15) >= share
 
 
 # ---- costs -----------------------------------------------------------------------------------------------------------
