@@ -175,7 +175,9 @@ def test_the_field_is_in_the_record_where_it_is_not_the_usual_alone() -> None:
 
 def test_published_results_name_the_digests_that_their_tasks_have_today() -> None:
     published = [
-        json.loads(next(folder.glob("*.json")).read_text()) for folder in (ROOT / "results").iterdir() if folder.is_dir()
+        json.loads(found[0].read_text())
+        for folder in (ROOT / "results").iterdir()
+        if (found := [*folder.glob("*.json")])
     ]
     wrong = [one["task"]["name"] for one in published if TASKS[one["task"]["name"]].digest() != one["task_digest"]]
 
@@ -200,7 +202,7 @@ class BagRecipe:
 
     def build(self, inputs: int, classes: int) -> Module:
         with drawn(stream("test/bag", 0)):
-            return Module(Bag(), "cross-entropy", shapes=Shapes((inputs,), (classes,)))
+            return Module(Bag(), "cross-entropy", one=Shapes((inputs,), (classes,)))
 
 
 @pytest.fixture

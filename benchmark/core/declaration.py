@@ -92,8 +92,9 @@ class Estimator:
         if self.max_rank and rank > self.max_rank:
             return f"{self.name} is for curvatures of rank {self.max_rank} at most, here it may be {rank}"
         if not MODELS[self.models](problem.model):
-            found = f"has {len(problem.model.layers)} layers" if problem.model.layers else "is a torch.nn.Module"
-            return f"{self.name} is for {self.models} models, the task's {found} and the loss {name_of(problem.model.loss)}"
+            layers = len(problem.model.layers)
+            found = f"has {layers} layers and" if layers else "is a torch.nn.Module with"
+            return f"{self.name} is for {self.models} models, the task's {found} {name_of(problem.model.loss)}"
         return None
 
     @property

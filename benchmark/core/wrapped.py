@@ -47,7 +47,8 @@ class Module:
     def __init__(
         self, net: nn.Module, loss: Loss, *, make: Make | None = None, code: Code | None = None, one: Shapes | None = None
     ) -> None:
-        self.net, self.loss, self.make, self.code = copy.deepcopy(net), loss, make, code
+        self.net, self.loss, self.code = copy.deepcopy(net), loss, code
+        self.make = make or (code.built if code else None)
         self.written = code_of(type(net))
         self.one, self.mapped = one or Shapes(), True
         named = dict(self.net.named_parameters())
