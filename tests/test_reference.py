@@ -19,7 +19,7 @@ from benchmark.core.sweep import backward
 from benchmark.core.wrapped import Module
 from benchmark.retraining import engine
 from benchmark.retraining.shifts import SGD_IE, effects
-from benchmark.retraining.train import retrain, train
+from benchmark.retraining.train import leave_one_out, retrain, train
 from benchmark.tasks.definition import batches
 
 N, BATCH, EPOCHS = 7, 3, 2  # the last batch of an epoch has one sample
@@ -183,6 +183,17 @@ def test_runs_of_a_module_are_those_of_a_plain_torch_loop(name: str, kind: str) 
     run = train(given)
     close(run.final, loop(given, net_of(name), loss, torch.ones(N)), 1e-10)
     close(retrain(given, keep, states=run.states)[-1], expected, 1e-10)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_runs_trained_one_by_one_leave_the_start_that_they_share_alone(kind: str) -> None:
+    name = next(iter(CASES))
+    given = problem(name, *OPTIMIZERS[kind])
+    run = train(given)
+    before = run.states.clone()
+
+    close(leave_one_out(run, runs=1), leave_one_out(run, runs=4), 1e-10)
+    assert torch.equal(run.states, before)
 
 
 @every_case
