@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, MaxPool
 from benchmark.core.optimizers import Adam
 from benchmark.core.problem import Problem
+from benchmark.core.wrapped import Module
 
 
 def mapped(problem: Problem, keep: Tensor) -> Tensor:
@@ -57,7 +58,9 @@ TORCH_LAYERS: dict[type, Callable[..., nn.Module]] = {
 }
 
 
-def _network(problem: Problem) -> nn.Sequential:
+def _network(problem: Problem) -> nn.Module:
+    if isinstance(problem.model, Module):
+        return problem.model.at(problem.initial)
     layers = problem.model.layers
     image = [nn.Unflatten(1, layers[0].image)] if isinstance(layers[0], Conv) else []
     network = nn.Sequential(*image, *(TORCH_LAYERS[type(layer)](layer) for layer in layers)).to(problem.initial)

@@ -14,18 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
+from benchmark.core import suitable
 from benchmark.core.layers import Conv, Dense, Layer
-from benchmark.core.models import mlp
+from benchmark.core.models import MODELS, mlp
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples, map_tensors
+from benchmark.core.reference import Encoder, ResNet9
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means
-from benchmark.retraining.engine import gram_pays, query_losses
+from benchmark.retraining.engine import gram_pays, native, query_losses
+from benchmark.retraining.generic import work
 from benchmark.retraining.train import leave_one_out, left_out, retrain, train, trained
 from benchmark.studies.plain import mapped, plain_loop
 from benchmark.tasks.definition import DTYPES, Task, batches, build, variant
@@ -105,14 +108,53 @@ SYNTHETIC: dict[str, Callable[[], Problem]] = {
     "mlp 784-128-10": lambda: synthetic((784, 128, 10), 1000, 100, 3),
     "logistic 784": lambda: synthetic((784, 1), 200, 5, 5),
 }
+
+
+def of_module(net: nn.Module, inputs: Tensor, classes: int, batch: int, left_out: int) -> Problem:
+    """One epoch of a torch.nn.Module on random labels in float32, with a few samples left out."""
+    random, count = stream("speed", 0), len(inputs)
+    labels = torch.from_numpy(random.randint(0, classes, count))
+    some = Samples(inputs.float() if inputs.is_floating_point() else inputs, labels)
+    model, order = suitable.module(net, "cross-entropy", some), batches(count, batch, 1, random)
+    chosen = torch.arange(left_out)
+    return Problem(model, Sgd(0.01), some, some[:1], some[:0], model.current(), order, chosen, (len(order),))
+
+
+def _tokens(count: int, length: int) -> Tensor:
+    return torch.from_numpy(stream("speed/tokens", 0).randint(1, 2000, (count, length)))
+
+
+def _images(count: int) -> Tensor:
+    return torch.from_numpy(stream("speed/images", 0).normal(size=(count, 3, 32, 32)))
+
+
+def _cifar() -> Problem:
+    """The network of cleansing-cifar10 on random images."""
+    inputs = _images(400).flatten(1).float()
+    labels = torch.from_numpy(stream("speed", 0).randint(0, 10, 400))
+    model, some = MODELS["cifar-cnn"].build(3072, 10), Samples(inputs, labels)
+    order = batches(400, 100, 1, stream("speed/batches", 0))
+    initial = model.initial(stream("speed/initial", 0)).float()
+    return Problem(model, Sgd(0.01), some, some[:1], some[:0], initial, order, torch.arange(8), (4,))
+
+
+SYNTHETIC |= {
+    "cifar-cnn, 400 images": _cifar,
+    "resnet-9, width 16": lambda: of_module(ResNet9(width=16), _images(128), 10, 32, 4),
+    "encoder 2 x 64, 32 tokens": lambda: of_module(Encoder(2000, 2), _tokens(256, 32), 2, 32, 8),
+    "encoder 2 x 32, 32 tokens": lambda: of_module(Encoder(2000, 2, width=32), _tokens(128, 32), 2, 8, 16),
+    "encoder 1 x 16, 16 tokens": lambda: of_module(Encoder(2000, 2, width=16, depth=1, length=16), _tokens(128, 16), 2, 8, 32),
+}
 SHORT = ("mlp 784-8-8-1", "logistic 784", "quick-digits-mlp-adam")
 GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs": 100}
 
 
 def flops(problem: Problem, runs: int) -> int:
     """Floating-point operations of the products in `runs` training runs: forward, and both parts of backward."""
-    products = [_products(layer) for layer in problem.model.layers]
     visits = int((problem.batches >= 0).sum()) * runs
+    if not native(problem):
+        return round(work(problem).flops / len(problem.batch(0)) * visits)
+    products = [_products(layer) for layer in problem.model.layers]
     return visits * (4 * products[0] + 6 * sum(products[1:]))
 
 
@@ -156,7 +198,7 @@ def measure(case: str, problem: Problem, enough: float = ENOUGH) -> Speed:
     plain = median(ours(gram=False))
     one = median(ours(states=states))
     engine = median(ours(states=states, workers=cores)) if cores > 1 else one
-    some = min(MAPPED_CONVOLUTIONS if isinstance(problem.model.layers[0], Conv) else MAPPED_RUNS, wanted)
+    some = min(MAPPED_CONVOLUTIONS if not problem.model.dense else MAPPED_RUNS, wanted)
     loops = [_loop(problem, threads, enough) * wanted for threads in sorted({1, cores})]
     return Speed(
         case=case,
@@ -200,11 +242,13 @@ def _sizes(problem: Problem) -> dict[str, Any]:
 
 
 def memory_taken(problem: Problem, means: Means) -> int | None:
-    """Bytes that the reference run and leaving out the samples take at their peak; on a CPU in a process of its own.
+    """Bytes that the reference run and leaving out the samples take at their peak; on a CPU in a process of its own, or None.
 
     Memory that this process has freed and not given back would hide what is taken again.
     """
     device = problem.initial.device.type
+    if not problem.model.layers:
+        return None  # a module does not travel to another process
     if device == "cuda":
         return machine.peak_growth(lambda: leave_one_out(trained(problem, means), means=means), device)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
