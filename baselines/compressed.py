@@ -1,11 +1,12 @@
 """Influence functions of compressed gradients: some coordinates, or a random projection, and the Fisher matrix of these."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmark.estimating import Trajectory, estimator, projection
+from benchmark.estimating import Samples, Trajectory, blocks, estimator, projection
 
 MASKED = "Zhang and Amiri 2025, arXiv:2509.15651 (gradient dropout, formula second-hand)"
 variant = partial(estimator, tuned_on="tuning", dimension=256, damping=0.01)
@@ -21,16 +22,29 @@ def compressed(run: Trajectory, *, dimension: int, damping: float, dropped: bool
     matrix, and damping by a constant, are ours for the first. An order, no loss. Cost: N + Q gradients and N k^2.
     """
     problem = run.problem
-    train = problem.gradients(run.final, problem.train) - problem.weight_decay * run.final
-    query = run.query_gradients()
-    size = min(dimension, len(run.final))
-    if dropped:
-        kept = torch.randperm(len(run.final), generator=run.random())[:size].to(train.device)
-        train, query = train[:, kept], query[:, kept]
-    else:
-        matrix = projection(run, size)
-        train, query = train @ matrix, query @ matrix
+    seen = compressor(run, min(dimension, len(run.final)), dropped=dropped)
+    train, query = compressed_gradients(run, problem.train, seen), seen(run.query_gradients())
     fisher = train.T @ train / len(train)
     fisher.diagonal().add_(problem.weight_decay + damping)
     solved: Tensor = torch.linalg.solve(fisher, query.T)
     return train @ solved
+
+
+def compressor(run: Trajectory, size: int, *, dropped: bool) -> Callable[[Tensor], Tensor]:
+    """What makes `size` numbers of each of some gradients. (B, P) -> (B, k)"""
+    if dropped:
+        kept = torch.randperm(len(run.final), generator=run.random())[:size].to(run.final.device)
+        return lambda gradients: gradients[:, kept]
+    matrix = projection(run, size)
+    return lambda gradients: gradients @ matrix
+
+
+def compressed_gradients(run: Trajectory, samples: Samples, seen: Callable[[Tensor], Tensor]) -> Tensor:
+    """Gradients without L2 term of some samples, compressed. (B, k)"""
+    problem = run.problem
+
+    def some(rows: Tensor) -> Tensor:
+        return seen(problem.gradients(run.final, samples[rows]) - problem.weight_decay * run.final)
+
+    parts = blocks(torch.arange(len(samples), device=run.final.device), run.final.nbytes)
+    return torch.cat([some(rows) for rows in parts])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmark.estimating import Trajectory, estimator, retrain
+from benchmark.estimating import Trajectory, blocks, estimator, retrain
 
 PAPER = "Ilyas et al. 2022, arXiv:2202.00622, section 2"
 COVERT = "Covert et al. 2024, arXiv:2401.15866, section 3; on retrained subsets and by ridge regression: ours"
@@ -69,20 +69,32 @@ def noisy(masks: Tensor, losses: Tensor) -> Tensor:
 
 def amortise(run: Trajectory, labels: Tensor, *, dot: bool) -> Tensor:
     """Predictions (N, Q) of the regression of labels (N, Q) on features of the samples at the end of the run."""
-    gradients = run.problem.gradients(run.final, run.problem.train)  # (N, P)
-    given = features(run, gradients)
+    sizes, products = along(run, run.query_gradients() if dot else run.final.new_zeros(0, len(run.final)))
+    given = features(run, sizes)
     if not dot:
         return predictions(given, labels)
-    products = gradients @ run.query_gradients().T
     return torch.cat([predictions(torch.cat([given, products[:, [q]]], 1), labels[:, [q]]) for q in range(len(labels.T))], 1)
 
 
-def features(run: Trajectory, gradients: Tensor) -> Tensor:
-    """Label, loss, norm of the gradient (N, P) and input of each sample. (N, F)"""
+def along(run: Trajectory, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms (N, 1) of all gradients at the end of the run, and their products (N, Q) with some vectors (Q, P)."""
+    problem = run.problem
+
+    def some(rows: Tensor) -> tuple[Tensor, Tensor]:
+        gradients = problem.gradients(run.final, problem.train[rows])
+        return torch.linalg.vector_norm(gradients, dim=1, keepdim=True), gradients @ vectors.T
+
+    everyone = torch.arange(len(problem.train), device=run.final.device)
+    sizes, products = zip(*map(some, blocks(everyone, run.final.nbytes)), strict=True)
+    return torch.cat(sizes), torch.cat(products)
+
+
+def features(run: Trajectory, sizes: Tensor) -> Tensor:
+    """Label, loss, norm of the gradient (N, 1) and input of each sample. (N, F)"""
     problem, targets = run.problem, run.problem.train.targets
     label = one_hot(targets) if targets.dtype == torch.int64 else targets[:, None]
     loss = problem.losses(run.final, problem.train)[:, None]
-    return torch.cat([label, loss, torch.linalg.vector_norm(gradients, dim=1, keepdim=True), problem.train.inputs], dim=1)
+    return torch.cat([label, loss, sizes, problem.train.inputs], dim=1)
 
 
 def predictions(given: Tensor, labels: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.estimating import Trajectory, estimator
+from benchmark.estimating import Trajectory, blocks, estimator
 
+INDEX = 8  # bytes of the place of a sample among those sorted by distance
 PAPER = "Jia et al. 2019, arXiv:1908.08619, theorem 1"
 variant = partial(estimator, models="classifier", tuned_on="tuning", neighbours=5)
 
@@ -14,7 +15,7 @@ variant = partial(estimator, models="classifier", tuned_on="tuning", neighbours=
 @variant("knn-shapley", paper=PAPER, hidden=True)
 @variant("knn-shapley-inputs", paper=PAPER, hidden=False)
 def knn_shapley(run: Trajectory, *, neighbours: int, hidden: bool) -> Tensor:
-    """Shapley values (N, Q) for ``v_q(S) = 1/k sum_{j <= min(k, |S|)} [y_(j) = y_q]``, (j) the j-th nearest to q in S.
+    """Shapley values (K, Q) for ``v_q(S) = 1/k sum_{j <= min(k, |S|)} [y_(j) = y_q]``, (j) the j-th nearest to q in S.
 
     In rising distance from q, ``s_(j) = s_(j+1) + ([y_(j) = y_q] - [y_(j+1) = y_q]) / max(k, j)``, where the term after the
     last is 0; a column sums to ``v_q(all) - v_q(none)``. For one mean query it is the mean over the query samples. In units
@@ -26,13 +27,22 @@ def knn_shapley(run: Trajectory, *, neighbours: int, hidden: bool) -> Tensor:
     order = problem.train.by_content()  # the sort is stable, so that it breaks ties
     train = problem.train[order]
     rows, columns = (problem.model.features(run.final, at.inputs) if hidden else at.inputs for at in (train, problem.query))
-    # without a matrix product: it would round equal distances apart
-    distances = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")  # (N, Q)
-    values = _shapley(distances, train.targets[:, None] == problem.query.targets, neighbours)
-    values = values.where(distances.isfinite(), torch.nan)  # where the run diverged; sorting would hide it
-    if problem.query_kind == "mean":
-        values = values.mean(1, keepdim=True)
-    return torch.empty_like(values).index_copy(0, order, values)
+
+    def shares(some: Tensor) -> Tensor:
+        """Values (K, B) for some of the query samples."""
+        # without a matrix product: it would round equal distances apart
+        distances = torch.cdist(rows, columns[some], compute_mode="donot_use_mm_for_euclid_dist")
+        values = _shapley(distances, train.targets[:, None] == problem.query.targets[some], neighbours)
+        values = values.where(distances.isfinite(), torch.nan)  # where the run diverged; sorting would hide it
+        return torch.empty_like(values).index_copy(0, order, values)[problem.left_out]
+
+    parts = blocks(torch.arange(len(columns), device=rows.device), len(rows) * INDEX)
+    if problem.query_kind == "each":
+        return torch.cat([shares(some) for some in parts], dim=1)
+    total = rows.new_zeros(len(problem.left_out), 1)
+    for some in parts:
+        total += shares(some).sum(1, keepdim=True)
+    return total / len(columns)
 
 
 def _shapley(distances: Tensor, right: Tensor, neighbours: int) -> Tensor:

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.estimating import Diverged, Samples, Trajectory, estimator
+from benchmark.estimating import Diverged, Samples, Trajectory, blocks, estimator
 
 PAPER = "Chhabra et al. 2024, arXiv:2405.03869"
 variant = partial(estimator, paper=PAPER, interpretation=True)
@@ -44,4 +44,6 @@ def _last_layer(run: Trajectory, samples: Samples) -> Tensor:
     """Gradients of the losses in weight and bias of the last layer, without the L2 term (ours). (N, P of that layer)"""
     problem = run.problem
     size = sum(shape.numel() for shape in map(torch.Size, problem.model.layers[-1].shapes))
-    return problem.gradients(run.final, samples)[:, -size:] - problem.weight_decay * run.final[-size:]
+    parts = blocks(torch.arange(len(samples), device=run.final.device), run.final.nbytes)
+    found = torch.cat([problem.gradients(run.final, samples[rows])[:, -size:].clone() for rows in parts])
+    return found - problem.weight_decay * run.final[-size:]

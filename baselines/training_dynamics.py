@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.estimating import LOSS_SLOPES, LOSSES, Diverged, Trajectory, estimator
+from benchmark.estimating import LOSS_SLOPES, LOSSES, Diverged, Trajectory, blocks, estimator
 
 DIET = "Paul et al. 2021, arXiv:2107.07075, definition "
 early = partial(estimator, tuned_on="untuned", part=0.1, checkpoints=10)
@@ -31,15 +31,20 @@ def el2n(run: Trajectory, *, part: float, checkpoints: int) -> Tensor:
 
 @early("grand", paper=DIET + "2.1")
 def grand(run: Trajectory, *, part: float, checkpoints: int) -> Tensor:
-    """``mean_c |g_i(theta_c)|`` of the gradient without the L2 term (ours), at the checkpoints of `el2n`. (N, Q)
+    """``mean_c |g_i(theta_c)|`` of the gradient without the L2 term (ours), at the checkpoints of `el2n`. (K, Q)
 
-    The same for every query. Cost: N gradients at each of up to 10 checkpoints.
+    The same for every query. Cost: K gradients at each of up to 10 checkpoints.
     """
-    problem, norms = run.problem, run.final.new_zeros(len(run.problem.train))
+    problem, norms = run.problem, run.final.new_zeros(len(run.problem.left_out))
     states = list(_early(run, part, checkpoints))
+
+    def size(theta: Tensor, rows: Tensor) -> Tensor:
+        gradients = problem.gradients(theta, problem.train[rows]) - problem.weight_decay * theta
+        found: Tensor = torch.linalg.vector_norm(gradients, dim=1)
+        return found
+
     for theta in states:
-        gradients = problem.gradients(theta, problem.train) - problem.weight_decay * theta
-        norms += torch.linalg.vector_norm(gradients, dim=1) / len(states)
+        norms += torch.cat([size(theta, rows) for rows in blocks(problem.left_out, theta.nbytes)]) / len(states)
     return norms[:, None].expand(-1, problem.queries)
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmark.estimating import Model, Problem, Samples, Trajectory, calculus, estimator, projection
+from benchmark.estimating import Model, Problem, Samples, Trajectory, blocks, calculus, estimator, projection
 
 PAPER = "Park et al. 2023, arXiv:2303.14186, section 3.2"
 variant = partial(estimator, models="classifier", tuned_on="tuning", dimension=256, share=1.0)
@@ -62,5 +62,5 @@ def features(model: Model, theta: Tensor, samples: Samples, matrix: Tensor) -> T
         return margins(model, theta, Samples(inputs[None], target[None]))[0]
 
     each = calculus.many(calculus.gradient(margin), over=(None, 0, 0))
-    found: Tensor = each(theta, samples.inputs, samples.targets) @ matrix
-    return found
+    parts = blocks(torch.arange(len(samples), device=theta.device), theta.nbytes)
+    return torch.cat([each(theta, samples.inputs[rows], samples.targets[rows]) @ matrix for rows in parts])

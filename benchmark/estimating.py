@@ -7,6 +7,7 @@ definition, and worked examples.
 
 from benchmark.base.errors import Diverged, Unsolved, Withheld
 from benchmark.core import calculus
+from benchmark.core.blocks import blocks
 from benchmark.core.declaration import estimator
 from benchmark.core.kronecker import Passed, curvature_roots, matrices, passes
 from benchmark.core.losses import LOSS_CURVATURES, LOSS_SLOPES, LOSSES
@@ -51,6 +52,7 @@ __all__ = [
     "WarmUp",
     "Withheld",
     "backward",
+    "blocks",
     "calculus",
     "curvature_roots",
     "effects",

@@ -1,7 +1,7 @@
 """Layers as Kronecker products: what goes into each, what comes back to it, and gradients as one matrix for each layer."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from benchmark.core.models import Model
 from benchmark.core.problem import Problem, Samples
 
 SAMPLES = 256  # samples whose layers are held at once: bounds memory
+PARTS = 16  # of whose moments so many are held before they are summed
 Matrices = list[Tensor]  # of each layer with parameters: (K, outputs, inputs + 1), the bias last
 
 
@@ -174,7 +175,11 @@ def kfac(problem: Problem, theta: Tensor, matrix: str) -> list[Axes]:
     over the N training samples, and over labels by the exact root instead of sampled ones.
     """
     count = len(problem.train)
-    parts = [[_factors(layer, count) for layer in layers] for layers in passes(problem, theta, problem.train, matrix)]
+    parts: list[list[Factors]] = []
+    for layers in passes(problem, theta, problem.train, matrix):
+        parts.append([_factors(layer, count) for layer in layers])
+        if len(parts) == PARTS:
+            parts = [[_summed(list(layer)) for layer in zip(*parts, strict=True)]]
     return [_axes(list(layer), count) for layer in zip(*parts, strict=True)]
 
 
@@ -193,6 +198,12 @@ def _factors(layer: Passed, samples: int) -> Factors:
     thin = samples * places < rows.shape[1]
     slopes = torch.einsum("bdlo,bdlp->op", layer.slopes, layer.slopes)
     return Factors(rows if thin else rows.T @ rows, slopes, places, thin)
+
+
+def _summed(parts: list[Factors]) -> Factors:
+    inputs, slopes = ([getattr(part, name) for part in parts] for name in ("inputs", "slopes"))
+    joined = torch.cat(inputs) if parts[0].thin else torch.stack(inputs).sum(0)
+    return replace(parts[0], inputs=joined, slopes=torch.stack(slopes).sum(0))
 
 
 def _axes(parts: list[Factors], samples: int) -> Axes:

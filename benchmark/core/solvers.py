@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError, Unsolved, unknown
 from benchmark.core import calculus, kronecker
+from benchmark.core.blocks import blocks
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import Trajectory
 
@@ -51,15 +52,33 @@ class System:
 
     @cached_property
     def gradients(self) -> Tensor:
-        """Gradients (N, P) of the training losses without L2 term."""
-        return self.problem.gradients(self.run.final, self.problem.train) - self.problem.weight_decay * self.run.final
+        """Gradients (N, P) of the training losses without L2 term, all at once."""
+        return self._gradients(self.problem.train)
+
+    def gradient_blocks(self, rows: Tensor | None = None) -> Iterator[Tensor]:
+        """Gradients (B, P) without L2 term of all training samples, or of some `rows`, a block at a time.
+
+        Held for the next time where all are one block, else computed again.
+        """
+        everyone = torch.arange(len(self.problem.train), device=self.run.final.device)
+        if len(blocks(everyone, self.run.final.nbytes)) == 1:
+            yield self.gradients if rows is None else self.gradients[rows]
+            return
+        for some in blocks(everyone if rows is None else rows, self.run.final.nbytes):
+            yield self._gradients(self.problem.train[some])
+
+    def _gradients(self, samples: Samples) -> Tensor:
+        return self.problem.gradients(self.run.final, samples) - self.problem.weight_decay * self.run.final
 
     def products(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
         """``A v_k``, A over all training samples or over some `rows` of them. (K, P) -> (K, P)"""
         if self.matrix == "fisher":
-            gradients = self.gradients if rows is None else self.gradients[rows]
-            calculus.count(hessian_products=len(gradients) * len(vectors))
-            return vectors @ gradients.T @ gradients / len(gradients)
+            count = len(self.problem.train) if rows is None else len(rows)
+            calculus.count(hessian_products=count * len(vectors))
+            found = torch.zeros_like(vectors)
+            for some in self.gradient_blocks(rows):
+                found += vectors @ some.T @ some
+            return found / count
         samples: Samples = self.problem.train if rows is None else self.problem.train[rows]
         found = PRODUCTS[self.matrix](self.problem, self.run.final, samples, vectors)
         return found - self.problem.weight_decay * vectors
@@ -286,17 +305,34 @@ def datainf(system: System, vectors: Tensor, *, share: float) -> tuple[Tensor, i
     """``1/N sum_i (g_i g_i^T + c)^-1 v`` layer by layer: the mean of inverses for the inverse of the mean.
 
     Kwon et al. 2024, arXiv:2310.00902, equation 5; ``c = shift + share * mean of g^2`` over the layer's entries and samples.
+    Cost: N gradients, twice that where they are more than one block.
     """
-    model = system.problem.model
-    solved = []
-    for own, part in zip(*(kronecker.matrices(model, rows) for rows in (system.gradients, vectors)), strict=True):
-        shape, g, v = part.shape, own.flatten(1), part.flatten(1)
-        damping = system.shift + share * (g**2).mean()
-        if damping <= 0:
-            raise Unsolved("a layer has no gradients and no damping: add damping")
-        weights = v @ g.T / (damping + (g**2).sum(1))  # (K, N)
-        solved.append(((v - weights @ g / len(g)) / damping).reshape(shape))
+    model, count = system.problem.model, len(system.problem.train)
+    parts = kronecker.matrices(model, vectors)
+    dampings = [system.shift + share * square for square in _mean_squares(system)]
+    if any(damping <= 0 for damping in dampings):
+        raise Unsolved("a layer has no gradients and no damping: add damping")
+    sums = [torch.zeros_like(part.flatten(1)) for part in parts]
+    for some in system.gradient_blocks():
+        for found, own, part, damping in zip(sums, kronecker.matrices(model, some), parts, dampings, strict=True):
+            g = own.flatten(1)
+            weights = part.flatten(1) @ g.T / (damping + (g**2).sum(1))  # (K, B)
+            found += weights @ g
+    solved = [
+        ((part.flatten(1) - found / count) / damping).reshape(part.shape)
+        for part, found, damping in zip(parts, sums, dampings, strict=True)
+    ]
     return kronecker.vectors(model, solved), 1
+
+
+def _mean_squares(system: System) -> list[Tensor]:
+    """The mean of g^2 over each layer's entries and all samples."""
+    numbers, sums = [], []
+    for some in system.gradient_blocks():
+        layers = kronecker.matrices(system.problem.model, some)
+        numbers.append([layer.numel() for layer in layers])
+        sums.append([(layer.flatten(1) ** 2).sum() for layer in layers])
+    return [sum(found) / sum(count) for found, count in zip(zip(*sums, strict=True), zip(*numbers, strict=True), strict=True)]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from math import ceil, prod
 from threading import Event
@@ -15,6 +13,10 @@ from torch import Tensor
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
+from benchmark.base.means import FREE as FREE
+from benchmark.base.means import Means as Means
+from benchmark.base.means import allowed as allowed
+from benchmark.base.means import allowing as allowing
 from benchmark.core import layers
 from benchmark.core.optimizers import Adam, Muon
 from benchmark.core.problem import Problem
@@ -27,33 +29,6 @@ ACTIVATIONS = 24 * MIB  # and so do the values of a convolutional network's laye
 MANY, SMALL = 16, 25e6  # of other models, runs at once where a run's step takes fewer operations than so many; else one
 SLACK = 1.25  # temporaries, and what the allocator keeps back
 SPARE = 24 * MIB  # for each thread: freed blocks that the allocator does not give back at once
-
-
-@dataclass(frozen=True)
-class Means:
-    """What retraining may use of the machine: bytes of memory (None: all), and chunks trained side by side, a thread each."""
-
-    memory: int | None = None
-    workers: int = 1
-
-
-FREE = Means()
-_allowed: ContextVar[Means] = ContextVar("allowed", default=FREE)
-
-
-@contextmanager
-def allowing(means: Means) -> Iterator[None]:
-    """Inside the block, retraining that is not told its means has these."""
-    token = _allowed.set(means)
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-
-
-def allowed() -> Means:
-    """What retraining may use that is not told."""
-    return _allowed.get()
 
 
 @dataclass(frozen=True)
