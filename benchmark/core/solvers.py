@@ -1,8 +1,8 @@
 """Inverse-curvature products ``(A + shift I)^-1 v``: one front, a table of solvers, three curvatures A."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmark.base.errors import LoobenchError, Unsolved, unknown
 from benchmark.core import calculus, kronecker
 from benchmark.core.blocks import blocks
+from benchmark.core.models import Model
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import Trajectory
 
@@ -68,7 +69,8 @@ class System:
             yield self._gradients(self.problem.train[some])
 
     def _gradients(self, samples: Samples) -> Tensor:
-        return self.problem.gradients(self.run.final, samples) - self.problem.weight_decay * self.run.final
+        found = self.problem.gradients(self.run.final, samples)
+        return found.sub_(self.problem.weight_decay * self.run.final)
 
     def products(self, vectors: Tensor, rows: Tensor | None = None) -> Tensor:
         """``A v_k``, A over all training samples or over some `rows` of them. (K, P) -> (K, P)"""
@@ -312,27 +314,39 @@ def datainf(system: System, vectors: Tensor, *, share: float) -> tuple[Tensor, i
     dampings = [system.shift + share * square for square in _mean_squares(system)]
     if any(damping <= 0 for damping in dampings):
         raise Unsolved("a layer has no gradients and no damping: add damping")
-    sums = [torch.zeros_like(part.flatten(1)) for part in parts]
-    for some in system.gradient_blocks():
-        for found, own, part, damping in zip(sums, kronecker.matrices(model, some), parts, dampings, strict=True):
-            g = own.flatten(1)
-            weights = part.flatten(1) @ g.T / (damping + (g**2).sum(1))  # (K, B)
-            found += weights @ g
-    solved = [
-        ((part.flatten(1) - found / count) / damping).reshape(part.shape)
-        for part, found, damping in zip(parts, sums, dampings, strict=True)
-    ]
+    sums = [torch.zeros_like(part) for part in parts]
+    for each in map(partial(_along, model, parts, dampings), system.gradient_blocks()):
+        for total, found in zip(sums, each, strict=True):
+            total += found
+    solved = [(part - total / count) / damping for part, total, damping in zip(parts, sums, dampings, strict=True)]
     return kronecker.vectors(model, solved), 1
+
+
+def _along(model: Model, parts: kronecker.Matrices, dampings: Sequence[Tensor], gradients: Tensor) -> kronecker.Matrices:
+    """``sum_b g_b <g_b, v> / (c + |g_b|^2)`` of each layer's vectors v, by some gradients (B, P)."""
+
+    def layer(own: Tensor, part: Tensor, damping: Tensor) -> Tensor:
+        g, v = own.flatten(1), part.flatten(1)
+        weights = v @ g.T / (damping + (g**2).sum(1))  # (K, B)
+        return (weights @ g).reshape(part.shape)
+
+    return list(map(layer, kronecker.matrices(model, gradients), parts, dampings))
 
 
 def _mean_squares(system: System) -> list[Tensor]:
     """The mean of g^2 over each layer's entries and all samples."""
-    numbers, sums = [], []
-    for some in system.gradient_blocks():
-        layers = kronecker.matrices(system.problem.model, some)
-        numbers.append([layer.numel() for layer in layers])
-        sums.append([(layer.flatten(1) ** 2).sum() for layer in layers])
-    return [sum(found) / sum(count) for found, count in zip(zip(*sums, strict=True), zip(*numbers, strict=True), strict=True)]
+    model = system.problem.model
+    sizes = [matrix[0].numel() * len(system.problem.train) for matrix in kronecker.matrices(model, system.run.final[None])]
+    sums = [system.run.final.new_zeros(()) for _ in sizes]
+    for each in map(partial(_squares, model), system.gradient_blocks()):
+        for total, found in zip(sums, each, strict=True):
+            total += found
+    return [total / size for total, size in zip(sums, sizes, strict=True)]
+
+
+def _squares(model: Model, gradients: Tensor) -> list[Tensor]:
+    """The sum of g^2 over each layer's entries, of some gradients (B, P)."""
+    return [(matrix.flatten(1) ** 2).sum() for matrix in kronecker.matrices(model, gradients)]
 
 
 @dataclass(frozen=True)
