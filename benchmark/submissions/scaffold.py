@@ -1,4 +1,4 @@
-"""What `loobench new` writes: an estimator that runs as it stands, and its test; and what its author has still to write."""
+"""What `loobench new` writes: an estimator and its test, or a task, that run as they stand; what an author has still to write."""
 
 import keyword
 import re
@@ -12,6 +12,7 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.files import write as put
 from benchmark.core.declaration import FOLDERS, NAME
 from benchmark.core.registry import sources
+from benchmark.tasks.suites import TASKS
 
 MODULE = re.compile(r"[a-z][a-z0-9_]*")
 PLACEHOLDERS = {  # of the templates
@@ -29,21 +30,39 @@ def write(name: str, folder: Path) -> tuple[Path, Path]:
     """
     module = module_name(name)
     source, test = folder / f"{module}.py", folder / f"test_{module}.py"
-    for at in (source, test):
-        if at.exists() or at.is_symlink():
-            raise LoobenchError(f"{at} is there already, and is left as it is: choose another name or --folder")
-    words = {"name": name, "title": name.replace("-", " "), "function": module, "file": source.name, **PLACEHOLDERS}
-    for at, template in ((source, "estimator.py.txt"), (test, "test.py.txt")):
-        put(at, filled(template, words).encode())
+    _put(name, {source: "estimator.py.txt", test: "test.py.txt"}, **PLACEHOLDERS)
     return source, test
 
 
-def module_name(name: str) -> str:
-    """The module of an estimator, - being _. Raises LoobenchError for a name that no estimator or module may have."""
+def write_task(name: str, folder: Path) -> Path:
+    """Write the file of a task called `name`, with a model and data of its own, into a folder; returns it.
+
+    Raises LoobenchError for a name that no task or no module may have or that is taken, and where a file is there.
+    """
+    if name in TASKS:
+        raise LoobenchError(f"{name} is the name of a task of the suites: choose another")
+    source = folder / f"{module_name(name, 'task')}.py"
+    _put(name, {source: "task.py.txt"})
+    return source
+
+
+def _put(name: str, templates: dict[Path, str], **words: str) -> None:
+    """Write files, each from a template, with the names that the first one has. Raises LoobenchError where one is there."""
+    for at in templates:
+        if at.exists() or at.is_symlink():
+            raise LoobenchError(f"{at} is there already, and is left as it is: choose another name or --folder")
+    first = next(iter(templates))
+    known = {"name": name, "title": name.replace("-", " "), "function": first.stem, "file": first.name, **words}
+    for at, template in templates.items():
+        put(at, filled(template, known).encode())
+
+
+def module_name(name: str, kind: str = "estimator") -> str:
+    """The module of an estimator or task, - being _. Raises LoobenchError for a name that neither it nor a module may have."""
     module = name.replace("-", "_")
     if not NAME.fullmatch(name) or len(name) > 40 or not MODULE.fullmatch(module) or keyword.iskeyword(module):
-        rule = "small letters and digits, beginning with a letter, single - between them, 40 at most, as my-estimator"
-        raise LoobenchError(f"{name!a:.60} is no name for a new estimator: expected {rule}")
+        rule = f"small letters and digits, beginning with a letter, single - between them, 40 at most, as my-{kind}"
+        raise LoobenchError(f"{name!a:.60} is no name for a new {kind}: expected {rule}")
     if name in sources() or module in {Path(path).stem for path in sources().values()}:
         raise LoobenchError(f"{name} is the name of a registered estimator or of its file: choose another")
     if module in {*sys.stdlib_module_names, *packages_distributions(), "benchmark", *FOLDERS}:
