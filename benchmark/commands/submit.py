@@ -27,8 +27,10 @@ from benchmark.commands.check import checked
 )
 def command(options: o.Options) -> int:
     """Write the bundle of a submission; propose it."""
-    from benchmark.submissions import submission
+    from benchmark.submissions import check_task, submission
 
+    if check_task.is_task(options.estimator):
+        raise LoobenchError(f"{options.estimator} is a task, whose results stay yours: only estimators are submitted")
     if (by := o.computed_by(options)) == "unknown":
         raise LoobenchError("who claims these results? git knows no name here: say --by 'Your Name'")
     if (found := checked(options)) is None:

@@ -1,4 +1,4 @@
-"""What `loobench new` writes: an estimator and its test, or a task, that run as they stand; what an author has still to write."""
+"""What `loobench new` writes: an estimator and its test, or a task, which run as they stand; what is left to its author."""
 
 import keyword
 import re
