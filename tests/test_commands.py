@@ -87,7 +87,7 @@ def test_options_of_one_name_are_the_same_in_every_command_but_where_they_mean_a
         (["run", "--sweet", "quick"], "No such option '--sweet'. Did you mean"),
         (["--versoin"], "No such option '--versoin'. Did you mean '--version'?; see `loobench --help`"),
         (["run", "--suite"], "requires an argument"),
-        (["truth"], "Missing argument 'TASK'; see `loobench truth --help`"),
+        (["truth"], "Missing argument 'TASK|FILE.py[:NAME]'; see `loobench truth --help`"),
         (["truth", TASK, "--seed", "one"], "'one' is not a valid"),
         (["audit"], "Missing option '--base'"),
         (["list", "taks"], "'taks' is not one of 'tasks', 'suites'"),
