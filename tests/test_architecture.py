@@ -18,7 +18,7 @@ METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glo
 ORDER = (  # a module imports only from those before it, in its own package and in packages above
     "base: text errors streams surroundings files git places records machine means",
     "core: code losses recurrent optimizers layers models wrapped reference calculus blocks tangents modules problem suitable"
-    " chains trajectory sweep kronecker projections solvers syntax declaration registry",
+    " chains trajectory sweep traced kronecker projections solvers syntax declaration registry",
     "retraining: updaters dense convolution generic engine chunks train readout shifts",
     "estimating",
     "tasks: data features hub noise questions definition protocols suites own finding",

@@ -158,6 +158,12 @@ def pull(function: Callable[..., Tensor], at: tuple[Tensor, ...], cotangents: Te
     return pulled
 
 
+def pull_noting(function: Callable[..., tuple[Tensor, Any]], at: tuple[Any, ...], cotangents: Tensor) -> tuple[Any, Any]:
+    """What `function` returns beside its value, and the products of `pull`, for arguments that are tensors or hold some."""
+    _, back, noted = torch.func.vjp(function, *at, has_aux=True)  # type: ignore[misc]
+    return noted, many(back, over=(0,))(cotangents)
+
+
 def push(function: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Value of `function` at `at` and its Jacobian-vector product with one tangent per argument."""
     at = tuple(value.clone() for value in at)  # a dual of a view carries a tangent as large as the view's base

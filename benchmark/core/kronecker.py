@@ -8,14 +8,17 @@ from torch import Tensor
 from torch.nn.functional import group_norm, unfold
 
 from benchmark.base.errors import Unsolved
-from benchmark.core import calculus
+from benchmark.core import calculus, traced
 from benchmark.core.layers import NORM_EPS, Conv, Dense, GroupNorm, Layer
-from benchmark.core.losses import LOSS_ROOTS, LOSS_SLOPES
+from benchmark.core.losses import LOSS_ROOTS, LOSS_SLOPES, Loss
 from benchmark.core.models import Model
 from benchmark.core.problem import Problem, Samples
+from benchmark.core.wrapped import Module
 
 SAMPLES = 256  # samples whose layers are held at once: bounds memory
 PARTS = 16  # of whose moments so many are held before they are summed
+NUMBERS = 2**26  # of a module's layers held at once
+WIDEST = 10_000  # inputs of a layer whose moments are made a matrix of
 Matrices = list[Tensor]  # of each layer with parameters: (K, outputs, inputs + 1), the bias last
 
 
@@ -41,7 +44,9 @@ class Passed:
     """One layer on B samples, seen along D directions of the outputs: the gradient of each is ``G_bd = sum_l s_bdl a_bl^T``.
 
     L places share the layer's weights: the pixels of a convolution, else one. The few parameters of a layer that is no such
-    product, GroupNorm's, have the input 1, and their own gradient for the slope.
+    product, GroupNorm's, have the input 1, and their own gradient for the slope. Of a torch.nn.Module the places are all that a
+    weight is multiplied with for one sample, such as the tokens of a sequence; what is no product there is one row of
+    parameters, whose gradients are the inputs, one place for each direction, where the slope is 1.
     """
 
     inputs: Tensor  # (B, L, inputs + 1) a, the last entry 1 for the bias
@@ -69,8 +74,21 @@ def passes(problem: Problem, theta: Tensor, samples: Samples, matrix: str) -> It
     The directions are the roots of the loss's second derivative in the outputs for "gauss-newton", so that
     ``sum_d G_bd (x) G_bd`` is the sample's Gauss-Newton matrix, and the loss's slope for "fisher". L2 terms are left out.
     """
+    model = problem.model
+    if isinstance(model, Module):
+        yield from _module_passes(model, theta, samples, matrix)
+        return
     for rows in torch.split(torch.arange(len(samples), device=theta.device), SAMPLES):
-        yield _passed(problem.model, theta, samples[rows], matrix)
+        yield _passed(model, theta, samples[rows], matrix)
+
+
+def _module_passes(model: Module, theta: Tensor, samples: Samples, matrix: str) -> Iterator[list[Passed]]:
+    seen = traced.Traced(model, theta, samples.inputs[0])
+    for some in torch.split(torch.arange(len(samples), device=theta.device), max(1, min(SAMPLES, NUMBERS // seen.size))):
+        inputs, targets = samples.inputs[some], samples.targets[some]
+        directions = _directions(model.loss, matrix, model.outputs(theta, inputs), targets)  # (B, ..., D)
+        calculus.count(gradients=len(some) * directions.shape[-1])
+        yield [Passed(*block) for block in seen.passed(inputs, directions)]
 
 
 def _passed(model: Model, theta: Tensor, samples: Samples, matrix: str) -> list[Passed]:
@@ -84,7 +102,7 @@ def _passed(model: Model, theta: Tensor, samples: Samples, matrix: str) -> list[
     return [_layer(layer, before, column) for (layer, before, _), column in zip(places, columns, strict=True)]
 
 
-def _directions(loss: str, matrix: str, outputs: Tensor, targets: Tensor) -> Tensor:
+def _directions(loss: Loss, matrix: str, outputs: Tensor, targets: Tensor) -> Tensor:
     return LOSS_ROOTS[loss](outputs) if matrix == "gauss-newton" else LOSS_SLOPES[loss](outputs, targets)[..., None]
 
 
@@ -122,6 +140,8 @@ def _with_one(values: Tensor) -> Tensor:
 # ---- flat vectors as matrices, and back ------------------------------------------------------------------------------
 def matrices(model: Model, vectors: Tensor) -> Matrices:
     """Flat vectors (K, P) as one matrix for each layer with parameters."""
+    if isinstance(model, Module):
+        return traced.layered(model, vectors)
     return [_matrix(layer, parts) for layer, parts in zip(model.layers, model.parts(vectors), strict=True) if parts]
 
 
@@ -134,6 +154,8 @@ def _matrix(layer: Layer, parts: list[Tensor]) -> Tensor:
 
 def vectors(model: Model, found: Matrices) -> Tensor:
     """The inverse of `matrices`: (K, P)."""
+    if isinstance(model, Module):
+        return torch.cat([block.flat(part) for block, part in zip(traced.blocks(model), found, strict=True)], dim=1)
     layers = [layer for layer in model.layers if layer.shapes]
     parts = [_parts(layer, matrix) for layer, matrix in zip(layers, found, strict=True)]
     return torch.cat([part.flatten(1) for layer in parts for part in layer], dim=1)
@@ -196,6 +218,9 @@ class Factors:
 def _factors(layer: Passed, samples: int) -> Factors:
     rows, places = layer.inputs.flatten(0, 1), layer.inputs.shape[1]
     thin = samples * places < rows.shape[1]
+    if rows.shape[1] > WIDEST and not thin:
+        most = f"K-FAC takes layers of at most {WIDEST} inputs, or as many as all samples have"
+        raise Unsolved(f"{most}, got {rows.shape[1]}: take another solver, as cg")
     slopes = torch.einsum("bdlo,bdlp->op", layer.slopes, layer.slopes)
     return Factors(rows if thin else rows.T @ rows, slopes, places, thin)
 

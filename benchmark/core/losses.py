@@ -68,7 +68,7 @@ def _slope(loss: OfOutputs) -> OfOutputs:
     return torch.func.grad(lambda outputs, targets: loss(outputs, targets).sum())
 
 
-def _no_root(loss: OfOutputs) -> Callable[[Tensor], Tensor]:
+def _no_root(loss: Loss) -> Callable[[Tensor], Tensor]:
     def refuse(_outputs: Tensor) -> Tensor:
         raise Unsolved(f"the loss {name_of(loss)} has no root of its curvature written out: use the matrix fisher")
 
@@ -106,7 +106,7 @@ LOSS_ROOTS = ByLoss[Callable[[Tensor], Tensor]](  # R (B, C, D) with R R^T the l
         "binary-cross-entropy": lambda outputs: (outputs.sigmoid() * outputs.neg().sigmoid()).sqrt()[..., None],
         "cross-entropy": lambda outputs: _label_root(outputs.softmax(-1)),
         "squared-error": lambda outputs: torch.ones_like(outputs)[..., None],
-        "token-cross-entropy": _no_root(token_cross_entropy),
+        "token-cross-entropy": _no_root("token-cross-entropy"),
     },
     _no_root,
 )

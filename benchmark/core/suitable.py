@@ -107,7 +107,7 @@ def _all_used(found: Module, theta: Tensor, some: Samples) -> None:
     at = theta.detach().requires_grad_()
     parts = found.named(at)
     with torch.enable_grad():
-        total = LOSSES[found.loss](found.called(parts, at, some.inputs), some.targets).sum()
+        total = LOSSES[found.loss](found.called(parts, some.inputs), some.targets).sum()
     if not total.requires_grad:
         raise LoobenchError(
             f"the loss of {found.name} does not depend on its parameters by autograd: is there a no_grad or detach?"

@@ -99,7 +99,7 @@ class Module:
         return [[part for _, part in layer] for _, layer in groupby(named, lambda pair: pair[0].rpartition(".")[0])]
 
     def named(self, theta: Tensor) -> dict[str, Tensor]:
-        """The parts of the flat vector, by the names of the parameters."""
+        """The parameters by their names, as `parts` has them."""
         parts = torch.split(theta, list(map(prod, self.shapes.values())), dim=-1)
         lead = theta.shape[:-1]
         pairs = zip(self.shapes.items(), parts, strict=True)
@@ -107,13 +107,13 @@ class Module:
 
     def outputs(self, theta: Tensor, inputs: Tensor) -> Tensor:
         """Outputs of the module. (P,), (B, ...) -> (B, ...)"""
-        return self.called(self.named(theta), theta, inputs)
+        return self.called(self.named(theta), inputs)
 
-    def called(self, parts: dict[str, Tensor], like: Tensor, inputs: Tensor) -> Tensor:
-        """Outputs with these parameters, by name; constants in the precision and on the device of `like`."""
-        net, constants = self._here(like)
+    def called(self, named: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """Outputs with the parameters of those names. (B, ...) -> (B, ...)"""
+        net, constants = self._here(next(iter(named.values())))
         with _plain_kernels:
-            found: Tensor = functional_call(net, {**constants, **parts}, (inputs,), tie_weights=True)
+            found: Tensor = functional_call(net, {**constants, **named}, (inputs,), tie_weights=True)
         return found
 
     def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
