@@ -75,7 +75,7 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(TOKENS, 4)
+        self.embed = nn.Embedding(TOKENS, 4, padding_idx=0)
         self.gru = nn.GRU(4, 5, batch_first=True)
         self.head = nn.Linear(5, CLASSES)
 

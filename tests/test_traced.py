@@ -92,6 +92,8 @@ def test_what_is_a_product_is_found_wherever_it_is_called() -> None:
     assert [name for name, product in kinds["resnet"].items() if product] == ["first.weight", "inner.0.weight", "head.weight"]
     assert not kinds["tied"]["embed.weight"]  # of two layers
     assert not kinds["gru"]["gru.weight_ih_l0"]
+    assert kinds["gru"]["embed.weight"]
+    assert not net_problem("gru").train.inputs[0].all()  # the token whose row is not trained is among those tried
     assert kinds["frozen"]["head.weight"]
     assert kinds["reused"] == {"twice.weight": True, "mixed.weight": False, "never.weight": False, "head.weight": True}
 

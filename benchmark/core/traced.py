@@ -3,7 +3,7 @@
 They are found one sample at a time, so that all other axes of a call are places that share the weights, whatever their order.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import FunctionType
@@ -26,7 +26,7 @@ class Block:
     """Parameters of one layer of a module, as one matrix (outputs, inputs + 1), the bias last, where it has one.
 
     Of a table of embeddings (V, d) the matrix is (d, V); of what is no product of a weight and inputs, such as the scales of a
-    normalisation or parameters of several layers, it is one row (1, P).
+    normalisation, it is one row (1, P).
     """
 
     kind: Kind
@@ -54,21 +54,12 @@ class Block:
 
 def blocks(model: Module) -> list[Block]:
     """The parameters that are trained, layer by layer, in the order of the flat vector."""
-    named = model.net.named_parameters(remove_duplicate=False)
-    owners = [name for parts in _by_tensor(named) if len(parts) > 1 for name in parts]
     layers = groupby(model.shapes, lambda name: name.rpartition(".")[0])
-    return [_block(model, model.net.get_submodule(owner), tuple(names), set(owners)) for owner, names in layers]
+    return [_block(model, model.net.get_submodule(owner), tuple(names)) for owner, names in layers]
 
 
-def _by_tensor(named: Iterable[tuple[str, Tensor]]) -> list[list[str]]:
-    found: dict[int, list[str]] = {}
-    for name, part in named:
-        found.setdefault(id(part), []).append(name)
-    return list(found.values())
-
-
-def _block(model: Module, layer: nn.Module, names: tuple[str, ...], shared: set[str]) -> Block:
-    kind = "whole" if shared.intersection(names) else _kind(layer, tuple(name.rpartition(".")[2] for name in names))
+def _block(model: Module, layer: nn.Module, names: tuple[str, ...]) -> Block:
+    kind = _kind(layer, tuple(name.rpartition(".")[2] for name in names))
     return Block(kind, names, tuple(model.shapes[name] for name in names))
 
 
@@ -99,30 +90,30 @@ class Call:
     kind: Kind
     inputs: Tensor  # (L, inputs)
     weight: Tensor
-    bias: Tensor | None = None
 
 
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call:
-    return Call("linear", inputs.reshape(-1, inputs.shape[-1]), weight, bias)
+# their arguments have torch's names
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call:  # noqa: A002, ARG001
+    return Call("linear", input.reshape(-1, input.shape[-1]), weight)
 
 
 def _convolution(
-    inputs: Tensor,
+    input: Tensor,  # noqa: A002
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Tensor | None = None,  # noqa: ARG001
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,  # noqa: ARG001  # 1 in all blocks that are convolutions
 ) -> Call:
-    images = inputs.reshape(-1, *inputs.shape[-3:])
+    images = input.reshape(-1, *input.shape[-3:])
     patches = functional.unfold(images, weight.shape[2:], dilation, padding, stride)
-    return Call("convolution", patches.mT.flatten(0, 1), weight, bias)
+    return Call("convolution", patches.mT.flatten(0, 1), weight)
 
 
-def _table(inputs: Tensor, weight: Tensor, padding_idx: int | None = None, *_others: Any, **_settings: Any) -> Call:
-    rows = torch.arange(len(weight), device=inputs.device)
-    chosen = inputs.reshape(-1, 1) == rows
+def _table(input: Tensor, weight: Tensor, padding_idx: int | None = None, *_others: Any, **_settings: Any) -> Call:  # noqa: A002
+    rows = torch.arange(len(weight), device=input.device)
+    chosen = input.reshape(-1, 1) == rows
     return Call("table", (chosen if padding_idx is None else chosen & (rows != padding_idx)).to(weight), weight)
 
 
@@ -144,7 +135,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, products: dict[int, Block], named: Named, probes: Sequence[Tensor] | None = None) -> None:
         super().__init__()
-        self.products, self.named, self.probes = products, named, probes
+        self.products, self.probes = products, probes
         self.numbers = {id(named[block.names[0]]): number for number, block in products.items()}
         self.calls: list[int] = []  # of each the number of its block
         self.inputs: list[Tensor] = []  # (L, inputs + 1)
@@ -162,7 +153,7 @@ class Watch(TorchFunctionMode):
     def _noted(self, call: Call, found: Tensor) -> Tensor:
         number = self.numbers.get(id(call.weight), -1)
         block = self.products.get(number)
-        if block is None or block.kind != call.kind or (block.biased and call.bias is not self.named[block.names[1]]):
+        if block is None or block.kind != call.kind:
             return found
         ones = call.inputs.new_ones(len(call.inputs), 1)
         self.calls.append(number)
@@ -175,7 +166,8 @@ class Watch(TorchFunctionMode):
 class Traced:
     """A module at `theta` (P,), tried out on one sample: which of its blocks are the products that are seen of them.
 
-    A block whose weight is also used in another way, or in none, counts as the product of its gradient and a unit matrix.
+    A block whose weight is also used in another way, as one that a last layer shares with a table of embeddings, or in none,
+    counts as the product of its gradient and a unit matrix.
     """
 
     def __init__(self, model: Module, theta: Tensor, sample: Tensor) -> None:
