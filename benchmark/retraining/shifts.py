@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmark.core import calculus
 from benchmark.core.optimizers import Sgd
-from benchmark.core.problem import Samples
+from benchmark.core.problem import Samples, clipping
 from benchmark.core.tangents import Parts, Tangents, join, split, tangents
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
@@ -58,7 +58,7 @@ class Shifts:
         problem, self.t = self.problem, t + 1
         batch, usual = problem.train[rows], problem.weights(t)
         at = tangents(problem.model, self.run.params(t), batch.inputs, batch.targets, problem.weight_decay)
-        if isinstance(problem.optimizer, Sgd):
+        if isinstance(problem.optimizer, Sgd) and not problem.clip:
             kept = weights if self.rule.own == "curvature" else usual[None]
             self._descend(problem.optimizer, at, kept, weights - usual, batch)
         else:
@@ -107,9 +107,27 @@ class Shifts:
         kept = weights if self.rule.own == "curvature" else usual[None]
         at.add(carried, self.moved, kept, weights - usual if derivative else None, 1.0)
         _add_all(carried, self._own(weights - usual, batch, since_reference=True), 1.0)
+        if self.problem.clip:
+            gradient, carried = self._clipped(gradient, carried, self.problem.clip)
         states = (split(self.problem.model, self.run.states[t]) for t in (self.t - 1, self.t))
         for part, state, after, at_weights, change in zip(self.parts, *states, gradient, carried, strict=True):
             part.copy_(self._through(part, state[:, None], after[:, None], at_weights.expand_as(change), change))
+
+    def _clipped(self, gradient: Parts, change: Parts, most: float) -> tuple[Parts, Parts]:
+        """Gradients clipped to the norm `most` as in each run's step, and their changes by the derivative of that.
+
+        Where the map is exact, the changed gradient is clipped itself, and no change is left.
+        """
+
+        def clip(gradients: Tensor) -> Tensor:
+            return gradients * clipping(gradients, most)
+
+        at, moved = join(gradient), join(change)
+        if self.rule.exact_map:
+            clipped, moved = clip(at + moved), torch.zeros_like(moved)
+        else:
+            clipped, moved = calculus.push(clip, (at.expand_as(moved),), (moved,))
+        return split(self.problem.model, clipped), split(self.problem.model, moved)
 
     def _through(self, shift: Tensor, state: Tensor, after: Tensor, gradient: Tensor, change: Tensor) -> Tensor:
         """The shift (S, R, *shape) after the step of one parameter tensor, whose gradient (R, *shape) changes by `change`.
@@ -140,7 +158,7 @@ def carry(
     problem = run.problem
     visits = int((problem.batches[: problem.horizons[-1]] >= 0).sum())
     calculus.count(gradients=visits, hessian_products=visits * len(keep))
-    if runs is None and not isinstance(problem.optimizer, Sgd):
+    if runs is None and (problem.clip or not isinstance(problem.optimizer, Sgd)):
         runs = max(1, chunks.at_once(problem, gram=False) // 4)  # derivatives of Adam's map hold several copies of a state
     return training_loop(
         problem,
