@@ -92,9 +92,9 @@ def along(run: Trajectory, vectors: Tensor) -> tuple[Tensor, Tensor]:
 def features(run: Trajectory, sizes: Tensor) -> Tensor:
     """Label, loss, norm of the gradient (N, 1) and input of each sample. (N, F)"""
     problem, targets = run.problem, run.problem.train.targets
-    label = one_hot(targets) if targets.dtype == torch.int64 else targets[:, None]
+    label = one_hot(targets).flatten(1) if targets.dtype == torch.int64 else targets[:, None]
     loss = problem.losses(run.final, problem.train)[:, None]
-    return torch.cat([label, loss, sizes, problem.train.inputs], dim=1)
+    return torch.cat([label, loss, sizes, problem.train.flat()], dim=1)
 
 
 def predictions(given: Tensor, labels: Tensor) -> Tensor:

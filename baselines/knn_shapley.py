@@ -26,7 +26,7 @@ def knn_shapley(run: Trajectory, *, neighbours: int, hidden: bool) -> Tensor:
     problem = run.problem
     order = problem.train.by_content()  # the sort is stable, so that it breaks ties
     train = problem.train[order]
-    rows, columns = (problem.model.features(run.final, at.inputs) if hidden else at.inputs for at in (train, problem.query))
+    rows, columns = (problem.model.features(run.final, at.inputs) if hidden else at.flat() for at in (train, problem.query))
 
     def shares(some: Tensor) -> Tensor:
         """Values (K, B) for some of the query samples."""

@@ -49,7 +49,7 @@ def _costs(problem: Problem, classes: Samples) -> Tensor:
     import ot
 
     train, query, classes = (
-        Samples(at.inputs.cpu().double(), at.targets.cpu()) for at in (problem.train, problem.query, classes)
+        Samples(at.flat().cpu().double(), at.targets.cpu()) for at in (problem.train, problem.query, classes)
     )
     costs = _squared(train.inputs, query.inputs)
     for one in set(train.targets.tolist()):

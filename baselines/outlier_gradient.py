@@ -43,7 +43,7 @@ def outlier_norm(run: Trajectory, *, order: int) -> Tensor:
 def _last_layer(run: Trajectory, samples: Samples) -> Tensor:
     """Gradients of the losses in weight and bias of the last layer, without the L2 term (ours). (N, P of that layer)"""
     problem = run.problem
-    size = sum(shape.numel() for shape in map(torch.Size, problem.model.layers[-1].shapes))
+    size = sum(part.numel() for part in problem.model.parts(run.final)[-1])
     parts = blocks(torch.arange(len(samples), device=run.final.device), run.final.nbytes)
     found = torch.cat([problem.gradients(run.final, samples[rows])[:, -size:].clone() for rows in parts])
     return found - problem.weight_decay * run.final[-size:]

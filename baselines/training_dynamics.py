@@ -16,16 +16,17 @@ early = partial(estimator, tuned_on="untuned", part=0.1, checkpoints=10)
 def el2n(run: Trajectory, *, part: float, checkpoints: int) -> Tensor:
     """``mean_c |l'_i(f_i(theta_c))|``, l' the slope of the loss in the outputs: for classes ``|p - y|``. (N, Q)
 
-    With one logit it is ``|p - y|`` of the one probability, which is 1/sqrt(2) of that of two; for a regression ``|f - y|``.
-    The same for every query. Up to 10 checkpoints c are spread over the first tenth of the steps, after epoch 20 of 200 in the
-    paper; that they are of one run, where the paper has 10 runs at one time, is ours. Cost: a forward pass of N at each.
+    With one logit it is ``|p - y|`` of the one probability, which is 1/sqrt(2) of that of two; for a regression ``|f - y|``;
+    over tokens the norm over all of them. The same for every query. Up to 10 checkpoints c are spread over the first tenth of
+    the steps, after epoch 20 of 200 in the paper; that they are of one run, where the paper has 10 runs at one time, is ours.
+    Cost: a forward pass of N at each.
     """
     problem, model = run.problem, run.problem.model
     slope = LOSS_SLOPES[model.loss]
     errors = [
         slope(model.outputs(theta, problem.train.inputs), problem.train.targets) for theta in _early(run, part, checkpoints)
     ]
-    norms: Tensor = torch.linalg.vector_norm(torch.stack(errors), dim=2).mean(0)
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(errors).flatten(2), dim=2).mean(0)
     return norms[:, None].expand(-1, problem.queries)
 
 

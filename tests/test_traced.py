@@ -146,7 +146,10 @@ def test_kfac_sums_over_places_and_directions_and_takes_the_mean_of_inputs(name:
 def _head(run: Trajectory) -> Tensor:
     """``S (x) A`` of a last layer without bias over tokens, from its inputs and the slopes of the mean of token losses."""
     model, train = run.problem.model, run.problem.train
-    inputs = model.features(run.final, train.inputs).view(len(train), train.inputs.shape[1], -1)
+    net, seen = model.at(run.final), []
+    net.head.register_forward_pre_hook(lambda _layer, given: seen.append(given[0].detach()))
+    net(train.inputs)
+    (inputs,) = seen
     outputs = model.outputs(run.final, train.inputs)
     slopes = (outputs.softmax(-1) - torch.nn.functional.one_hot(train.targets, outputs.shape[-1])) / train.inputs.shape[1]
     moments = torch.einsum("bli,blj->ij", inputs, inputs) / inputs.shape[:2].numel()

@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import json_digest, read
@@ -23,16 +23,18 @@ from benchmark.core.models import Model
 from benchmark.core.problem import Problem
 from benchmark.core.syntax import source_digest
 from benchmark.core.trajectory import Trajectory
+from benchmark.core.wrapped import Module
 
 FOLDERS = ("baselines", "estimators")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 PART = r"[a-z0-9]+([-._][a-z0-9]+)*"
 NAME = re.compile(rf"({PART}/)?{PART}")  # it becomes a file name, - for a library's method with two - in place of the slash
+OF_CLASSES = ("binary-cross-entropy", "cross-entropy")  # losses of a sample's one class
 MODELS: dict[str, Callable[[Model], bool]] = {  # kinds that an estimator may be bound to
     "any": lambda model: True,
     "linear": lambda model: model.linear,
-    "classifier": lambda model: model.loss != "squared-error",
-    "dense classifier": lambda model: model.dense and model.loss != "squared-error",
+    "classifier": lambda model: model.loss in OF_CLASSES,
+    "dense classifier": lambda model: model.dense and model.loss in OF_CLASSES,
 }
 EXACT = ("least-squares", "one-epoch")  # cases an estimator may claim to be exact in (benchmark/submissions/check.py)
 TUNED_ON = ("nothing", "paper", "library", "untuned", "tuning", "speed")  # docs/tuning.md
@@ -46,6 +48,23 @@ LIBRARIES = {  # as they are imported: what pip installs them by, where that is 
     "faiss": "faiss-cpu",
     **dict.fromkeys(("captum", "dattri", "kronfluence", "pydvl", "trak"), "'loobench[peers]'"),
 }
+UNCALLED = (
+    "sees an nn.Linear where it is called, not those of the model's nn.MultiheadAttention, which uses their weights alone"
+)
+ADAPTERS: tuple[tuple[str, str, Callable[[Problem], bool]], ...] = (  # what libraries whose names begin so cannot answer
+    (
+        "kronfluence/",
+        "draws labels from the model's distribution, which is known for one class or value a sample, not for the task's loss",
+        lambda problem: problem.model.loss not in (*OF_CLASSES, "squared-error"),
+    ),
+    (
+        "dattri/",
+        "is called with one target for each sample, the task has several",
+        lambda problem: problem.train.targets.ndim > 1,
+    ),
+    ("kronfluence/", UNCALLED, lambda problem: _attends(problem.model)),
+    ("dattri/if-ekfac", UNCALLED, lambda problem: _attends(problem.model)),
+)
 MOST_SETTINGS = 10_000  # characters of an estimator's settings
 Function = TypeVar("Function", bound=Callable[..., Tensor])
 
@@ -95,7 +114,8 @@ class Estimator:
             layers = len(problem.model.layers)
             found = f"has {layers} layers and" if layers else "is a torch.nn.Module with"
             return f"{self.name} is for {self.models} models, the task's {found} {name_of(problem.model.loss)}"
-        return None
+        cannot = (reason for name, reason, holds in ADAPTERS if self.name.startswith(name) and holds(problem))
+        return next((f"{self.name} {reason}" for reason in cannot), None)
 
     @property
     def file(self) -> str:
@@ -110,6 +130,10 @@ class Estimator:
             return None
         first = self.library.partition(".")[0]
         return f"the library {self.library}, which is not installed: pip install {LIBRARIES.get(first, first)}"
+
+
+def _attends(model: Model) -> bool:
+    return isinstance(model, Module) and any(isinstance(layer, nn.MultiheadAttention) for layer in model.net.modules())
 
 
 def estimator(

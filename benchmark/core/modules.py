@@ -20,10 +20,11 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def module(model: Model, theta: Tensor) -> nn.Sequential:
     """The model at the parameters `theta` (P,), in evaluation mode: inputs (B, d) to outputs (B, C).
 
-    Its parameters are copies, in the order of the flat vector. Raises LoobenchError for a layer that `torch.nn` has no form of.
+    A model that is a torch.nn.Module takes its own inputs too, and has its own outputs. Parameters are copies, in the order of
+    the flat vector. Raises LoobenchError for a layer that `torch.nn` has no form of.
     """
     if isinstance(model, Module):
-        return nn.Sequential(model.at(theta))
+        return nn.Sequential(Reshaped(model.one.inputs), model.at(theta))
     with torch.random.fork_rng(devices=[]):  # the first parameters are random
         parts = [part for layer in model.layers for part in _modules(layer)]
     whole = nn.Sequential(*parts).to(theta)
@@ -31,6 +32,18 @@ def module(model: Model, theta: Tensor) -> nn.Sequential:
     for parameter in whole.parameters():
         parameter.data = parameter.data.clone()  # not views of one vector
     return whole.eval()
+
+
+class Reshaped(nn.Module):
+    """Inputs (B, d) to inputs (B, *shape) of a torch.nn module; nothing where the shape of a sample is not known."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, ...) -> (B, *shape)"""
+        return inputs.reshape(-1, *self.shape) if self.shape else inputs
 
 
 def flat(whole: nn.Module) -> Tensor:

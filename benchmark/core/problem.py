@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.base.errors import Unsolved
 from benchmark.base.files import digest, tensor_digest
 from benchmark.core import calculus
 from benchmark.core.losses import Loss, asked
@@ -34,6 +35,12 @@ class Samples(Record):
 
     def __getitem__(self, rows: Any) -> "Samples":
         return Samples(self.inputs[rows], self.targets[rows])
+
+    def flat(self) -> Tensor:
+        """Inputs as rows of numbers (N, d). Raises Unsolved for tokens, whose differences mean nothing."""
+        if not self.inputs.is_floating_point():
+            raise Unsolved(f"inputs must be numbers that have distances, got tokens, of type {self.inputs.dtype}")
+        return self.inputs.flatten(1)
 
     def by_content(self) -> Tensor:
         """Numbers (N,) of the samples in the order of their digests, so that what is drawn in it does not depend on theirs."""

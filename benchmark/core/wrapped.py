@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from math import prod
 from threading import Lock, local
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from benchmark.base.errors import LoobenchError
+from benchmark.base.errors import LoobenchError, Unsolved
 from benchmark.base.files import json_digest, tensor_digest
 from benchmark.base.streams import drawn
 from benchmark.core.code import Code, code_of
@@ -112,8 +114,11 @@ class Module:
     def called(self, named: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Outputs with the parameters of those names. (B, ...) -> (B, ...)"""
         net, constants = self._here(next(iter(named.values())))
-        with _plain_kernels:
-            found: Tensor = functional_call(net, {**constants, **named}, (inputs,), tie_weights=True)
+        if self.own.normalises is False:
+            return _called(net, {**constants, **named}, inputs)
+        with PlainNorms() as norms:
+            found = _called(net, {**constants, **named}, inputs)
+        self.own.normalises = norms.met
         return found
 
     def losses(self, theta: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -121,7 +126,12 @@ class Module:
         return LOSSES[self.loss](self.outputs(theta, inputs), targets)
 
     def features(self, theta: Tensor, inputs: Tensor) -> Tensor:
-        """What goes into the last nn.Linear that is called, several rows of a sample flattened. (P,), (B, ...) -> (B, F)"""
+        """What goes into the last nn.Linear that is called, several rows of a sample flattened. (P,), (B, ...) -> (B, F)
+
+        Raises Unsolved where outputs are of tokens, not of samples, and LoobenchError where there is no such layer.
+        """
+        if self.loss == "token-cross-entropy" or len(self.one.outputs) > 1:
+            raise Unsolved("what goes into the last layer must be of a sample, got a model with outputs for each of its tokens")
         net, _ = self._here(theta)
         seen: list[Tensor] = []
         hooks = [
@@ -155,12 +165,24 @@ class Module:
         return torch.cat([named[name].detach().flatten() for name in self.shapes])
 
     def at(self, theta: Tensor) -> nn.Module:
-        """A module of its own with the parameters `theta` (P,), in evaluation mode."""
+        """A module of its own with the parameters `theta` (P,), in evaluation mode.
+
+        What is frozen is a buffer of it, so that it has no other parameters. Its tokens may come as real numbers.
+        """
         net = copy.deepcopy(self.net).to(theta)
         unroll(net)
+        for layer in net.modules():
+            if isinstance(layer, nn.Embedding):
+                layer.register_forward_pre_hook(_whole)
         with torch.no_grad():
             for name, part in self.named(theta).items():
                 net.get_parameter(name).copy_(part)
+        for name, part in [*net.named_parameters(remove_duplicate=False)]:
+            if not part.requires_grad:
+                owner, own = net.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+                delattr(owner, own)
+                owner.register_buffer(own, part.detach())
+        net.forward = partial(_plainly, net.forward)
         return net.eval()
 
     def living(self, theta: Tensor) -> Living:
@@ -173,7 +195,7 @@ class Module:
     def _here(self, theta: Tensor) -> tuple[nn.Module, dict[str, Tensor]]:
         """The module of this thread, and its constants in the precision and on the device of the parameters."""
         if not hasattr(self.own, "net"):
-            self.own.net, self.own.constants = copy.deepcopy(self.net), {}
+            self.own.net, self.own.constants, self.own.normalises = copy.deepcopy(self.net), {}, None
             unroll(self.own.net)
         place = theta.dtype, theta.device
         if place not in self.own.constants:
@@ -209,3 +231,48 @@ class _PlainKernels:
 
 
 _plain_kernels = _PlainKernels()
+
+
+def _called(net: nn.Module, named: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    with _plain_kernels:
+        found: Tensor = functional_call(net, named, (inputs,), tie_weights=True)
+    return found
+
+
+def _plainly(forward: Callable[..., Any], *given: Any) -> Any:
+    with _plain_kernels, PlainNorms():
+        return forward(*given)
+
+
+class PlainNorms(TorchFunctionMode):
+    """Layer normalisation with its scale and shift after it, as operations of their own, in the block.
+
+    Torch's own has a wrong derivative forward through gradients that are mapped over samples, as in ``jvp(vmap(grad))``.
+    """
+
+    met = False
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Torch asks here for each function of its own that is called."""
+        if function in (nn.functional.layer_norm, torch.layer_norm):
+            self.met = True
+            return _layer_norm(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    input: Tensor,  # noqa: A002  # as torch calls it
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_kernels: Any,
+    **_settings: Any,
+) -> Tensor:
+    found = nn.functional.layer_norm(input, normalized_shape, None, None, eps)
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _whole(_layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tokens.long() for tokens in given)
