@@ -175,9 +175,7 @@ def test_the_field_is_in_the_record_where_it_is_not_the_usual_alone() -> None:
 
 def test_published_results_name_the_digests_that_their_tasks_have_today() -> None:
     published = [
-        json.loads(found[0].read_text())
-        for folder in (ROOT / "results").iterdir()
-        if (found := [*folder.glob("*.json")])
+        json.loads(found[0].read_text()) for folder in (ROOT / "results").iterdir() if (found := [*folder.glob("*.json")])
     ]
     wrong = [one["task"]["name"] for one in published if TASKS[one["task"]["name"]].digest() != one["task_digest"]]
 
