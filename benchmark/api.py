@@ -58,7 +58,8 @@ class Effects:
         rows = [(int(self.samples[place]), f"{float(mean[place]):+.3e}") for place in chosen]
         noise = "unknown" if self.noise is None else f"{self.noise:.1e}"
         head = f"exact effects (H, K, Q) = {tuple(self.effect.shape)} in {self.seconds:.1f} s; noise over deviation {noise}"
-        return f"{head}\n{tabulate(rows, ('sample', 'mean effect of leaving it out'))}"
+        table = tabulate(rows, ("sample", "mean effect of leaving it out"), disable_numparse=[1], colalign=("right", "right"))
+        return f"{head}\n{table}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -214,7 +214,7 @@ def documented(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("    loobench ")]
 
 
-@pytest.mark.parametrize("page", ["docs/submitting.md", "README.md", "docs/tuning.md"])
+@pytest.mark.parametrize("page", ["docs/submitting.md", "README.md", "docs/tuning.md", "docs/own.md"])
 def test_every_documented_command_is_one_that_there_is(page: str) -> None:
     commands = documented(page)
     assert len(commands) > 1
