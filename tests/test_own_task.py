@@ -216,7 +216,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no module": ({"model": 3}, "must be a torch.nn.Module"),
     "a function that makes none": ({"model": lambda: 3}, "must return a torch.nn.Module"),
     "a loss of the whole batch": ({"loss": lambda f, y: nn.functional.cross_entropy(f, y)}, "reduction='none'"),
+    "a loss that mixes samples": ({"loss": lambda f, y: f[:, 0] - y.double().mean()}, "mixes them, the model does not"),
     "an unknown loss": ({"loss": "hinge"}, "hinge"),
+    "a loss of torch that spreads targets": (
+        {"model": nn.Linear(5, 1), "loss": nn.MSELoss(), "train": (X[:20], X[:20, 0]), "query": (X[20:], X[20:, 0])},
+        'give targets of shape (N, 1), or say "squared-error"',
+    ),
     "inputs of another width": (
         {"train": (X[:20, :4], Y[:20]), "query": (X[20:, :4], Y[20:])},
         "cannot be called on inputs (4, 4)",

@@ -28,18 +28,26 @@ def module(net: nn.Module, loss: Loss, some: Samples, make: Make | None = None, 
     tried = some[: min(TRIED, len(some))]
     real = Samples(*(part.double() if part.is_floating_point() else part for part in (tried.inputs, tried.targets)))
     found = Module(net, loss, make=make, code=code)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using a target size")  # torch's losses warn, where here an error says more
+        outputs = _tried(found, real)
+    found.one = Shapes(tuple(real.inputs.shape[1:]), tuple(outputs.shape[1:]))
+    found.mapped = _maps(found, found.current().double(), real)
+    return found
+
+
+def _tried(found: Module, real: Samples) -> Tensor:
+    """The outputs (B, ...) for some samples, of a model and a loss whose answers are right."""
     theta = found.current().double()
     outputs = _outputs(found, theta, real)
     losses = _losses(found, outputs, real)
     if not torch.equal(losses, _losses(found, _outputs(found, theta, real), real)):
         raise LoobenchError(f"{found.name} gives other outputs each time: take what is random out of it (dropout: p = 0)")
-    if _changes(net, real.inputs):
+    if _changes(found.net, real.inputs):
         raise LoobenchError(f"{found.name} changes its buffers when it is called, as batch statistics do: {NORMS}")
-    _each_alone(found, theta, real, losses)
+    _each_alone(found, theta, real, outputs, losses)
     _all_used(found, theta, real)
-    found.one = Shapes(tuple(real.inputs.shape[1:]), tuple(outputs.shape[1:]))
-    found.mapped = _maps(found, theta, real)
-    return found
+    return outputs
 
 
 def _layers(net: nn.Module) -> Iterator[str]:
@@ -93,14 +101,27 @@ def _losses(found: Module, outputs: Tensor, some: Samples) -> Tensor:
     return losses
 
 
-def _each_alone(found: Module, theta: Tensor, some: Samples, together: Tensor) -> None:
+def _each_alone(found: Module, theta: Tensor, some: Samples, outputs: Tensor, losses: Tensor) -> None:
     """Refuse a module or loss in which a sample's loss depends on the others of its batch."""
-    alone = torch.cat([found.losses(theta, one.inputs, one.targets) for one in (some[k : k + 1] for k in range(len(some)))])
-    if not torch.allclose(alone, together, rtol=NEAR, atol=NEAR, equal_nan=True):
-        raise LoobenchError(
-            f"a sample's loss depends on the other samples of its batch ({float(together[0]):.6g} with them, "
-            f"{float(alone[0]):.6g} alone), so that leaving one out has no meaning of its own: {NORMS}"
-        )
+    each = [some[k : k + 1] for k in range(len(some))]
+    alone = torch.cat([found.losses(theta, one.inputs, one.targets) for one in each])
+    if torch.allclose(alone, losses, rtol=NEAR, atol=NEAR, equal_nan=True):
+        return
+    apart = torch.cat([found.outputs(theta, one.inputs) for one in each])
+    mixing = not torch.allclose(apart, outputs, rtol=NEAR, atol=NEAR, equal_nan=True)
+    raise LoobenchError(
+        f"a sample's loss depends on the other samples of its batch ({float(losses[0]):.6g} with them, "
+        f"{float(alone[0]):.6g} alone), so that leaving one out has no meaning of its own: "
+        f"{NORMS if mixing else _unmixed(found.loss, outputs, some.targets)}"
+    )
+
+
+def _unmixed(loss: Loss, outputs: Tensor, targets: Tensor) -> str:
+    """What helps where a loss mixes samples."""
+    if outputs.numel() == targets.numel() and outputs.shape != targets.shape:
+        shapes = f"targets ({len(targets)},) and outputs {tuple(outputs.shape)}"
+        return f'{name_of(loss)} spreads {shapes} against each other: give targets of shape (N, 1), or say "squared-error"'
+    return f"{name_of(loss)} mixes them, the model does not: let it give one number for each sample"
 
 
 def _all_used(found: Module, theta: Tensor, some: Samples) -> None:

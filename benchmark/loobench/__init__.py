@@ -6,7 +6,7 @@ line. docs/own.md shows them.
 
 from benchmark.api import Comparison, Effects, compare, exact_effects
 from benchmark.base.errors import Diverged, LoobenchError
-from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.optimizers import Adam, Cosine, Muon, OneCycle, Sgd, WarmUp
 from benchmark.tasks.finding import task
 from benchmark.tasks.own import Training
 from benchmark.tasks.questions import LeaveOneOut, Subsets
@@ -14,13 +14,17 @@ from benchmark.tasks.questions import LeaveOneOut, Subsets
 __all__ = [
     "Adam",
     "Comparison",
+    "Cosine",
     "Diverged",
     "Effects",
     "LeaveOneOut",
     "LoobenchError",
+    "Muon",
+    "OneCycle",
     "Sgd",
     "Subsets",
     "Training",
+    "WarmUp",
     "compare",
     "exact_effects",
     "task",

@@ -134,7 +134,7 @@ class Case:
     def count(self) -> int:
         """Runs that are looked at: as many as are trained at once, so that the time of one is that of the truth, if quick."""
         quick = int(MINUTE / 2 / max(self.seconds, 1e-3))
-        return min(len(self.design.keep) - 1, max(FEWEST, min(self.plan.runs - 1, quick)))
+        return min(len(self.design.keep) - 1, max(FEWEST, min(self.plan.runs - 1, NOISE_SAMPLES, quick)))
 
     @cached_property
     def some(self) -> Some:
@@ -175,13 +175,13 @@ def _findings(task: OwnTask, twin: OwnTask, means: Means, bar: truth.MakeBar) ->
         run = truth.reference(task, SEED, Path(), "cpu", means)
         case = Case(task, twin, run, chunks.seconds("cpu") - clock, means, bar)
     except Diverged as error:
-        yield Finding("model and data", True, _described(problem))
+        yield Finding("model and data", True, _described(task, problem))
         yield from _left("trains", str(error))
         return
     except LoobenchError as error:
         yield from _left("model and data", str(error))
         return
-    yield Finding("model and data", True, _described(problem))
+    yield Finding("model and data", True, _described(task, problem))
     for rule, examine in RULES.items():
         yield _found(rule, examine, case)
 
@@ -199,11 +199,11 @@ def _left(broken: str, why: str) -> Iterator[Finding]:
     yield from (Finding(rule, None, "not examined") for rule in RULES if rule != broken)
 
 
-def _described(problem: Problem) -> str:
-    model, train = problem.model, problem.train
+def _described(task: OwnTask, problem: Problem) -> str:
+    train = problem.train
     one = f"{tuple(train.inputs.shape[1:])} of {str(train.inputs.dtype).removeprefix('torch.')}"
     counts = f"{len(train)} training samples {one}, {len(problem.query)} query samples, {problem.steps} steps"
-    return f"{getattr(model, 'name', 'a model')} with {model.parameters} parameters, {counts}"
+    return f"{task.module.name} with {problem.model.parameters} parameters, {counts}"
 
 
 # ---- the rules -----------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def _plain(case: Case) -> Verdict:
     keep = torch.ones(2, len(problem.train), dtype=torch.bool)
     keep[0, sample] = False
     found = retrain(problem, keep, read=engine.query_losses, means=Means(case.means.memory))[0]  # (2, Q)
-    expected = torch.stack([by_hand(problem, sample), by_hand(problem)])
+    expected = torch.stack([by_hand(problem, case.task.module, sample), by_hand(problem, case.task.module)])
     apart = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
     text = f"without sample {sample}, {problem.steps} steps in float64: differs by {apart:.0e} from a loop by torch.optim"
     return (
@@ -291,7 +291,7 @@ def _noise(case: Case) -> Verdict:
 
 def _clearer(case: Case) -> Iterator[str]:
     """What lowers the noise of effects."""
-    layers = getattr(case.problem.model, "net", nn.Module()).modules()
+    layers = case.task.module.net.modules()
     if case.task.dtype != "float64":
         yield 'say dtype="float64"'
     if any(isinstance(layer, nn.ReLU | nn.LeakyReLU | nn.ReLU6 | nn.MaxPool1d | nn.MaxPool2d) for layer in layers):
@@ -302,16 +302,16 @@ def _clearer(case: Case) -> Iterator[str]:
 
 
 def _mapped(case: Case) -> Verdict:
-    model = case.problem.model
-    if isinstance(model, Module) and not model.mapped:
+    if engine.native(case.problem):
+        return True, f"a chain of linear layers, with a form of its own here: up to {case.plan.runs} runs are trained at once"
+    if not case.task.module.mapped:
         return None, "torch cannot map this model over runs, so that each is trained alone: slower, the same numbers"
     return True, f"torch maps the model over runs: up to {case.plan.runs} are trained at once"
 
 
 def _portable(case: Case) -> Verdict:
     """Whether another process can build the model by its source."""
-    model = case.problem.model
-    assert isinstance(model, Module)
+    model = case.task.module
     own = [one for one in (model.loss, case.problem.query_function) if isinstance(one, Own)]
     lacking = ["the model"] * (model.code is None)
     lacking += [f"the function {name_of(one)}" for one in own if one.code is None and not isinstance(one.function, nn.Module)]
@@ -332,8 +332,9 @@ def _time(case: Case) -> Verdict:
     """What the truth takes on this machine."""
     runs, each, workers = _runs(case), case.some.seconds, case.plan.workers
     alone, here = runs * each, runs * each / workers
-    memory = chunks.shared_bytes(case.problem, len(case.design.keep), False, case.means)
-    memory += workers * chunks.chunk_bytes(case.problem, case.plan.runs, False)
+    gram = engine.gram_pays(case.problem)
+    memory = chunks.shared_bytes(case.problem, len(case.design.keep), gram, case.means)
+    memory += workers * chunks.chunk_bytes(case.problem, case.plan.runs, gram)
     what = f"truth of a seed: {runs} runs with its ceilings and floors, {_spoken(each)} each"
     text = f"{what}; {_spoken(alone)} on one thread, {_spoken(here)} on {workers}; {memory / MIB:.0f} MiB for the runs"
     return True, text if here <= LONG else f"{text}. To have it sooner: {_sooner(case, here)}"
@@ -345,7 +346,10 @@ def _runs(case: Case) -> int:
     if len(case.design.problems) > 1:
         return asked
     least, noisy = (min(most, len(case.design.keep) - 1) + 1 for most in (SAMPLES, NOISE_SAMPLES))
-    return asked + 3 * least + noisy * (1 if case.task.dtype == "float64" else 4)  # in float64 too, at twice the time
+    kinked = any(getattr(layer, "function", "") == "relu" for layer in case.problem.model.layers)
+    return (
+        asked + (3 + kinked) * least + noisy * (1 if case.task.dtype == "float64" else 4)
+    )  # in float64 too, at twice the time
 
 
 def _sooner(case: Case, seconds: float) -> str:
@@ -375,11 +379,9 @@ RULES: dict[str, Callable[[Case], Verdict]] = {
 
 
 # ---- the loop that a person would write ------------------------------------------------------------------------------------
-def by_hand(problem: Problem, without: int | None = None) -> Tensor:
+def by_hand(problem: Problem, module: Module, without: int | None = None) -> Tensor:
     """What is read off the queries (Q,) after the steps of a plain loop: the module itself, autograd and `torch.optim`."""
-    model = problem.model
-    assert isinstance(model, Module)
-    net = _with(model, problem.initial)
+    net = _with(module, problem.initial)
     parameters = [part for part in net.parameters() if part.requires_grad]
     optimizer = _torchs(problem.optimizer, parameters)
     assert optimizer
