@@ -321,6 +321,24 @@ def test_an_export_is_redone_by_a_program_that_does_not_know_us() -> None:
     assert subprocess.run(command, check=False).returncode == 1
 
 
+@pytest.mark.parametrize("query", ["logit", "margin"])
+def test_a_program_redoes_what_else_is_asked_of_a_query(query: str) -> None:
+    Path("mine.py").write_text(OWNED.read_text().replace("query_function=confident", f'query_function="{query}"'))
+    assert main(["truth", "mine.py:own-confidence", "--export", "out"]) == 0
+    sample = str(int(load_file("out/problem.safetensors")["left_out"][2]))
+
+    assert subprocess.run([sys.executable, "out/redo.py", sample], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss(label_smoothing=0.1)", "lambda f, y: f[:, 0]"])
+def test_a_loss_whose_source_is_not_beside_the_model_is_not_exported(loss: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.py").write_text(OWNED.read_text().replace('loss="cross-entropy"', f"loss={loss}"))
+
+    assert main(["truth", "mine.py:own-confidence", "--export", "out"]) == 2
+    assert "write it as a function at the top of mine.py" in capsys.readouterr().err
+    assert not list(Path().glob("out/*.safetensors"))
+
+
 FILES = {
     "no task": ("x = 1\n", "declares no task"),
     "a bad name": ('import loobench\n@loobench.task("My task")\ndef f(): pass\n', "got 'My task'"),

@@ -314,7 +314,7 @@ def _portable(case: Case) -> Verdict:
     model = case.task.module
     own = [one for one in (model.loss, case.problem.query_function) if isinstance(one, Own)]
     lacking = ["the model"] * (model.code is None)
-    lacking += [f"the function {name_of(one)}" for one in own if one.code is None and not isinstance(one.function, nn.Module)]
+    lacking += [f"the function {name_of(one)}" for one in own if one.code is None]
     if lacking:
         how = "give a class or function that stands at the top of a file, with settings by functools.partial"
         return (

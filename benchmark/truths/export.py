@@ -9,7 +9,7 @@ import torch
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import tensor_digest, write, write_tensors
-from benchmark.core.losses import name_of
+from benchmark.core.losses import Own, name_of
 from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Trajectory
 from benchmark.core.wrapped import Module
@@ -36,11 +36,11 @@ def check(task: AnyTask) -> None:
 def export(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, folder: Path) -> list[Path]:
     """Write problem, trajectory, truth and task.json into `folder`, all that an independent reader needs.
 
-    Raises LoobenchError where the truth is not leave-one-out.
+    Raises LoobenchError where the truth is not leave-one-out, and where no source is known of a model or loss of one's own.
     """
     check(task)
     problem = run.problem
-    program = _program(problem.model) if isinstance(problem.model, Module) else {}
+    program = _program(problem, problem.model) if isinstance(problem.model, Module) else {}
     samples = {"train": problem.train, "query": problem.query, "test": problem.test}
     content = {
         **{f"{name}_{part}": getattr(split, part) for name, split in samples.items() for part in ("inputs", "targets")},
@@ -60,10 +60,16 @@ def export(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, folder
     return [folder / name for name in ("task.json", *program, *(f"{name}.safetensors" for name in parts))]
 
 
-def _program(model: Module) -> dict[str, str]:
-    """The files that redo a run of a module, by name. Raises LoobenchError where it is not known what makes it."""
+def _program(problem: Problem, model: Module) -> dict[str, str]:
+    """The files that redo a run of a module, by name. Raises LoobenchError where it is not known what makes it, or its loss."""
     if model.code is None:
         raise LoobenchError(f"{model.name} is exported by the source that makes it: give a class or function, not a module")
+    for own in (problem.model.loss, problem.query_function):
+        if isinstance(own, Own) and (own.code is None or own.code.text != model.code.text):
+            raise LoobenchError(
+                f"{name_of(own)} is exported by its source: write it as a function at the top of {model.code.module}, "
+                "where the model is"
+            )
     text = model.code.text or f"from {model.code.module} import {model.code.name}\n"
     return {"model.py": text, "redo.py": REDO.read_text()}
 
