@@ -127,7 +127,7 @@ def module(name: str) -> Module:
     with drawn(stream("test/net", 0)):
         net = build().double()
     outputs = (LENGTH, TOKENS) if loss == "token-cross-entropy" else (CLASSES,)
-    return Module(net, loss, shapes=Shapes(ONE.get(name, (LENGTH,)), outputs))
+    return Module(net, loss, one=Shapes(ONE.get(name, (LENGTH,)), outputs))
 
 
 def net_problem(name: str, optimizer: str | Optimizer = "sgd", *, train: int = 12, query: int = 3, **changes: Any) -> Problem:

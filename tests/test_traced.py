@@ -33,7 +33,7 @@ def at_start(given: Problem) -> Trajectory:
 def wrapped(given: Problem) -> Problem:
     """The problem of the same network as a torch.nn module."""
     model = Module(
-        module(given.model, given.initial), given.model.loss, shapes=Shapes((given.model.inputs,), (given.model.classes,))
+        module(given.model, given.initial), given.model.loss, one=Shapes((given.model.inputs,), (given.model.classes,))
     )
     return replace(given, model=model)
 
