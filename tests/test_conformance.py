@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, every_estimator, here, problem, supported_by
+from nets import net_problem
 from torch import Tensor
 
 from benchmark.core.problem import tensors
@@ -21,6 +22,7 @@ from benchmark.retraining.train import train
 from benchmark.running.evaluate import Failure, estimate
 
 CALLED = registered()
+SMALL = ("encoder", "resnet")  # torch.nn modules
 TRAINING = {  # in the folder of baselines, but they train
     *("exact-loo", "datamodel", "datamodel-lasso", "amortised", "amortised-dot", "further-train", "further-train-adam"),
 }
@@ -31,17 +33,19 @@ def fits(name: str) -> list[tuple[str, str]]:
     follows = CALLED[name].function.__module__.startswith("estimators.") or name in TRAINING
     usual = ("sgd", "adamw") if follows else ("sgd",)
     others = [optimizer for optimizer in OPTIMIZERS if optimizer not in usual]
-    return [*((model, optimizer) for model in MODELS for optimizer in usual), *(("mlp", optimizer) for optimizer in others)]
+    of_ours = [*((model, optimizer) for model in MODELS for optimizer in usual), *(("mlp", optimizer) for optimizer in others)]
+    return [*of_ours, ("encoder", usual[-1]), ("resnet", usual[0])]
 
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]
-SLOW = re.compile("source|if-lissa|if-arnoldi")  # on convolutions, where a product with their curvature is costly
+SLOW = re.compile("source|if-lissa|if-arnoldi")  # on convolutions and modules, where a product with their curvature is costly
 every_fit = pytest.mark.parametrize(
     ("name", "model", "optimizer"),
-    [here(*one, slow=one[1].startswith("cnn") and SLOW.match(one[0]) is not None) for one in ALL],
+    [here(*one, slow=one[1] in {"cnn", "cnn-norm", *SMALL} and SLOW.match(one[0]) is not None) for one in ALL],
     ids=["-".join(one) for one in ALL],
 )
 BLIND_TO_QUERIES = {"chance"}  # drawn in the order of rows and columns
+OF_NUMBERS = {"knn-shapley-inputs", "lava", "amortised", "amortised-dot"}  # they look at inputs as numbers
 BLIND_TO_STATES = {  # these train again from the start, where the run is finite, or look at the data alone
     *("chance", "exact-loo", "partial-retrain-3"),
     *("datamodel", "datamodel-90", "datamodel-lasso"),
@@ -51,8 +55,9 @@ BLIND_TO_STATES = {  # these train again from the start, where the run is finite
 
 @cache
 def reference(model: str, optimizer: str) -> Trajectory:
-    """Two epochs with a short batch each, one horizon; sample 4 is never visited."""
-    given = problem(MODELS[model], OPTIMIZERS[optimizer], epochs=2)
+    """Two epochs with a short batch each, of a torch.nn module one, one horizon; sample 4 is never visited."""
+    chosen = OPTIMIZERS[optimizer]
+    given = net_problem(model, chosen, epochs=1) if model in SMALL else problem(MODELS[model], chosen, epochs=2)
     given.batches[given.batches == 4] = -1
     return train(replace(given, horizons=(given.steps,)))
 
@@ -67,13 +72,23 @@ def supported(name: str, run: Trajectory) -> bool:
     return False
 
 
+def sees_tokens(name: str, run: Trajectory) -> bool:
+    """Whether it looks at inputs as numbers and these are tokens; that it then says so is asserted here."""
+    if name not in OF_NUMBERS or run.problem.train.inputs.is_floating_point():
+        return False
+    with pytest.raises(Failure, match="inputs must be numbers that have distances, got tokens") as failure:
+        estimate(CALLED[name], run)
+    assert failure.value.status == "unsolved"
+    return True
+
+
 def answer(name: str, run: Trajectory) -> Tensor:
     return estimate(CALLED[name], run).effect[-1]
 
 
-def close(found: Tensor, expected: Tensor) -> None:
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-8) -> None:
     assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= 1e-8 * float(expected.abs().max())
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 @cache
@@ -96,7 +111,7 @@ def least(optimizer: str) -> tuple[Trajectory, Trajectory]:
 def test_an_estimator_keeps_the_rules(name: str, model: str, optimizer: str) -> None:
     """Shape, finite, twice the same bits, inputs untouched; rows follow the samples, columns the queries."""
     run = reference(model, optimizer)
-    if not supported(name, run):
+    if not supported(name, run) or sees_tokens(name, run):
         return
     before = [tensor.clone() for tensor in tensors(run)]
     found = answer(name, run)
@@ -108,10 +123,11 @@ def test_an_estimator_keeps_the_rules(name: str, model: str, optimizer: str) -> 
     if name in BLIND_TO_QUERIES:
         return
     other, order = permuted(model, optimizer)
-    close(answer(name, other), found[order])
+    tolerance = 1e-6 if name.startswith("amortised") and model in SMALL else 1e-8  # a regression on more features than samples
+    close(answer(name, other), found[order], tolerance)
     for columns in ([1], [0, 1, 2, 1]):  # queries in other chunks
         asked = replace(run, problem=replace(run.problem, query=run.problem.query[columns]))
-        close(answer(name, asked), found[:, columns])
+        close(answer(name, asked), found[:, columns], tolerance)
 
 
 def around() -> tuple[Any, ...]:

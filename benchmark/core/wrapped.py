@@ -8,7 +8,7 @@ from functools import partial
 from itertools import groupby
 from math import prod
 from threading import Lock, local
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -58,6 +58,11 @@ class Module:
         self.constants = {name: part.detach() for name, part in named.items() if not part.requires_grad}
         self.constants |= {name: part for name, part in self.net.named_buffers() if part is not None}
         self.own = local()  # of each thread a copy of the module, since a call puts parameters into it, and the constants
+        for layer in self.net.modules():
+            if _pads(layer) and layer.weight[layer.padding_idx].any():
+                raise LoobenchError(
+                    "an nn.Embedding's row of its padding_idx must be 0, as torch makes it, got another: zero it"
+                )
         if not self.shapes:
             raise LoobenchError(f"{type(net).__name__} has no parameters to train: set requires_grad of some")
 
@@ -170,7 +175,7 @@ class Module:
         What is frozen is a buffer of it, so that it has no other parameters. Its tokens may come as real numbers.
         """
         net = copy.deepcopy(self.net).to(theta)
-        unroll(net)
+        _prepare(net)
         for layer in net.modules():
             if isinstance(layer, nn.Embedding):
                 layer.register_forward_pre_hook(_whole)
@@ -196,7 +201,7 @@ class Module:
         """The module of this thread, and its constants in the precision and on the device of the parameters."""
         if not hasattr(self.own, "net"):
             self.own.net, self.own.constants, self.own.normalises = copy.deepcopy(self.net), {}, None
-            unroll(self.own.net)
+            _prepare(self.own.net)
         place = theta.dtype, theta.device
         if place not in self.own.constants:
             self.own.constants[place] = {
@@ -204,6 +209,24 @@ class Module:
                 for name, part in self.constants.items()
             }
         return self.own.net, self.own.constants[place]
+
+
+def _prepare(net: nn.Module) -> None:
+    """Put operations that have all derivatives in the place of those that have not."""
+    unroll(net)
+    for layer in net.modules():
+        if _pads(layer):
+            layer.forward = partial(_padded, layer)  # type: ignore[method-assign]
+
+
+def _pads(layer: nn.Module) -> TypeGuard[nn.Embedding]:
+    return isinstance(layer, nn.Embedding) and layer.padding_idx is not None and layer.weight.requires_grad
+
+
+def _padded(layer: nn.Embedding, tokens: Tensor) -> Tensor:
+    """Rows of the table, 0 for padding: as torch's own, which withholds the gradient of a row that its values depend on."""
+    rows: Tensor = nn.functional.embedding(tokens, layer.weight)
+    return rows * tokens.ne(layer.padding_idx or 0)[..., None]
 
 
 class _PlainKernels:
