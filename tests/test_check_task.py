@@ -318,7 +318,7 @@ def test_the_command_prints_all_rules_of_each_task_and_what_comes_next(capsys: T
     told = capsys.readouterr().out
     assert told.count("\u2713 kept") == 2 * (1 + len(check_task.RULES))
     assert all(name in told for name in ("own-tokens", "own-confidence", *check_task.RULES))
-    assert f"next: loobench truth {OWNED}" in told
+    assert f"next: loobench run --suite {OWNED}" in told
     assert max(map(len, told.splitlines()[:-1])) <= terminal.WIDTH
 
 

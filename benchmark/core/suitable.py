@@ -41,7 +41,8 @@ def _tried(found: Module, real: Samples) -> Tensor:
     theta = found.current().double()
     outputs = _outputs(found, theta, real)
     losses = _losses(found, outputs, real)
-    if not torch.equal(losses, _losses(found, _outputs(found, theta, real), real)):
+    again = _outputs(found, theta, real)
+    if not (torch.equal(outputs, again) and torch.equal(losses, _losses(found, again, real))):
         raise LoobenchError(f"{found.name} gives other outputs each time: take what is random out of it (dropout: p = 0)")
     if _changes(found.net, real.inputs):
         raise LoobenchError(f"{found.name} changes its buffers when it is called, as batch statistics do: {NORMS}")

@@ -363,7 +363,7 @@ def _sooner(case: Case, seconds: float) -> str:
 def _spoken(seconds: float) -> str:
     for most, unit, size in ((1, "ms", 1e-3), (90, "s", 1), (5400, "minutes", 60)):
         if seconds < most:
-            return f"{seconds / size:.2g} {unit}"
+            return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 3600:.3g} hours"
 
 

@@ -93,7 +93,7 @@ def packaged() -> dict[str, EntryPoint]:
 def loaded(path: Path) -> ModuleType:
     """The module of a person's own file, which is run here. Raises LoobenchError where that fails."""
     text = source_of(path)
-    spec = spec_from_file_location(f"loobench_own_{sha256(text)[:16]}", path.absolute())
+    spec = spec_from_file_location(f"loobench_task_{sha256(text)[:16]}", path.absolute())
     assert spec
     assert spec.loader
     module = module_from_spec(spec)
