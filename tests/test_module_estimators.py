@@ -77,7 +77,7 @@ def test_the_last_layer_s_gradients_are_those_of_the_last_layer() -> None:
 def test_distances_between_images_are_those_of_their_pixels_in_a_row(name: str) -> None:
     run = reference("resnet")
     model = run.problem.model
-    rows = Module(as_torch.module(model, run.final), model.loss, shapes=Shapes((192,), model.one.outputs))
+    rows = Module(as_torch.module(model, run.final), model.loss, one=Shapes((192,), model.one.outputs))
     flat = {
         part: replace(getattr(run.problem, part), inputs=getattr(run.problem, part).inputs.flatten(1))
         for part in ("train", "query")
@@ -112,7 +112,7 @@ def test_a_derivative_forward_through_mapped_gradients_is_that_of_gradients_one_
     if name in NETS:
         model, inputs, targets = module(name), *vars(net_problem(name).train).values()
     else:
-        model = Module(Functional(keywords=name == "keywords").double(), "cross-entropy", shapes=Shapes((5,), (4,)))
+        model = Module(Functional(keywords=name == "keywords").double(), "cross-entropy", one=Shapes((5,), (4,)))
         reused = net_problem("reused").train
         inputs, targets = reused.inputs, reused.targets
     random = torch.Generator().manual_seed(0)
