@@ -20,7 +20,7 @@ from benchmark.running.evaluate import Failure, estimate
 
 CALLED = registered()
 NO_ROOT = "the loss token-cross-entropy has no root of its curvature written out: use the matrix fisher"
-NO_CLASS = "is for classifier models, the task's is a torch.nn.Module and the loss token-cross-entropy"
+NO_CLASS = "is for classifier models, the task's is a torch.nn.Module with token-cross-entropy"
 ON_TOKENS = {  # what cannot answer on a causal transformer, and what it says
     **dict.fromkeys(("if-kfac", "if-ekfac", "if-direct-gauss-newton", "if-direct-exact"), ("unsolved", NO_ROOT)),
     **dict.fromkeys(("newton-loo", "newton-loo-exact", "relatif", "relatif-loss"), ("unsolved", NO_ROOT)),
