@@ -39,9 +39,18 @@ def fits(name: str) -> list[tuple[str, str]]:
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]
 SLOW = re.compile("source|if-lissa|if-arnoldi")  # on convolutions and modules, where a product with their curvature is costly
+SLOW_LIBRARY = re.compile("captum/arnoldi|dattri/if-lissa|pydvl/cg")  # on modules
+
+
+def slow(name: str, model: str) -> bool:
+    """Whether an estimator takes more than a few seconds for a model."""
+    taken = (model.startswith("cnn") or model in SMALL) and SLOW.match(name)
+    return bool(taken or (model in SMALL and SLOW_LIBRARY.match(name)))
+
+
 every_fit = pytest.mark.parametrize(
     ("name", "model", "optimizer"),
-    [here(*one, slow=one[1] in {"cnn", "cnn-norm", *SMALL} and SLOW.match(one[0]) is not None) for one in ALL],
+    [here(*one, slow=slow(*one[:2])) for one in ALL],
     ids=["-".join(one) for one in ALL],
 )
 BLIND_TO_QUERIES = {"chance"}  # drawn in the order of rows and columns
