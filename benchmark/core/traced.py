@@ -5,6 +5,7 @@ They are found one sample at a time, so that all other axes of a call are places
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from types import FunctionType
 from typing import Any, Literal
@@ -123,11 +124,14 @@ CALLS: dict[Any, Callable[..., Call]] = {
     functional.embedding: _table,
 }
 
-_attention: Any = FunctionType(  # the same function, but for that it does not ask whether somebody watches
-    functional.multi_head_attention_forward.__code__,
-    {**vars(functional), "has_torch_function": lambda _given: False},
-    argdefs=functional.multi_head_attention_forward.__defaults__,
-)
+
+@lru_cache(maxsize=1)
+def _attention() -> Any:
+    """Torch's function for attention, but for that it does not ask whether somebody watches."""
+    whole = functional.multi_head_attention_forward
+    return FunctionType(
+        whole.__code__, {**vars(functional), "has_torch_function": lambda _given: False}, argdefs=whole.__defaults__
+    )
 
 
 class Watch(TorchFunctionMode):
@@ -146,7 +150,7 @@ class Watch(TorchFunctionMode):
         settings = kwargs or {}
         if function is functional.multi_head_attention_forward:  # of what it calls itself torch would tell nothing
             with self:
-                return _attention(*args, **settings)
+                return _attention()(*args, **settings)
         found = function(*args, **settings)
         return self._noted(CALLS[function](*args, **settings), found) if function in CALLS else found
 
