@@ -16,9 +16,9 @@ from torch import Tensor
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
+from benchmark.base.means import usual
 from benchmark.base.places import cache
 from benchmark.publishing import tables
-from benchmark.retraining.chunks import Means
 from benchmark.running import run
 from benchmark.running.cell import Setup
 from benchmark.running.plan import Plan
@@ -119,7 +119,7 @@ def exact_effects(
     task = OwnTask(NAME, Training(model, loss, train, query, optimizer, **training))
     here = machine.device(device)
     with machine.one_thread():
-        reference, exact = truth.answer(task, seed, cache(), here, _bar(progress), _means_of(here, threads, memory))
+        reference, exact = truth.answer(task, seed, cache(), here, _bar(progress), usual(here, memory, threads))
     noise = exact.limits.get("noise", [None])[-1]
     return Effects(exact.effect, reference.problem.left_out.cpu(), noise, exact.seconds)
 
@@ -150,7 +150,7 @@ def compare(
     here, task = machine.device(device), OwnTask(NAME, Training(model, loss, train, query, optimizer, **training))
     with ExitStack() as stack:
         folder = Path(results) if results else Path(stack.enter_context(TemporaryDirectory()))
-        setup = Setup(here, cache(), "loobench.compare", _means_of(here, threads, memory))
+        setup = Setup(here, cache(), "loobench.compare", usual(here, memory, threads))
         chosen = tuple(client.resolve(estimators))
         plan = Plan((task,), chosen, (tuple(range(seeds)),), setup, Store(folder))
         found = [*run.execute(plan, _bar(progress))]
@@ -159,11 +159,6 @@ def compare(
         kept = [one for one in load_all(folder) if one.task_digest == task.digest()]
         limits = {one.name: one for one in (plan.store.find(work.limits) for work in plan.work())}
         return Comparison(kept, limits, [*dict.fromkeys([*cells, *troubles])])
-
-
-def _means_of(device: str, threads: int | None, memory: int | None) -> Means:
-    many = machine.cores() if threads is None else threads
-    return Means(memory or machine.free_memory(device) // 2, many if device == "cpu" else 1)
 
 
 def _bar(shown: bool) -> truth.MakeBar:

@@ -57,6 +57,22 @@ def traced(error: BaseException) -> str:
 
 
 @contextmanager
+def explained(name: object, what: str, file: str) -> Iterator[None]:
+    """Run code that is not ours in the block: its errors are LoobenchErrors that say `what`, and where in its file.
+
+    One of ours keeps its words, behind the `name` of what was run.
+    """
+    try:
+        yield
+    except LoobenchError as error:
+        raise LoobenchError(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        tell(traced(error))
+        where = f" ({found})" if (found := place(error, file)) else ""
+        raise LoobenchError(f"{what}: {type(error).__name__}: {error}{where}") from error
+
+
+@contextmanager
 def telling(show: Callable[[str], object]) -> Iterator[None]:
     """Show the traceback of each failure in the block."""
     token = _shown.set(show)

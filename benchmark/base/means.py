@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from benchmark.base import machine
+
 
 @dataclass(frozen=True)
 class Means:
@@ -12,6 +14,12 @@ class Means:
 
     memory: int | None = None
     workers: int = 1
+
+
+def usual(device: str, memory: int | None = None, threads: int | None = None) -> Means:
+    """The means of a command: half of the free memory, and a thread for each core of a CPU, where nothing else is said."""
+    workers = machine.cores() if threads is None else threads
+    return Means(machine.free_memory(device) // 2 if memory is None else memory, workers if device == "cpu" else 1)
 
 
 FREE = Means()

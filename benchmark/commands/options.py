@@ -153,14 +153,11 @@ def seeds(text: str | None, usual: int) -> tuple[int, ...]:
 
 def means(options: Options, device: str) -> Any:
     """The memory and threads that retraining may use. Raises LoobenchError for what is no size or no number of threads."""
-    from benchmark.base import machine
-    from benchmark.retraining.chunks import Means
+    from benchmark.base.means import usual
 
-    threads = machine.cores() if options.threads is None else options.threads
-    if threads < 1:
-        raise LoobenchError(f"--threads must be 1 or more, got {threads}")
-    memory = machine.free_memory(device) // 2 if options.memory is None else in_bytes(options.memory)
-    return Means(memory, threads if device == "cpu" else 1)
+    if options.threads is not None and options.threads < 1:
+        raise LoobenchError(f"--threads must be 1 or more, got {options.threads}")
+    return usual(device, None if options.memory is None else in_bytes(options.memory), options.threads)
 
 
 def in_bytes(text: str) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from benchmark.core.layers import Activation, Dense, Layer
+from benchmark.core.losses import LOSS_CURVATURES
 from benchmark.core.models import Network
 from benchmark.core.wrapped import Module
 
@@ -15,12 +16,11 @@ SAME: dict[str, tuple[Any, ...]] = {  # what computes each activation
     "tanh": (torch.tanh, nn.functional.tanh, "tanh", nn.Tanh),
 }
 FLAT: tuple[Any, ...] = (torch.flatten, "flatten", nn.Flatten, nn.Identity)  # which change nothing of inputs (B, d)
-LOSSES = ("binary-cross-entropy", "cross-entropy", "squared-error")
 
 
 def network(model: Module, inputs: Tensor) -> Network | None:
     """The same function of the same flat vector as a network, for inputs (B, d); None where it is no chain of our layers."""
-    if inputs.ndim != 2 or not inputs.is_floating_point() or model.loss not in LOSSES or model.constants:
+    if inputs.ndim != 2 or not inputs.is_floating_point() or model.loss not in LOSS_CURVATURES or model.constants:
         return None
     try:
         layers = _layers(model, fx.symbolic_trace(nn.Sequential(model.net)), inputs.shape[1])

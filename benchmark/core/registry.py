@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TypeVar
 
-from benchmark.base.errors import LoobenchError, place, tell, traced, unknown
+from benchmark.base.errors import LoobenchError, explained, unknown
 from benchmark.base.files import read
 from benchmark.base.surroundings import NUMBERS, undisturbed
 from benchmark.core.declaration import FOLDERS, Estimator
@@ -126,14 +126,8 @@ def imported_file(path: Path, code: CodeType | None = None) -> dict[str, Estimat
 
 
 def _imported(path: Path | str, act: Callable[[], Result]) -> Result:
-    try:
+    with explained(path, f"{path} cannot be imported", os.path.abspath(path)):
         return act()
-    except LoobenchError as error:
-        raise LoobenchError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:
-        tell(traced(error))
-        where = f" ({found})" if (found := place(error, os.path.abspath(path))) else ""
-        raise LoobenchError(f"{path} cannot be imported: {type(error).__name__}: {error}{where}") from error
 
 
 def source_of(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from benchmark.base.errors import LoobenchError
 from benchmark.core.calculus import many
 from benchmark.core.code import Code
 from benchmark.core.losses import LOSSES, Loss, name_of
-from benchmark.core.problem import Samples
+from benchmark.core.problem import Samples, map_tensors
 from benchmark.core.wrapped import Make, Module, Shapes
 
 TRIED = 4  # samples that a module is tried on
@@ -26,7 +26,7 @@ def module(net: nn.Module, loss: Loss, some: Samples, make: Make | None = None, 
     for refusal in _layers(net):
         raise LoobenchError(f"{type(net).__name__}: {refusal}")
     tried = some[: min(TRIED, len(some))]
-    real = Samples(*(part.double() if part.is_floating_point() else part for part in (tried.inputs, tried.targets)))
+    real: Samples = map_tensors(tried, lambda part: part.double() if part.is_floating_point() else part)
     found = Module(net, loss, make=make, code=code)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using a target size")  # torch's losses warn, where here an error says more

@@ -12,7 +12,7 @@ from threading import Timer
 from types import ModuleType
 from typing import Any, TypeVar
 
-from benchmark.base.errors import LoobenchError, place, tell, traced, unknown
+from benchmark.base.errors import LoobenchError, explained, unknown
 from benchmark.base.files import sha256
 from benchmark.core.declaration import PART
 from benchmark.core.registry import source_of
@@ -121,13 +121,8 @@ def _spoken(name: str, what: str) -> Iterator[None]:
     timer.daemon = True
     timer.start()
     try:
-        yield
-    except LoobenchError as error:
-        raise LoobenchError(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:
-        tell(traced(error))
-        where = f" ({at})" if (at := place(error, str(Path(name).absolute()))) else ""
-        raise LoobenchError(f"{what} fails: {type(error).__name__}: {error}{where}") from error
+        with explained(name, f"{what} fails", str(Path(name).absolute())):
+            yield
     finally:
         timer.cancel()
 

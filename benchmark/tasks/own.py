@@ -19,7 +19,7 @@ from benchmark.core.code import Code, code_of
 from benchmark.core.losses import meant, name_of
 from benchmark.core.models import Model
 from benchmark.core.optimizers import Optimizer
-from benchmark.core.problem import Problem, Samples
+from benchmark.core.problem import Problem, Samples, map_tensors
 from benchmark.core.wrapped import Module
 from benchmark.tasks import questions
 from benchmark.tasks.definition import DTYPES, batches, left_out, record_digest
@@ -184,9 +184,8 @@ class OwnTask:
             raise LoobenchError(f"leave_out must be 1 to {count}, the training samples, got {t.leave_out}")
 
         def here(some: Samples) -> Samples:
-            return Samples(
-                *(part.to(device, real if part.is_floating_point() else None) for part in (some.inputs, some.targets))
-            )
+            moved: Samples = map_tensors(some, lambda part: part.to(device, real if part.is_floating_point() else None))
+            return moved
 
         query = here(self.query)
         return Problem(
