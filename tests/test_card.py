@@ -143,7 +143,17 @@ def test_the_difference_is_the_largest_over_the_spread_of_its_query() -> None:
         device.difference(exact, torch.ones_like(exact))
 
 
-@pytest.mark.parametrize("kind", device.KINDS)
+@pytest.mark.parametrize(("kind", "layer"), [("transformer", "Attention"), ("resnet-9", "Residual")])
+def test_a_module_of_the_card_is_what_its_name_says_and_starts_from_the_same_numbers(kind: str, layer: str) -> None:
+    given, again = device.KINDS[kind](60), device.KINDS[kind](60)
+
+    assert layer in [type(part).__name__ for part in given.model.net.modules()]
+    assert given.initial.dtype is torch.float64
+    assert torch.equal(given.initial, again.initial)
+    assert (len(given.left_out), len(given.query)) == (20, 20)
+
+
+@pytest.mark.parametrize("kind", sorted(set(device.KINDS) - {"transformer", "resnet-9"}))
 def test_a_kind_of_network_is_what_its_name_says(kind: str) -> None:
     given = device.KINDS[kind](20)
     names = [type(layer).__name__ for layer in given.model.layers]

@@ -1,5 +1,6 @@
 """A person's own model and data: exact effects, the same as a plain loop gives, and words where there can be none."""
 
+import json
 import subprocess
 import sys
 import time
@@ -376,6 +377,21 @@ def test_an_installed_package_offers_a_task(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert [one.name for one in finding.found("own-tokens")] == ["own-tokens"]
     assert EntryPoint("a", "b", finding.GROUP).group == "loobench.tasks"
+
+
+def test_a_task_of_one_s_own_is_shown_and_those_of_packages_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", f"{OWNED}:own-tokens", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["own-tokens"]
+    assert (shown["kind"], shown["suite"], shown["model"], shown["results"]) == ("task", "own", "Tokens", {})
+    assert shown["digest"] == next(iter(finding.found(f"{OWNED}:own-tokens"))).digest()
+
+    point = EntryPoint("their-task", "their_tasks", finding.GROUP)  # nothing of which is imported to list it
+    monkeypatch.setattr(finding, "entry_points", lambda group: [point] if group == finding.GROUP else [])
+    assert main(["list", "tasks", "--match", "their-task", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"name": "their-task", "package": "their_tasks"}]
 
 
 # ---- comparison --------------------------------------------------------------------------------------------------------

@@ -45,9 +45,14 @@ def command(options: o.Options) -> int:
 
 
 def _tasks(options: o.Options) -> Listing:
+    from benchmark.tasks.finding import packaged
+
     chosen = _chosen(options.suite)
     rows = [[t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs)] for t in chosen]
     records = [{**task.record(), "digest": task.digest()} for task in chosen]
+    if not options.suite:
+        rows += [[line(name), f"package {line(point.module)}", "?", "?", "?"] for name, point in packaged().items()]
+        records += [{"name": line(name), "package": line(point.module)} for name, point in packaged().items()]
     return Listing(["task", "model", "optimizer", "N", "epochs"], rows, "model", records)
 
 

@@ -21,15 +21,17 @@ Facts = dict[str, Any]
 @o.command(
     o.argument("name", "TASK|ESTIMATOR|FILE.py[:NAME]"),
     *(o.READ, o.JSON, *o.STRANGERS),
-    examples=("loobench show quick-digits-mlp-sgd", "loobench show sgd-ie --json", "loobench show my_estimator.py"),
+    examples=("loobench show quick-digits-mlp-sgd", "loobench show sgd-ie --json", "loobench show my_task.py"),
 )
 def command(options: o.Options) -> int:
-    """All of a task or an estimator: its record, settings, paper, sources and published results."""
+    """All of a task or an estimator: its record, settings, paper, sources and published results.
+
+    A file that declares tasks is run here, as yours; one that declares estimators in the sandbox.
+    """
     folder = places.read(options.results)
-    if found := declared(partial(_declared, options.name)):
-        facts = {options.name: {**found, "results": _results(options.name, folder)}}
-    else:
-        facts = {name: {**one, "results": _results(name, folder)} for name, one in _strangers(options).items()}
+    known = declared(partial(_declared, options.name))
+    found = {options.name: known} if known else _strangers(options)
+    facts = {name: {**one, "results": _results(name, folder)} for name, one in found.items()}
     if options.as_json:
         terminal.write_json(facts)
         return 0
@@ -47,10 +49,14 @@ def _declared(name: str) -> Facts | None:
         source = data.source(task.dataset)
         seeds = suites.suite(task.suite).seeds
         more = {"seeds": seeds, "origin": source.origin, "licence": source.licence, "digest": task.digest()}
-        return {"kind": "task", **task.record(), **more}
+        return _of_task(task, more)
     if variant := registry.registered().get(name):
         return _of_estimator(variant, registry.sources()[name])
     return None
+
+
+def _of_task(task: Any, more: Facts) -> Facts:
+    return {"kind": "task", **task.record(), **more}
 
 
 def _of_estimator(variant: Any, source: str) -> Facts:
@@ -60,14 +66,21 @@ def _of_estimator(variant: Any, source: str) -> Facts:
 
 
 def _strangers(options: o.Options) -> dict[str, Facts]:
-    """What a file's estimators declare, in the sandbox unless that is not wanted. Raises LoobenchError for an unknown name."""
+    """What a file declares: its tasks, or its estimators, in the sandbox unless that is not wanted.
+
+    Raises LoobenchError for an unknown name.
+    """
     from benchmark.core import registry
     from benchmark.sandbox import client
-    from benchmark.tasks import suites
+    from benchmark.submissions import check_task
+    from benchmark.tasks import finding, suites
 
-    file = options.name.partition(":")[0]
-    if not file.endswith(".py") and file not in client.packaged():
-        raise unknown("task or estimator", options.name, [*suites.TASKS, *registry.registered(), *client.packaged()])
+    file, packaged = options.name.partition(":")[0], [*client.packaged(), *finding.packaged()]
+    if not file.endswith(".py") and file not in packaged:
+        raise unknown("task or estimator", options.name, [*suites.TASKS, *registry.registered(), *packaged])
+    if check_task.is_task(options.name):
+        tasks = finding.found(options.name).items()
+        return {task.name: _of_task(task, {"seeds": seeds, "digest": task.digest()}) for task, seeds in tasks}
     return {one.name: {**_of_estimator(one, file), "about": ""} for one in client.resolve([options.name], o.rules(options))}
 
 

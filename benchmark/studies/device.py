@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
@@ -22,6 +22,7 @@ from benchmark.base.streams import stream
 from benchmark.core.models import Block, Network, cnn, mlp
 from benchmark.core.optimizers import Adam, Optimizer, Sgd
 from benchmark.core.problem import Problem, in_precision
+from benchmark.core.reference import Encoder, ResNet9
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.engine import query_losses
 from benchmark.retraining.train import left_out, retrain, train
@@ -43,6 +44,12 @@ def digits(model: Network, optimizer: Optimizer, samples: int) -> Problem:
     return replace(problem, model=model, optimizer=optimizer, initial=model.initial(stream("initial", 0)))
 
 
+def of_module(make: Callable[[], nn.Module], inputs: Tensor) -> Problem:
+    """A torch.nn.Module trained for an epoch, batches of 32, with 20 samples left out and 20 others asked about."""
+    problem = in_precision(speed.of_module(make, inputs, 2, 32, 20), torch.float64)
+    return replace(problem, query=problem.train[-20:])
+
+
 MLP = mlp((64, 32, 32, 10), "tanh", "cross-entropy")
 KINDS: dict[str, Callable[[int], Problem]] = {
     "logistic": lambda samples: digits(mlp((64, 10), loss="cross-entropy"), Sgd(0.1), samples),
@@ -53,6 +60,10 @@ KINDS: dict[str, Callable[[int], Problem]] = {
     "cnn-norm": lambda samples: digits(cnn((1, 8, 8), (Block(8, 3, 1, 2), Block(16, 3, 1, 2)), 10), Sgd(0.1), samples),
     "gram": lambda samples: speed.synthetic((4 * samples, 32, 1), samples, 20, 3),
     "wide": lambda samples: speed.synthetic((784, 128, 10), samples, 100, 3),
+    "transformer": lambda samples: of_module(partial(Encoder, 2000, 2), speed.tokens(samples, 32)),
+    "resnet-9": lambda samples: of_module(
+        partial(ResNet9, width=32 if samples >= SAMPLES["cuda"] else 8, classes=2), speed.images(max(32, samples // 4))
+    ),
 }
 
 

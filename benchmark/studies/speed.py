@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
-from benchmark.base.streams import stream
+from benchmark.base.streams import drawn, stream
 from benchmark.core import suitable
 from benchmark.core.layers import Conv, Dense, Layer
 from benchmark.core.models import MODELS, mlp
@@ -110,9 +110,11 @@ SYNTHETIC: dict[str, Callable[[], Problem]] = {
 }
 
 
-def of_module(net: nn.Module, inputs: Tensor, classes: int, batch: int, left_out: int) -> Problem:
+def of_module(make: Callable[[], nn.Module], inputs: Tensor, classes: int, batch: int, left_out: int) -> Problem:
     """One epoch of a torch.nn.Module on random labels in float32, with a few samples left out."""
     random, count = stream("speed", 0), len(inputs)
+    with drawn(stream("speed/initial", 0)):
+        net = make()
     labels = torch.from_numpy(random.randint(0, classes, count))
     some = Samples(inputs.float() if inputs.is_floating_point() else inputs, labels)
     model, order = suitable.module(net, "cross-entropy", some), batches(count, batch, 1, random)
@@ -120,17 +122,19 @@ def of_module(net: nn.Module, inputs: Tensor, classes: int, batch: int, left_out
     return Problem(model, Sgd(0.01), some, some[:1], some[:0], model.current(), order, chosen, (len(order),))
 
 
-def _tokens(count: int, length: int) -> Tensor:
+def tokens(count: int, length: int) -> Tensor:
+    """Texts of random tokens, none of which is padding. (count, length)"""
     return torch.from_numpy(stream("speed/tokens", 0).randint(1, 2000, (count, length)))
 
 
-def _images(count: int) -> Tensor:
+def images(count: int) -> Tensor:
+    """Normal pixels. (count, 3, 32, 32)"""
     return torch.from_numpy(stream("speed/images", 0).normal(size=(count, 3, 32, 32)))
 
 
 def _cifar() -> Problem:
     """The network of cleansing-cifar10 on random images."""
-    inputs = _images(400).flatten(1).float()
+    inputs = images(400).flatten(1).float()
     labels = torch.from_numpy(stream("speed", 0).randint(0, 10, 400))
     model, some = MODELS["cifar-cnn"].build(3072, 10), Samples(inputs, labels)
     order = batches(400, 100, 1, stream("speed/batches", 0))
@@ -140,10 +144,12 @@ def _cifar() -> Problem:
 
 SYNTHETIC |= {
     "cifar-cnn, 400 images": _cifar,
-    "resnet-9, width 16": lambda: of_module(ResNet9(width=16), _images(128), 10, 32, 4),
-    "encoder 2 x 64, 32 tokens": lambda: of_module(Encoder(2000, 2), _tokens(256, 32), 2, 32, 8),
-    "encoder 2 x 32, 32 tokens": lambda: of_module(Encoder(2000, 2, width=32), _tokens(128, 32), 2, 8, 16),
-    "encoder 1 x 16, 16 tokens": lambda: of_module(Encoder(2000, 2, width=16, depth=1, length=16), _tokens(128, 16), 2, 8, 32),
+    "resnet-9, width 16": lambda: of_module(partial(ResNet9, width=16), images(128), 10, 32, 4),
+    "encoder 2 x 64, 32 tokens": lambda: of_module(partial(Encoder, 2000, 2), tokens(256, 32), 2, 32, 8),
+    "encoder 2 x 32, 32 tokens": lambda: of_module(partial(Encoder, 2000, 2, width=32), tokens(128, 32), 2, 8, 16),
+    "encoder 1 x 16, 16 tokens": lambda: of_module(
+        partial(Encoder, 2000, 2, width=16, depth=1, length=16), tokens(128, 16), 2, 8, 32
+    ),
 }
 SHORT = ("mlp 784-8-8-1", "logistic 784", "quick-digits-mlp-adam")
 GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs": 100}
