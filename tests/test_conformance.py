@@ -23,6 +23,7 @@ from benchmark.running.evaluate import Failure, estimate
 
 CALLED = registered()
 SMALL = ("encoder", "resnet")  # torch.nn modules
+AS_MODULES = "cnn-norm", "adamw"  # runs by the code of modules, as the encoder
 TRAINING = {  # in the folder of baselines, but they train
     *("exact-loo", "datamodel", "datamodel-lasso", "amortised", "amortised-dot", "further-train", "further-train-adam"),
 }
@@ -33,8 +34,8 @@ def fits(name: str) -> list[tuple[str, str]]:
     follows = CALLED[name].function.__module__.startswith("estimators.") or name in TRAINING
     usual = ("sgd", "adamw") if follows else ("sgd",)
     others = [optimizer for optimizer in OPTIMIZERS if optimizer not in usual]
-    of_ours = [*((model, optimizer) for model in MODELS for optimizer in usual), *(("mlp", optimizer) for optimizer in others)]
-    return [*of_ours, ("encoder", usual[-1]), ("resnet", usual[0])]
+    of_ours = [(model, optimizer) for model in MODELS for optimizer in usual if (model, optimizer) != AS_MODULES]
+    return [*of_ours, *(("mlp", optimizer) for optimizer in others), ("encoder", usual[-1]), ("resnet", usual[0])]
 
 
 ALL = [(name, *fit) for name in CALLED for fit in fits(name)]

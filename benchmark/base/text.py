@@ -28,6 +28,7 @@ LATEX = str.maketrans(  # a brace counts for BibTeX even behind a backslash, so 
         **{letter: f"\\{letter}" for letter in "%&$#_"},
     }
 )
+BLANKS = str.maketrans("\n\t", "  ")
 
 
 # ---- what it may be --------------------------------------------------------------------------------------------------
@@ -55,6 +56,8 @@ def line(text: object, most: int = LONGEST) -> str:
 
 def printable(text: str) -> str:
     """Any text with lines and tabs as they are, and nothing else that acts on a terminal: what is not seen is a ?."""
+    if text.isascii() and text.translate(BLANKS).isprintable():
+        return text
     seen = "".join(letter if letter in "\n\t" or (letter.isprintable() and not _hidden(letter)) else "?" for letter in text)
     return "".join(letter for letter in seen if category(letter)[0] != "M") if _piled(seen) else seen
 

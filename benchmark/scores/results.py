@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import floor, log10
 from typing import Any, TypeVar
 
@@ -128,6 +129,11 @@ class Result(OfTask):
     def file(self) -> str:
         """Where it lies in a folder of results."""
         return f"{self.name}/{file_name(self.estimator.name)}"
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of its content."""
+        return json_digest(encode(self))
 
     @property
     def substance(self) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from benchmark import PROTOCOL
 from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import json_digest
-from benchmark.base.records import encode
+from benchmark.base.records import values
 from benchmark.scores.columns import UNBOUNDED, Column
 from benchmark.scores.intervals import Interval
 from benchmark.scores.numbers import defined, entry, figure, mean, number
@@ -113,7 +113,7 @@ class Row:
     @cached_property
     def digest(self) -> str:
         """Digest of the contents of its result files."""
-        return json_digest(sorted(json_digest(encode(result)) for result in self.results))
+        return json_digest(sorted(result.digest for result in self.results))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,7 @@ class Board:
 # ---- what is one's own -----------------------------------------------------------------------------------------------
 def own(results: Iterable[Result], limits: Known) -> tuple[list[Result], dict[str, Limits]]:
     """Results that are not published and what limits their truths, as `board` takes them beside those that are."""
-    return [Own(**vars(result)) for result in results], {name + YOURS: found for name, found in limits.items()}
+    return [Own(**values(result)) for result in results], {name + YOURS: found for name, found in limits.items()}
 
 
 def published(results: Sequence[Result]) -> Sequence[Result]:

@@ -10,7 +10,7 @@ from typing import Any
 from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import LOCKS, claimed, digest, json_digest, locked, read, sweep, write
 from benchmark.base.places import MANIFEST
-from benchmark.base.records import encode
+from benchmark.base.records import encode, values
 from benchmark.scores.checks import Record, check
 from benchmark.scores.placement import Held, expect_one_each, expect_places, json_files
 from benchmark.scores.results import Limits, Result
@@ -163,5 +163,5 @@ def refuse_copies(at: Path, result: Result, folder: Path) -> None:
 
 def _held(at: Path, one: Result | Limits, folder: Path) -> Held:
     seeds = "cells" if isinstance(one, Result) else "seeds"
-    rest = {name: value for name, value in vars(one).items() if name != seeds}
+    rest = {name: value for name, value in values(one).items() if name != seeds}
     return Held(at, folder / one.file, getattr(one, seeds), rest)
