@@ -25,7 +25,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "scores: metrics intervals ties placement results checks store schema migrate numbers columns rows cells board",
     "truths: effects counterfactuals limits cleansing deletion uses truth export",
     "sandbox: kernel transport warmup answers process session client server",
-    "running: evaluate scoring cell plan run tracking logged sender",
+    "running: evaluate charging scoring cell plan run tracking logged sender",
     "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own guide",
     "studies: published judging extras reproduce comparison plain speed tune costs doctor device card",
     "submissions: scaffold bundle submission proposal suspicions verdicts check check_task subjects inquiry judgement verify",

@@ -76,7 +76,10 @@ os._exit(code)  # to take down all that is imported takes a second
 @pytest.mark.skipif(
     machine.instructions() != "AVX512" or bool(machine.variables()), reason="needs a processor with more than AVX2, as it is"
 )
-@pytest.mark.parametrize("variables", [("ATEN_CPU_CAPABILITY",), ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")])
+@pytest.mark.parametrize(
+    "variables",
+    [("ATEN_CPU_CAPABILITY",), pytest.param(("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS"), marks=pytest.mark.slow)],
+)
 def test_the_doctor_says_that_another_instruction_set_gives_other_bits(
     variables: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

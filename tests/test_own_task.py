@@ -151,10 +151,9 @@ from benchmark.tasks import finding
 from benchmark.tasks.definition import build
 print(*(build(one, 0, Path()).digest() for one in finding.found({str(OWNED)!r})))
 """
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
-    assert runs[0] == runs[1]
-    assert runs[0].split() == [build(one, 0, tmp_path).digest() for one in finding.found(str(OWNED))]
+    assert elsewhere.split() == [build(one, 0, tmp_path).digest() for one in finding.found(str(OWNED))]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -322,7 +321,7 @@ def test_an_export_is_redone_by_a_program_that_does_not_know_us() -> None:
     assert subprocess.run(command, check=False).returncode == 1
 
 
-@pytest.mark.parametrize("query", ["logit", "margin"])
+@pytest.mark.parametrize("query", ["margin", pytest.param("logit", marks=pytest.mark.slow)])
 def test_a_program_redoes_what_else_is_asked_of_a_query(query: str) -> None:
     Path("mine.py").write_text(OWNED.read_text().replace("query_function=confident", f'query_function="{query}"'))
     assert main(["truth", "mine.py:own-confidence", "--export", "out"]) == 0

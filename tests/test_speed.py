@@ -33,7 +33,10 @@ def test_the_exponent_of_a_known_growth_is_found(monkeypatch: pytest.MonkeyPatch
     assert speed.growth("cpu") == pytest.approx({"samples": 0, "inputs": 1.5, "hidden": 0, "epochs": 0, "runs": 0}, abs=1e-9)
 
 
-def test_the_command_measures_a_task_and_writes_its_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_measures_a_task_and_writes_its_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "ENOUGH", 0.1)
     assert main(["speed", "--task", "quick-breast-cancer-logistic-sgd"]) == 0
     found = json.loads(Path("speed.json").read_text())
 

@@ -26,7 +26,7 @@ from benchmark.retraining.generic import query_block, work
 MIB = 2**20
 CACHE = 4 * MIB  # first layers of runs side by side stay within it on a CPU
 ACTIVATIONS = 24 * MIB  # and so do the values of a convolutional network's layers
-MANY, SMALL = 16, 25e6  # of other models, runs at once where a run's step takes fewer operations than so many; else one
+MAPPED = ((25e6, 16), (100e6, 8))  # of other models, so many runs at once where a run's step takes fewer operations; else one
 SLACK = 1.25  # temporaries, and what the allocator keeps back
 SPARE = 24 * MIB  # for each thread: freed blocks that the allocator does not give back at once
 
@@ -78,10 +78,10 @@ def _even(runs: int, most: int) -> int:
 def at_once(problem: Problem, gram: bool) -> int:
     """Runs to train side by side so that what each step passes over stays in cache; 32 to 256, 4 to 64 with convolutions.
 
-    Of models that have no form of ours 16, or 1 where a run's step is work enough for a core.
+    Of models that have no form of ours 16 or 8, or 1 where a run's step is work enough for a core.
     """
     if not native(problem):
-        return MANY if problem.model.mapped and work(problem).flops < SMALL else 1
+        return next((runs for flops, runs in MAPPED if problem.model.mapped and work(problem).flops < flops), 1)
     item, first = problem.initial.element_size(), problem.model.layers[0]
     if isinstance(first, layers.Dense):
         inside = len(problem.train) if gram else first.inputs

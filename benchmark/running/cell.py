@@ -16,6 +16,7 @@ from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
+from benchmark.running import charging
 from benchmark.running.evaluate import Estimate, Failure, estimate
 from benchmark.running.scoring import Scores, keep, measured, points
 from benchmark.sandbox.session import Confined
@@ -62,12 +63,13 @@ def opened(setup: Setup, task: AnyTask, seed: int, bar: MakeBar) -> Case:
     run, exact = truth.answer(task, seed, setup.cache, setup.device, bar, setup.means)
     prepared = truth.cached_uses(task, seed, run, exact, setup.cache, setup.device, bar, setup.means) if task.uses else None
     provenance = {**machine.provenance(setup.command, setup.device, task.dtype), "by": setup.by}
-    blank = _blank(run, exact, json_digest(provenance)[:12])
+    times = charging.share(run) if task.charged == "all" else 1.0
+    blank = _blank(run, exact, json_digest(provenance)[:12], times)
     return Case(task, seed, run.problem, shown(task, run), exact, prepared, blank, provenance)
 
 
-def _blank(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
-    """A cell with what does not depend on an estimator."""
+def _blank(run: Trajectory, exact: GroundTruth, provenance: str, times: float) -> Cell:
+    """A cell with what does not depend on an estimator; exact retraining is charged so many times."""
     return Cell(
         status="unsupported",
         message="",
@@ -75,12 +77,12 @@ def _blank(run: Trajectory, exact: GroundTruth, provenance: str) -> Cell:
         by_query=[],
         points=[],
         seconds=0.0,
-        exact_seconds=round(exact.seconds, 6),
+        exact_seconds=round(times * exact.seconds, 6),
         relative_cost=0.0,
         gradients=0,
         hessian_products=0,
         memory=None,
-        exact_gradients=exact.gradients,
+        exact_gradients=round(times * exact.gradients),
         notes={},
         problem=run.problem.digest()[:SHORT],
         trajectory=run.digest()[:SHORT],
@@ -127,6 +129,8 @@ def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
 def answered(case: Case, estimator: Estimator, device: str) -> tuple[Estimate, Own]:
     """What an estimator says of a case, and where its uses ask that, of some samples' own losses. Raises Failure."""
     found = estimate(estimator, case.run, device)
+    if case.task.charged == "all":
+        found = charging.for_all(found, estimator, case.run, device)
     return found, self_influence(case, estimator, found, device) if case.prepared else None
 
 
@@ -155,7 +159,7 @@ def scored(setup: Setup, case: Case, estimator: Estimator, found: Estimate, own:
         status="ok",
         scores=cell.scores | put_to_use(setup, case, found, own, units),
         seconds=round(found.seconds, 6),
-        relative_cost=round(found.seconds / case.exact.seconds, 6),
+        relative_cost=round(found.seconds / case.blank.exact_seconds, 6),
         gradients=found.count.gradients,
         hessian_products=found.count.hessian_products,
         memory=found.memory,

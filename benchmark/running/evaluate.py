@@ -30,22 +30,26 @@ class Estimate:
     memory: int | None  # most bytes at once beyond what was there before; None where not measured
 
 
-def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu") -> Estimate:
-    """What the estimator says of a run, of which it gets a copy. Raises Failure where it breaks a rule."""
+def estimate(estimator: Estimator, run: Trajectory, device: str = "cpu", *, judged: bool = True) -> Estimate:
+    """What the estimator says of a run, of which it gets a copy. Raises Failure where it breaks a rule.
+
+    An answer that is not `judged`, as one whose cost alone is asked, need not be one that can be ranked.
+    """
     if reason := estimator.unsupported(run.problem):
         raise Failure("unsupported", reason)
     try:
-        return _estimated(estimator, run, device)
+        return _estimated(estimator, run, device, judged)
     except Failure as failure:
         tell(failure.traceback)
         raise
 
 
-def _estimated(estimator: Estimator, run: Trajectory, device: str) -> Estimate:
+def _estimated(estimator: Estimator, run: Trajectory, device: str, judged: bool) -> Estimate:
     with typed(estimator.name, estimator.file):
         answers = _answers(estimator, run, device)
         effect = torch.cat([of_shape(one.effect, run, estimator) for one in answers])
-    _judge(effect, estimator)
+    if judged:
+        _judge(effect, estimator)
     return _costliest(effect, answers)
 
 

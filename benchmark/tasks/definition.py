@@ -49,6 +49,8 @@ class AnyTask(Protocol):
     def dtype(self) -> str: ...
     @property
     def counterfactual(self) -> str: ...
+    @property
+    def charged(self) -> str: ...
 
     def record(self) -> dict[str, Any]:
         """All that decides a number, as a JSON value."""
@@ -89,6 +91,7 @@ class Task:
     noise_rate: float = 0.0
     truth: Question = field(default_factory=LeaveOneOut)
     uses: Uses | None = None
+    charged: str = "asked"  # an estimator for answering about the samples left out; or about "all" N, over retraining all N
     queries_from: str = "train"  # query and test samples: other rows of the train split, or "test", of the official test split
 
     def record(self) -> dict[str, Any]:
@@ -101,6 +104,7 @@ class Task:
             "noise_rate": self.noise_rate,
             "truth": None if self.truth == LeaveOneOut() else questions.record(self.truth),
             "uses": self.uses and questions.record(self.uses),
+            "charged": None if self.charged == "asked" else self.charged,
             "queries_from": None if self.queries_from == "train" else self.queries_from,
         }
         kept = {name: value for name, value in asdict(self).items() if name not in later}
@@ -131,6 +135,7 @@ class Task:
             "noise": ("none", *FEATURE_NOISE, "labels"),
             "counterfactual": ("zero-weight", "renormalised"),
             "scaling": tuple(SCALINGS),
+            "charged": ("asked", "all"),
             "queries_from": ("train", "test"),
         }
         for name, values in {**known, "dtype": tuple(DTYPES), "model": tuple(MODELS)}.items():

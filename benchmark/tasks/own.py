@@ -102,6 +102,11 @@ class OwnTask:
     def counterfactual(self) -> str:
         return self.training.counterfactual
 
+    @property
+    def charged(self) -> str:
+        """What an answer about all N costs, where not all are left out, since that is what is retrained to know as much."""
+        return "asked" if self.leave_out is None else "all"
+
     def digest(self) -> str:
         """Content digest of all that decides a number, the protocol version included."""
         return record_digest(self.record(), PROTOCOL)
@@ -112,6 +117,7 @@ class OwnTask:
         plain = ("batch", "epochs", "weight_decay", "clip", "queries", "leave_out", "counterfactual", "dtype")
         return {
             **{name: getattr(t, name) for name in plain},
+            "charged": self.charged,
             "name": self.name,
             "suite": self.suite,
             "dataset": "own",
