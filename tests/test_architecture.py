@@ -27,7 +27,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "sandbox: kernel transport warmup answers process session client server",
     "running: evaluate charging scoring cell plan run tracking logged sender",
     "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own guide",
-    "studies: published judging extras reproduce comparison plain speed tune costs doctor device card",
+    "studies: published judging extras reproduce comparison plain speed forecast tune costs doctor device card",
     "submissions: scaffold bundle submission proposal suspicions verdicts check check_task subjects inquiry judgement verify",
     "api",
     "commands: terminal declarations options run report list show plot cite prepare truth score doctor new check tune submit "

@@ -1,0 +1,86 @@
+"""What a truth takes before it is trained: runs, operations, bytes, messages; and seconds, from some steps that are tried."""
+
+from dataclasses import dataclass
+from math import ceil, prod
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from benchmark.core.problem import Problem
+from benchmark.retraining import chunks, engine
+from benchmark.retraining.chunks import Means
+from benchmark.retraining.dense import Gram
+from benchmark.retraining.engine import gram_pays
+from benchmark.retraining.train import departures
+from benchmark.studies import speed
+from benchmark.truths.counterfactuals import Design
+
+TRIED = 5  # steps
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The work of a truth. The reference run, and what limits a truth, are not in it."""
+
+    runs: int  # trained: K + 1 for leave-one-out, in each of the problems that the truth is the mean over
+    at_once: int  # R, of one chunk
+    chunks: int
+    steps: int  # of all chunks, without the beginnings that they share with the reference run
+    flops: float  # of the products of these steps
+    state: int  # bytes of one run's parameters and moments
+    kept: int  # bytes of the reference run, as it is kept
+    message: int  # bytes of what a finished chunk gives back
+    seconds: float  # of one thread, or of the GPU
+
+    def alone(self, workers: int) -> float:
+        """Seconds with so many workers, each with whole chunks: ``seconds ceil(chunks / workers) / chunks``."""
+        return self.seconds * ceil(self.chunks / workers) / self.chunks
+
+    def on(self, rate: float, workers: int = 1) -> float:
+        """Seconds on so many machines of another kind, each of which does `rate` operations a second in such steps."""
+        return self.flops / rate * ceil(self.chunks / workers) / self.chunks
+
+
+def forecast(asked: Design, means: Means) -> Forecast:
+    """The work of a design's runs, with the means at hand.
+
+    Seconds are ``sum over chunks of steps x s + H x r``: s is the median time of a chunk's step in `TRIED` first ones, and r
+    that of reading off the query losses. They are for a chunk of the usual size, so that a last, smaller one counts in full.
+    """
+    problem = asked.problems[0]
+    gram, repeats = gram_pays(problem), len(asked.problems)
+    planned = chunks.plan(problem, len(asked.keep), gram, means)
+    starts = departures(problem, asked.keep)
+    parts = torch.split(starts[starts.argsort(stable=True)], planned.runs)
+    last = problem.horizons[-1]
+    trained = sum((last - int(part.min())) * len(part) for part in parts)
+    steps = sum(last - int(part.min()) for part in parts)
+    step, reading = _tried(problem, asked.keep[: planned.runs], gram)
+    item = problem.initial.element_size()
+    return Forecast(
+        runs=repeats * len(asked.keep),
+        at_once=planned.runs,
+        chunks=repeats * len(parts),
+        steps=repeats * steps,
+        flops=repeats * speed.flops(problem, 1) * trained / problem.steps,
+        state=problem.optimizer.rows * problem.model.parameters * item,
+        kept=chunks.states_bytes(problem, means),
+        message=prod((len(problem.horizons), planned.runs, problem.queries)) * item,
+        seconds=repeats * (steps * step + len(parts) * len(problem.horizons) * reading),
+    )
+
+
+def _tried(problem: Problem, keep: Tensor, gram: bool) -> tuple[float, float]:
+    """Seconds of a step of as many runs as there are masks (R, N), and of reading off their query losses."""
+    runs = engine.runs(problem, problem.start(), len(keep), Gram.of(problem) if gram else None)
+    device = problem.initial.device.type
+    times = []
+    for t in range(min(TRIED + 1, problem.steps)):
+        batch = problem.batch(t)
+        began = chunks.seconds(device)
+        runs.step(t, batch, problem.shares(keep[:, batch].to(problem.initial)))
+        times.append(chunks.seconds(device) - began)
+    began = chunks.seconds(device)
+    runs.query_losses()
+    return median(times[1:] or times), chunks.seconds(device) - began  # the first takes what libraries take once
