@@ -17,8 +17,8 @@ HARNESS = sorted(path for path in (ROOT / "benchmark").rglob("*.py") if path.par
 METHODS = sorted([*(ROOT / "baselines").glob("*.py"), *(ROOT / "estimators").glob("*.py")])
 ORDER = (  # a module imports only from those before it, in its own package and in packages above
     "base: text errors streams surroundings files git places records machine means",
-    "core: code losses recurrent optimizers layers models wrapped reference calculus blocks tangents modules problem suitable"
-    " chains trajectory sweep traced kronecker projections solvers syntax declaration registry",
+    "core: code losses recurrent optimizers layers models wrapped reference recipes calculus blocks tangents modules problem"
+    " suitable chains trajectory sweep traced kronecker projections solvers syntax declaration registry",
     "retraining: updaters dense convolution generic engine chunks train readout shifts",
     "estimating",
     "tasks: data features hub noise questions definition protocols suites own finding",

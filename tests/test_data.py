@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import read_tensors, write_tensors
-from benchmark.core.models import MODELS
+from benchmark.core.recipes import MODELS
 from benchmark.tasks import data
 from benchmark.tasks.features import RECIPES, SENTENCES, adult, cifar10, features, mnist, mnist_1_7, news_ibm_mac, sst2_words
 

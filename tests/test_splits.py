@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from benchmark.base.errors import LoobenchError
 from benchmark.base.places import ROOT
 from benchmark.base.streams import drawn, stream
-from benchmark.core.models import MODELS
 from benchmark.core.optimizers import Sgd
+from benchmark.core.recipes import MODELS
 from benchmark.core.wrapped import Module, Shapes
 from benchmark.retraining.train import train
 from benchmark.tasks import data

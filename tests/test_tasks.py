@@ -11,8 +11,8 @@ from torch import nn
 from benchmark import PROTOCOL
 from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import stream
-from benchmark.core.models import MODELS
 from benchmark.core.optimizers import Adam, Sgd
+from benchmark.core.recipes import MODELS
 from benchmark.tasks.definition import SCALINGS, Task, batches, build, cross_validated, record_digest, variant
 from benchmark.tasks.features import features
 from benchmark.tasks.questions import Subsets, Uses
@@ -36,6 +36,7 @@ OTHER = {
     "leave_out": 50,
     "scaling": "pixels",
     "queries_from": "test",
+    "clip": 1.0,
     "noise": "labels",
     "noise_rate": 0.1,
     "counterfactual": "renormalised",

@@ -1,4 +1,4 @@
-"""Models as pure functions of one flat parameter vector, parameters in, per-sample losses out; and those that tasks name."""
+"""Models as pure functions of one flat parameter vector: parameters in, per-sample losses out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.base.errors import LoobenchError
 from benchmark.core.layers import Activation, Conv, Dense, GroupNorm, Image, Layer, MaxPool
 from benchmark.core.losses import LOSSES, Loss
 
@@ -191,53 +190,3 @@ def cnn(image: Image, blocks: Sequence[Block], classes: int, activation: str = "
         layers += block.layers(at, activation)
         at = next(layer.out for layer in reversed(layers) if isinstance(layer, MaxPool))
     return Network((*layers, Dense(prod(at), classes)), "cross-entropy")
-
-
-class Recipe(Protocol):
-    """What a task calls a model: inputs and outputs come with the data."""
-
-    def build(self, inputs: int, classes: int) -> Network:
-        """The classifier of `inputs` features, or with 1 class the regression. Raises LoobenchError where it does not fit."""
-
-
-@dataclass(frozen=True)
-class MlpRecipe:
-    """Hidden widths; one logit for two classes, else one per class; "1 class" stands for a regression, with one output."""
-
-    hidden: tuple[int, ...]
-    activation: str = "relu"
-
-    def build(self, inputs: int, classes: int) -> Network:
-        """The classifier of `inputs` features, or the regression."""
-        few = {1: "squared-error", 2: "binary-cross-entropy"}
-        outputs, loss = (1, few[classes]) if classes in few else (classes, "cross-entropy")
-        return mlp((inputs, *self.hidden, outputs), self.activation, loss)
-
-
-@dataclass(frozen=True)
-class CnnRecipe:
-    """Blocks over images of one size; one output per class."""
-
-    image: Image
-    blocks: tuple[Block, ...]
-
-    def build(self, inputs: int, classes: int) -> Network:
-        """The classifier of images. Raises LoobenchError for inputs of another size, or real targets (1 class)."""
-        if classes < 2:
-            raise LoobenchError(f"a network for images needs at least 2 classes, got {classes} (1: real targets); use an mlp")
-        if inputs != prod(self.image):
-            raise LoobenchError(f"a network for images {self.image} needs {prod(self.image)} inputs, got {inputs}")
-        return cnn(self.image, self.blocks, classes)
-
-
-MODELS: dict[str, Recipe] = {
-    "logistic": MlpRecipe(()),
-    "mlp-8": MlpRecipe((8,)),
-    "mlp-8-8": MlpRecipe((8, 8)),
-    "mlp-8-8-softplus": MlpRecipe((8, 8), "softplus"),
-    "mlp-16": MlpRecipe((16,)),
-    "mlp-32": MlpRecipe((32,)),
-    "mlp-128-128": MlpRecipe((128, 128)),
-    "mnist-cnn": CnnRecipe((1, 28, 28), (Block(20, 5), Block(20, 5))),  # Hara et al. 2019, section 7.2
-    "cifar-cnn": CnnRecipe((3, 32, 32), tuple(Block(filters, 3, padding=1, groups=4) for filters in (16, 32, 32))),
-}

@@ -20,6 +20,7 @@ from benchmark.retraining.train import leave_one_out, train
 
 SAMPLES = 8
 LIBRARIES = ("scipy.optimize", "scipy.sparse.linalg", "sklearn.covariance", "sklearn.ensemble", "sklearn.linear_model")
+MODELS = "benchmark.core.reference"  # what modules of tasks are built from; its imports are refused later
 NETWORKS = (mlp((3, 2, 1)), mlp((3, 2, 3), "tanh", "cross-entropy"), cnn((1, 6, 6), (Block(2, 3),), 3, "softplus"))
 SOLVERS: dict[str, dict[str, float]] = {
     "direct": {},
@@ -67,7 +68,7 @@ def _blank(own: Problem) -> Problem:
 
 def everything() -> None:
     """What methods are made of, on networks and optimisers of each kind."""
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, MODELS):
         importlib.import_module(name)
     for model, optimizer in zip(NETWORKS, OPTIMIZERS, strict=True):
         _use(train(problem(model, optimizer)))

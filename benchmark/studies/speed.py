@@ -21,9 +21,10 @@ from benchmark.base.errors import LoobenchError
 from benchmark.base.streams import drawn, stream
 from benchmark.core import suitable
 from benchmark.core.layers import Conv, Dense, Layer
-from benchmark.core.models import MODELS, mlp
+from benchmark.core.models import mlp
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples, map_tensors
+from benchmark.core.recipes import MODELS
 from benchmark.core.reference import Encoder, ResNet9
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means

@@ -15,9 +15,9 @@ from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import json_digest
 from benchmark.base.streams import stream
 from benchmark.core import optimizers
-from benchmark.core.models import MODELS
 from benchmark.core.optimizers import Optimizer
 from benchmark.core.problem import Problem, Samples
+from benchmark.core.recipes import MODELS
 from benchmark.core.trajectory import Trajectory
 from benchmark.tasks import data, questions
 from benchmark.tasks.features import features, with_test
@@ -25,6 +25,7 @@ from benchmark.tasks.noise import FEATURE_NOISE, flips
 from benchmark.tasks.noise import flipped as flip
 from benchmark.tasks.questions import FurtherTraining, LeaveOneOut, Question, Subsets, Uses
 
+ROWS = 4096  # of pixels that are in float64 at a time
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -93,6 +94,7 @@ class Task:
     uses: Uses | None = None
     charged: str = "asked"  # an estimator for answering about the samples left out; or about "all" N, over retraining all N
     queries_from: str = "train"  # query and test samples: other rows of the train split, or "test", of the official test split
+    clip: float | None = None  # norm to which longer gradients are scaled down
 
     def record(self) -> dict[str, Any]:
         """All fields as a JSON value, with the kind of optimiser and the digest of the data set.
@@ -106,6 +108,7 @@ class Task:
             "uses": self.uses and questions.record(self.uses),
             "charged": None if self.charged == "asked" else self.charged,
             "queries_from": None if self.queries_from == "train" else self.queries_from,
+            "clip": self.clip,
         }
         kept = {name: value for name, value in asdict(self).items() if name not in later}
         return {
@@ -143,6 +146,8 @@ class Task:
                 raise unknown(f"{name} of task {self.name}", str(getattr(self, name)), values)
         if self.leave_out is not None and not 1 < self.leave_out <= self.train:
             raise LoobenchError(f"task {self.name}: leave_out must be 2 to {self.train}, got {self.leave_out}")
+        if self.clip is not None and not self.clip > 0:
+            raise LoobenchError(f"task {self.name}: clip must be a norm above 0, or None for no clipping, got {self.clip}")
         if not 0 <= self.noise_rate <= 1:
             raise LoobenchError(f"task {self.name}: a noise rate is from 0 to 1, got {self.noise_rate}")
         if self.noise_rate and self.noise == "none":
@@ -204,7 +209,7 @@ def build(task: AnyTask, seed: int, cache: Path, device: str = "cpu", *, noise: 
 def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Problem:
     inputs, targets, own = rows_of(task, cache)
     rows = split(task, len(targets), seed, own)
-    scaled = SCALINGS[task.scaling](noisy(task, inputs[rows[0]], seed, noise), *(inputs[some] for some in rows[1:]))
+    scaled = in_scale(task, noisy(task, inputs[rows[0]], seed, noise), *(inputs[some] for some in rows[1:]))
     labels = [relabelled(task, targets, rows[0], seed), *(targets[some] for some in rows[1:])]
     model = MODELS[task.model].build(inputs.shape[1], classes(targets))
     decay = task.weight_decay
@@ -213,7 +218,7 @@ def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Pro
     def samples(values: np.ndarray, labels: np.ndarray) -> Samples:
         whole = labels.dtype.kind in "iu" and model.loss not in ("binary-cross-entropy", "squared-error")
         kinds = torch.int64 if values.dtype.kind == "i" else real, torch.int64 if whole else real
-        return Samples(torch.from_numpy(values).to(device, kinds[0]), torch.from_numpy(labels).to(device, kinds[1]))
+        return Samples(_tensor(values).to(device, kinds[0]), _tensor(labels).to(device, kinds[1]))
 
     return Problem(
         model=model,
@@ -228,7 +233,13 @@ def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Pro
         weight_decay=cross_validated(scaled[0], labels[0]) if decay is None else decay,
         query_kind=task.queries,
         counterfactual=task.counterfactual,
+        clip=task.clip,
     )
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    found = torch.from_numpy(values)
+    return found if values.size else found.new_empty(values.shape)  # of nothing NumPy's strides are 0, which no view takes
 
 
 def trained_until(task: AnyTask) -> tuple[int, ...]:
@@ -303,6 +314,11 @@ def _drawn(task: Task, rows: int, name: str, seed: int, sizes: tuple[int, ...], 
     return np.split(stream(name, seed).permutation(rows), np.cumsum(sizes))[:-1]
 
 
+def in_scale(task: Task, *parts: np.ndarray) -> list[np.ndarray]:
+    """The parts as the task scales them; pixels, of which there may be many, in its precision from the start."""
+    return pixels(*parts, dtype=task.dtype) if task.scaling == "pixels" else SCALINGS[task.scaling](*parts)
+
+
 def scale(*parts: np.ndarray) -> list[np.ndarray]:
     """The parts standardised by mean and deviation of the first; a constant feature keeps its scale."""
     from sklearn.preprocessing import StandardScaler
@@ -311,9 +327,13 @@ def scale(*parts: np.ndarray) -> list[np.ndarray]:
     return [scaler.transform(part) for part in parts]
 
 
-def pixels(*parts: np.ndarray) -> list[np.ndarray]:
-    """Bytes as numbers from -1 to 1."""
-    return [part / 127.5 - 1 for part in parts]
+def pixels(*parts: np.ndarray, dtype: str = "float64") -> list[np.ndarray]:
+    """Bytes as numbers from -1 to 1, ``x / 127.5 - 1`` in float64, rounded to `dtype`."""
+    found = [np.empty(part.shape, dtype) for part in parts]
+    for whole, part in zip(found, parts, strict=True):
+        for start in range(0, len(part), ROWS):
+            whole[start : start + ROWS] = part[start : start + ROWS] / 127.5 - 1
+    return found
 
 
 def unscaled(*parts: np.ndarray) -> list[np.ndarray]:

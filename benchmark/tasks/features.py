@@ -1,7 +1,8 @@
 """From canonical rows to numbers: the published preprocessing of each data set a task uses."""
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from benchmark.base.errors import LoobenchError, unknown
 from benchmark.tasks import data
 from benchmark.tasks.data import Splits, Table
 
-Features = tuple[np.ndarray, np.ndarray]  # (M, d) inputs of all M rows, float64 or bytes, and (M,) targets
+Features = tuple[
+    np.ndarray, np.ndarray
+]  # (M, d) inputs of all M rows, float64, bytes or tokens; targets (M,), (M, L) if tokens
 
 
 def embedded(splits: Splits) -> Features:
@@ -45,6 +48,19 @@ def cifar10(splits: Splits) -> Features:
     table = splits["train"]
     planes = np.asarray(table["img"]).transpose(0, 3, 1, 2)
     return planes.reshape(len(planes), -1), np.asarray(table["label"])
+
+
+CAT, DOG = 3, 5
+
+
+def cifar2(splits: Splits) -> Features:
+    """Train images of cats (class 0) and dogs (class 1), pixels as bytes: the CIFAR-2 of Park et al. (2023, arXiv:2303.14186).
+
+    The two classes are those of the library dattri, in dattri/benchmark/datasets/cifar2.
+    """
+    images, labels = cifar10(splits)
+    rows = (labels == CAT) | (labels == DOG)
+    return images[rows], (labels[rows] == DOG).astype(np.int64)
 
 
 def news_ibm_mac(splits: Splits) -> Features:
@@ -98,6 +114,52 @@ def _sentences(table: Table) -> tuple[list[str], np.ndarray]:
     return [table["sentence"][row] for row in rows], np.asarray(table["label"])[rows]
 
 
+# ---- texts as tokens ---------------------------------------------------------------------------------------------------
+UNKNOWN = 1  # the token of a word that the vocabulary lacks; 0 is padding
+WORDS = {32: 2000, 64: 8000}  # length of a text -> tokens of its vocabulary
+CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))  # tokens 1 to 96; any other is 0
+
+
+def sst2_tokens(splits: Splits, length: int) -> Features:
+    """The first `length` words of each train text as tokens, negative (class 0) or positive (1). (M, length), int32
+
+    Words are what white space separates. The vocabulary is padding (0), unknown (1), and the words that the train texts have
+    most often, of equally frequent ones the first by alphabet, as many as `WORDS` has of that length in all.
+    """
+    return _tokens(splits["train"], _vocabulary(splits["train"]["sentence"], WORDS[length]), length)
+
+
+def _sst2_tokens_with_validation(splits: Splits, length: int) -> tuple[Features, Features]:
+    known = _vocabulary(splits["train"]["sentence"], WORDS[length])
+    return _tokens(splits["train"], known, length), _tokens(splits["validation"], known, length)
+
+
+def _vocabulary(texts: Iterable[str], size: int) -> dict[str, int]:
+    """Tokens of the most frequent words, from 2 on."""
+    counts = Counter(word for text in texts for word in text.split())
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return {word: number for number, word in enumerate(ranked[: size - 2], start=2)}
+
+
+def _tokens(table: Table, known: dict[str, int], length: int) -> Features:
+    found = np.zeros((len(table["label"]), length), dtype=np.int32)
+    for row, text in enumerate(table["sentence"]):
+        words = text.split()[:length]
+        found[row, : len(words)] = [known.get(word, UNKNOWN) for word in words]
+    return found, np.asarray(table["label"])
+
+
+def news_characters(splits: Splits, length: int) -> Features:
+    """The first `length` characters of each train post as tokens, and as targets the one after each. (M, length) both, int32
+
+    Of posts with more characters than that. Tokens are those of `CHARACTERS`, a new line and printable ASCII; others are 0.
+    """
+    tokens = {character: number for number, character in enumerate(CHARACTERS, start=1)}
+    texts = [text[: length + 1] for text in splits["train"]["text"] if len(text) > length]
+    found = np.array([[tokens.get(character, 0) for character in text] for text in texts], dtype=np.int32)
+    return found[:, :-1], found[:, 1:]
+
+
 # Countries of birth in the five groups of Hara et al.'s preprocessing; a missing one ("0") counts as the first group.
 COUNTRIES = (
     "United-States Cuba 0",
@@ -138,9 +200,12 @@ RECIPES: dict[tuple[str, str], Callable[[Splits], Features]] = {
     ("mnist", "1-7"): mnist_1_7,
     ("mnist", "all"): mnist,
     ("cifar10", "all"): cifar10,
+    ("cifar10", "cat-dog"): cifar2,
     ("20news", "ibm-mac"): news_ibm_mac,
+    **{("20news", f"characters-{length}"): partial(news_characters, length=length) for length in (64, 256)},
     ("adult", "all"): adult,
     ("sst2", "words"): sst2_words,
+    **{("sst2", f"tokens-{length}"): partial(sst2_tokens, length=length) for length in WORDS},
 }
 
 
@@ -159,8 +224,11 @@ WITH_TEST: dict[tuple[str, str], Callable[[Splits], tuple[Features, Features]]] 
     ("mnist", "1-7"): _alike(mnist_1_7),
     ("mnist", "all"): _alike(mnist),
     ("cifar10", "all"): _alike(cifar10),
+    ("cifar10", "cat-dog"): _alike(cifar2),
     ("20news", "ibm-mac"): _news,
+    **{("20news", f"characters-{length}"): _alike(partial(news_characters, length=length)) for length in (64, 256)},
     ("sst2", "words"): _sst2_with_validation,
+    **{("sst2", f"tokens-{length}"): partial(_sst2_tokens_with_validation, length=length) for length in WORDS},
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from benchmark.core.optimizers import Adam, Optimizer, Sgd
+from benchmark.core.optimizers import Adam, OneCycle, Optimizer, Sgd, WarmUp
 from benchmark.tasks.definition import Task
 from benchmark.tasks.questions import FurtherTraining, Subsets, Uses
 
@@ -186,3 +186,89 @@ def cleansing_tasks(*, full: bool = False) -> Iterator[Task]:
                 noise_rate=rate,
                 leave_out=100 if full else None,
             )
+
+
+def scale_tasks() -> Iterator[Task]:
+    """What the field trains, for one GPU: K samples left out of up to 65,000, of networks without kinks.
+
+    Sizes of CIFAR-2 and of texts by characters are those of the library dattri's benchmark, of which the ReLU twins, asked by
+    subsets, are closer still: ResNet-9 on 5,000 cats and dogs, and nanoGPT's network for 3,921 texts of 256 characters. One
+    twin is asked by leave-one-out, whose effects are kinks.
+    """
+    for model, fit in ((LINEAR, "logistic"), ("mlp-128-softplus", "mlp"), ("mlp-128", "mlp-relu")):
+        yield _digits(f"scale-mnist-{fit}", model)
+    yield replace(_digits("scale-mnist-mlp-relu-subsets", "mlp-128"), leave_out=None, truth=HALVES, horizons=(5,))
+    yield from _images()
+    yield from _texts()
+
+
+HALVES = Subsets(0.5, count=64, repeats=2)
+
+
+def _digits(name: str, model: str) -> Task:
+    how, length = (model, Sgd(0.05), 0.001), (100, 5, (1, 2, 3, 4, 5))
+    return _sampled(name, ("mnist", "all"), (60_000, 1000, 0), how, length, 200, scaling="pixels")
+
+
+def _images() -> Iterator[Task]:
+    """ResNet-9 on two classes and on ten, and a ReLU twin of the first."""
+    two, ten = ("cifar10", "cat-dog"), ("cifar10", "all")
+    name, fit = "scale-cifar2-resnet9", ("resnet9-64", Sgd(0.01, momentum=0.9), 0.0005)
+    smooth = _sampled(name, two, (5000, 500, 0), fit, (64, 10, (5, 10)), 100, scaling="pixels")
+    rough = replace(smooth, name=f"{name}-relu-subsets", model="resnet9-64-relu", horizons=(10,))
+    yield smooth
+    yield replace(rough, leave_out=None, truth=HALVES)
+    fit = "resnet9-64", Sgd(0.05, momentum=0.9, schedule=OneCycle(8 * 391)), 0.0005
+    length = 128, 8, tuple(range(1, 9))
+    yield _sampled("scale-cifar10-resnet9", ten, (50_000, 1000, 0), fit, length, 50, scaling="pixels")
+
+
+def _texts() -> Iterator[Task]:
+    """Transformers: two that classify, and one that writes."""
+    sizes = 65_000, 872, 0
+    fit: Fit = "encoder-2x64-32", Adam(0.001), 0.0
+    yield _sampled("scale-sst2-transformer", ("sst2", "tokens-32"), sizes, fit, (64, 3, (1, 2, 3)), 200)
+    fit = "encoder-4x256-64", Adam(0.0005, decay=0.01, schedule=WarmUp(200)), 0.0
+    yield _sampled("scale-sst2-transformer-wide", ("sst2", "tokens-64"), sizes, fit, (64, 2, (1, 2)), 50)
+    fit = "writer-6x384-256", Adam(0.001, beta2=0.99, decay=0.1, schedule=WarmUp(100)), 0.0
+    news, how = ("20news", "characters-256"), {"queries_from": "train", "clip": 1.0}
+    yield _sampled("scale-news-char-gpt", news, (3921, 435, 0), fit, (16, 5, (1, 2, 3, 4, 5)), 50, **how)
+
+
+def _sampled(name: str, data: Data, sizes: Sizes, fit: Fit, length: Length, some: int, **more: Any) -> Task:
+    """A task in float32 that leaves out some samples and asks each of the official test samples."""
+    usual = {"queries": "each", "queries_from": "test", "scaling": "none", "dtype": "float32", "leave_out": some}
+    return task(name, data, sizes, fit, length, **usual | more)
+
+
+def scale_small_tasks() -> Iterator[Task]:
+    """Twins of `scale` by the same code, whose truths two cores finish in minutes: fewer samples, epochs and filters.
+
+    The two on all of MNIST keep their size, and leave out 50 samples.
+    """
+    for twin in scale_tasks():
+        name = twin.name.replace("scale-", "scale-small-", 1)
+        yield replace(twin, name=name, suite="scale-small", **SMALLER[twin.name.removeprefix("scale-")])
+
+
+FEW: dict[str, Any] = {"query": 20}
+SMALLER: dict[str, dict[str, Any]] = {
+    "mnist-logistic": FEW | {"leave_out": 50, "horizons": (1, 5)},
+    "mnist-mlp": FEW | {"leave_out": 50, "horizons": (1, 5)},
+    "mnist-mlp-relu": FEW | {"leave_out": 50, "horizons": (1, 5), "dtype": "float64"},
+    "mnist-mlp-relu-subsets": FEW | {"train": 5000, "truth": Subsets(0.5, count=50, repeats=2)},
+    "cifar2-resnet9": FEW | {"model": "resnet9-8", "train": 500, "leave_out": 12, "batch": 32, "epochs": 2, "horizons": (1, 2)},
+    "cifar2-resnet9-relu-subsets": FEW
+    | {"model": "resnet9-8-relu", "train": 200, "batch": 32, "epochs": 2, "horizons": (2,)}
+    | {"truth": Subsets(0.5, count=20, repeats=2)},
+    "cifar10-resnet9": FEW
+    | {"model": "resnet9-8", "train": 1000, "leave_out": 12, "batch": 64, "epochs": 1, "horizons": (1,)}
+    | {"optimizer": Sgd(0.05, momentum=0.9, schedule=OneCycle(16))},
+    "sst2-transformer": FEW | {"train": 1000, "leave_out": 32},
+    "sst2-transformer-wide": FEW
+    | {"model": "encoder-2x64-64", "train": 500, "leave_out": 12}
+    | {"optimizer": Adam(0.0005, decay=0.01, schedule=WarmUp(4))},
+    "news-char-gpt": FEW
+    | {"model": "writer-2x64-64", "subset": "characters-64", "train": 300, "leave_out": 12, "epochs": 2, "horizons": (1, 2)}
+    | {"optimizer": Adam(0.001, beta2=0.99, decay=0.1, schedule=WarmUp(5))},
+}

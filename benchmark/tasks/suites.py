@@ -67,6 +67,18 @@ HOMES = {
             tuple(protocols.cleansing_tasks(full=True)),
             1,
         ),
+        Suite(
+            "scale",
+            "what the field trains, for a GPU: up to 65,000 samples; ResNet-9 and transformers without kinks, ReLU by subsets",
+            tuple(protocols.scale_tasks()),
+            1,
+        ),
+        Suite(
+            "scale-small",
+            "twins of the tasks of scale for two cores, MNIST at its full 60,000",
+            tuple(protocols.scale_small_tasks()),
+            3,
+        ),
     )
 }
 TASKS = {task.name: task for suite in HOMES.values() for task in suite.tasks}

@@ -1,14 +1,18 @@
 """Truths for other readers, who have only NumPy, or for a person's own model only torch: described in docs/export.md."""
 
+import inspect
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import benchmark
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
 from benchmark.base.files import tensor_digest, write, write_tensors
+from benchmark.core.code import Code
 from benchmark.core.losses import Own, name_of
 from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Trajectory
@@ -70,8 +74,14 @@ def _program(problem: Problem, model: Module) -> dict[str, str]:
                 f"{name_of(own)} is exported by its source: write it as a function at the top of {model.code.module}, "
                 "where the model is"
             )
-    text = model.code.text or f"from {model.code.module} import {model.code.name}\n"
-    return {"model.py": text, "redo.py": REDO.read_text()}
+    return {"model.py": model.code.text or _text(model.code), "redo.py": REDO.read_text()}
+
+
+def _text(code: Code) -> str:
+    """The file of a model of ours; of an installed package its import."""
+    if code.module.partition(".")[0] == benchmark.__name__:
+        return inspect.getsource(sys.modules[code.module])
+    return f"from {code.module} import {code.name}\n"
 
 
 def _module(model: Module) -> dict[str, Any]:
@@ -79,7 +89,7 @@ def _module(model: Module) -> dict[str, Any]:
     code = model.code
     assert code
     parameters = [[name, [*shape]] for name, shape in model.shapes.items()]
-    return {"name": code.name, "settings": dict(code.settings), "parameters": parameters}
+    return {"name": code.name, "module": code.module, "settings": dict(code.settings), "parameters": parameters}
 
 
 def describe(task: AnyTask, seed: int, problem: Problem, digests: dict[str, str]) -> dict[str, Any]:
