@@ -42,6 +42,7 @@ OTHER = {
     "counterfactual": "renormalised",
     "truth": Subsets(0.5),
     "uses": Uses(drop=(1,), delete=(2,)),
+    "charged": "all",
 }
 
 

@@ -237,7 +237,8 @@ def _texts() -> Iterator[Task]:
 
 def _sampled(name: str, data: Data, sizes: Sizes, fit: Fit, length: Length, some: int, **more: Any) -> Task:
     """A task in float32 that leaves out some samples, charges for all, and asks each of the official test samples."""
-    usual = {"queries": "each", "queries_from": "test", "scaling": "none", "dtype": "float32", "leave_out": some, "charged": "all"}
+    usual: dict[str, Any] = {"queries": "each", "queries_from": "test", "scaling": "none", "dtype": "float32"}
+    usual |= {"leave_out": some, "charged": "all"}
     return task(name, data, sizes, fit, length, **usual | more)
 
 
