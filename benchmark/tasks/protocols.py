@@ -207,7 +207,7 @@ HALVES = Subsets(0.5, count=64, repeats=2)
 
 def _digits(name: str, model: str) -> Task:
     how, length = (model, Sgd(0.05), 0.001), (100, 5, (1, 2, 3, 4, 5))
-    return _sampled(name, ("mnist", "all"), (60_000, 1000, 0), how, length, 200, scaling="pixels")
+    return _sampled(name, ("mnist", "all"), (60_000, 1000, 0), how, length, 200, scaling="pixels", dtype="float64")
 
 
 def _images() -> Iterator[Task]:
@@ -256,7 +256,7 @@ FEW: dict[str, Any] = {"query": 20}
 SMALLER: dict[str, dict[str, Any]] = {
     "mnist-logistic": FEW | {"leave_out": 50, "horizons": (1, 5)},
     "mnist-mlp": FEW | {"leave_out": 50, "horizons": (1, 5)},
-    "mnist-mlp-relu": FEW | {"leave_out": 50, "horizons": (1, 5), "dtype": "float64"},
+    "mnist-mlp-relu": FEW | {"leave_out": 50, "horizons": (1, 5)},
     "mnist-mlp-relu-subsets": FEW | {"train": 5000, "truth": Subsets(0.5, count=50, repeats=2)},
     "cifar2-resnet9": FEW | {"model": "resnet9-8", "train": 500, "leave_out": 12, "batch": 32, "epochs": 2, "horizons": (1, 2)},
     "cifar2-resnet9-relu-subsets": FEW

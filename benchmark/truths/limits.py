@@ -25,6 +25,7 @@ from benchmark.truths.effects import GroundTruth
 Curve = list[float | None]  # a figure at each of H horizons; None where it is not defined
 
 SAMPLES = 50  # left-out samples from which ceilings are taken
+SOME = 16  # the same of tasks of many samples, where each of them is a long run
 NOISE_SAMPLES = 32  # left-out samples from which a noise floor is taken
 READOUT = ("kendall", "spearman", "relative_rmse")  # metrics of a readout
 RELIABLE = ("spearman", "pearson", "cosine")  # metrics that independent noise lowers as Spearman and Brown have it
@@ -243,8 +244,8 @@ def limits(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means:
 
 
 def _of_leave_one_out(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means) -> dict[str, Curve]:
-    """From `SAMPLES` of the samples left out, evenly spread: a part of the truth's own cost."""
-    chosen = evenly(truth.effect.shape[1], SAMPLES)
+    """From `SAMPLES` of the samples left out, evenly spread, or from `SOME`: a part of the truth's own cost."""
+    chosen = evenly(truth.effect.shape[1], SOME if task.charged == "all" else SAMPLES)
     some, effect = some_of(run, chosen), truth.effect[:, chosen]
     problem, means = some.problem, beside(run.states.nbytes, means)
     linear = linear_readout(shift_effects(some, means), effect)
