@@ -30,7 +30,9 @@ def test_operations_are_counted_forward_and_backward() -> None:
 def test_the_exponent_of_a_known_growth_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_time_of", lambda size, device: 3.0 * size["inputs"] ** 1.5)
 
-    assert speed.growth("cpu") == pytest.approx({"samples": 0, "inputs": 1.5, "hidden": 0, "epochs": 0, "runs": 0}, abs=1e-9)
+    assert speed.growth("cpu") == pytest.approx(
+        {"samples": 0, "inputs": 1.5, "hidden": 0, "epochs": 0, "runs": 0, "queries": 0}, abs=1e-9
+    )
 
 
 def test_the_command_measures_a_task_and_writes_its_figures(

@@ -45,6 +45,8 @@ def _speed(options: o.Options) -> int:
     print(f"\nmatrix-product peak of {where}, in GFLOP/s: {peaks}; all figures in {options.out}")
     for name, exponent in found["growth"].items():
         print(f"time grows with {name} to the power {exponent:.2f}")
+    for count, seconds in found["workers"].items():
+        print(f"{count} side by side: {seconds:.2f} s")
     for memory in found["memory"]:
         taken = "unknown" if memory["peak"] is None else f"{memory['peak'] / 2**20:.0f} MiB"
         print(f"N = 1000, P = 101770 in {memory['budget'] / 2**20:.0f} MiB: took {taken}, {memory['runs']} runs at once")

@@ -153,7 +153,7 @@ SYNTHETIC |= {
     ),
 }
 SHORT = ("mlp 784-8-8-1", "logistic 784", "quick-digits-mlp-adam")
-GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs": 100}
+GROWTH_BASE = {"samples": 100, "inputs": 256, "hidden": 16, "epochs": 4, "runs": 100, "queries": 200}
 
 
 def flops(problem: Problem, runs: int) -> int:
@@ -317,6 +317,13 @@ def growth(device: str) -> dict[str, float]:
     return {name: _exponent(name, device) for name in GROWTH_BASE}
 
 
+def workers() -> dict[int, float]:
+    """Seconds of one truth by 1, 2 and 4 threads, each with chunks of its own."""
+    problem = synthetic((784, 32, 10), 400, 20, 3)
+    keep, states = left_out(problem), train(problem).states
+    return {count: median_seconds(_retraining(problem, keep, states=states, workers=count), repeats=3) for count in (1, 2, 4)}
+
+
 def _exponent(name: str, device: str) -> float:
     sizes = [GROWTH_BASE[name] * factor for factor in (1, 2, 4, 8)]
     times = [_time_of({**GROWTH_BASE, name: size}, device) for size in sizes]
@@ -325,6 +332,8 @@ def _exponent(name: str, device: str) -> float:
 
 def _time_of(size: dict[str, int], device: str) -> float:
     problem = on(synthetic((size["inputs"], size["hidden"], 1), size["samples"], 20, size["epochs"]), device)
+    rows = torch.arange(size["queries"], device=problem.initial.device) % size["samples"]
+    problem = replace(problem, query=problem.train[rows], query_kind="each")
     keep = left_out(problem)[:1].expand(size["runs"], -1)
     return median_seconds(lambda: retrain(problem, keep, gram=False, read=query_losses), device)
 
@@ -350,6 +359,7 @@ def report(
             "peak_all_cores_gflops": _peak_of_all(device),
             "cases": [{**asdict(speed), "of_peak": speed.of_peak} for speed in measured],
             "growth": {} if some else growth(device),
+            "workers": {} if some or device != "cpu" else workers(),
             "memory": [] if some or device != "cpu" else [asdict(memory) for memory in budgets()],
             "provenance": machine.provenance("loobench speed", device, "as each case says"),
         }
