@@ -1,5 +1,7 @@
-"""`loobench truth`: the exact effects of one task and seed."""
+"""`loobench truth`: the exact effects of one task and seed, by one process or by many workers."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,18 @@ from benchmark.commands import terminal
     o.argument("task", "TASK|FILE.py[:NAME]"),
     o.option("--seed", type=int, default=0, metavar="N", help="From 0 to 99."),
     o.option("--export", type=Path, metavar="DIR", help="Write problem, trajectory, truth, task.json (docs/export.md)."),
+    o.option(
+        "--part", metavar="N/OF|auto", help="Be one of many workers that share --cache: its N-th part first, then the rest."
+    ),
+    o.option("--slurm", type=int, metavar="OF", help="Submit so many workers as a SLURM array, by submitit."),
+    o.repeated("--slurm-set", metavar="NAME=VALUE", help="A setting of the jobs, as slurm_partition=gpu.  May be repeated."),
+    o.RAY,
     *(o.DEVICE, o.DTYPE, *o.MEANS, o.CACHE),
-    examples=("loobench truth quick-digits-mlp-sgd", "loobench truth quick-digits-mlp-sgd --seed 1 --export exported"),
+    examples=(
+        "loobench truth quick-digits-mlp-sgd",
+        "loobench truth quick-digits-mlp-sgd --seed 1 --export exported",
+        "loobench truth quick-digits-mlp-sgd --part 3/16 --cache /shared/loobench",
+    ),
 )
 def command(options: o.Options) -> int:
     """The exact leave-one-out effects of one task and seed; and their export."""
@@ -28,13 +40,22 @@ def command(options: o.Options) -> int:
     task = definition.variant(tasks[0], options.dtype)
     if not 0 <= options.seed < o.MOST_SEEDS:
         raise LoobenchError(f"--seed must be 0 to {o.MOST_SEEDS - 1}, got {options.seed}")
+    part = _part(options)
+    if options.slurm is not None:
+        return _submit(options)
     device = machine.device(options.device)
     probe(options.cache)
     if options.export:
         export.check(task)
         probe(options.export)
     with machine.one_thread():
-        run, exact = truth.answer(task, options.seed, options.cache, device, terminal.bar, o.means(options, device))
+        means = o.means(options, device)
+        if options.ray:
+            from benchmark.running import cluster
+
+            with cluster.connected(options.ray, device) as found:
+                cluster.train(found, task, options.seed, options.cache, terminal.bar, means)
+        run, exact = truth.answer(task, options.seed, options.cache, device, terminal.bar, means, part)
         paths = export.export(task, options.seed, run, exact, options.export) if options.export else []
     asked, everyone = len(run.problem.left_out), len(run.problem.train)
     what = f"{asked} of {everyone} left out" if exact.removed is None else f"{len(exact.removed)} groups of {everyone} samples"
@@ -42,6 +63,37 @@ def command(options: o.Options) -> int:
     _print(task, exact)
     for path in paths:
         print(f"wrote {path}")
+    return 0
+
+
+def _part(options: o.Options) -> Any:
+    """The part of this worker; None where it is the only one. Raises LoobenchError for options that do not go together."""
+    from benchmark.truths import workers
+
+    chosen = [name for name in ("part", "slurm", "ray") if getattr(options, name) is not None]
+    if len(chosen) > 1:
+        raise LoobenchError(f"--{' and --'.join(chosen)} are ways to do the same: choose one")
+    if options.slurm_set and options.slurm is None:
+        raise LoobenchError("--slurm-set is for jobs that --slurm submits: add it, with a number of workers")
+    if options.export and chosen and chosen != ["ray"]:
+        raise LoobenchError(f"--export is for one process: repeat the command without --{chosen[0]} once the truth is there")
+    return None if options.part is None else workers.part(options.part, os.environ)
+
+
+def _submit(options: o.Options) -> int:
+    """Submit one job for each worker, and say what is to be known of them."""
+    from benchmark.base.files import probe
+    from benchmark.running import slurm
+
+    probe(options.cache)
+    logs = options.cache / "slurm"
+    named = {"--seed": options.seed, "--device": options.device, "--dtype": options.dtype, "--memory": options.memory}
+    named |= {"--threads": options.threads, "--cache": options.cache}
+    given = [part for name, value in named.items() if value is not None for part in (name, str(value))]
+    command = [sys.executable, "-m", "benchmark", "truth", options.task, *given]
+    jobs = slurm.submitted(command, options.slurm, logs, options.slurm_set)
+    print(f"submitted {len(jobs)} workers: {jobs[0]} to {jobs[-1]}; their logs are in {logs}")
+    print(f"once they are done: loobench truth {options.task} --seed {options.seed} --cache {options.cache}")
     return 0
 
 

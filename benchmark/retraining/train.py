@@ -1,6 +1,6 @@
 """The training loop: the reference run, and any number of runs with samples left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Event, Lock
 from typing import Any, Protocol, TypeVar
 
@@ -40,29 +40,37 @@ def trained(problem: Problem, means: Means) -> Trajectory:
 
 
 class Ledger(Protocol):
-    """Where finished chunks are written down, so that work that was stopped goes on from there."""
+    """Where finished chunks are written down, so that work that was stopped goes on from there, here or elsewhere."""
+
+    def order(self, chunks: int, /) -> Sequence[int]:
+        """The numbers of so many chunks, in the order in which they are to be done here."""
 
     def find(self, rows: Tensor, /) -> Tensor | None:
         """What was read (H, R, ...) from the runs of these numbers, if it was written down."""
 
-    def enter(self, rows: Tensor, reading: Tensor, seconds: float, /) -> None:
-        """Write down what was read from some runs and the time it took."""
+    def enter(self, rows: Tensor, reading: Tensor, seconds: float, visits: int, /) -> None:
+        """Write down what was read from some runs, the time it took and the sample visits that were trained in it."""
 
 
 class Clock:
-    """A ledger that keeps nothing but the time that all chunks took together."""
+    """A ledger that keeps nothing but the time that all chunks took together, and their sample visits."""
 
     def __init__(self) -> None:
-        self.seconds, self.lock = 0.0, Lock()
+        self.seconds, self.visits, self.lock = 0.0, 0, Lock()
+
+    def order(self, chunks: int) -> Sequence[int]:
+        """As they come."""
+        return range(chunks)
 
     def find(self, _rows: Tensor) -> Tensor | None:
         """None."""
         return None
 
-    def enter(self, _rows: Tensor, _reading: Tensor, seconds: float) -> None:
-        """Add the time."""
+    def enter(self, _rows: Tensor, _reading: Tensor, seconds: float, visits: int) -> None:
+        """Add the time and the visits."""
         with self.lock:
             self.seconds += seconds
+            self.visits += visits
 
 
 def retrain(
@@ -140,9 +148,19 @@ def training_loop(
     if planned.short:
         chunks.tell(f"{planned.runs} runs at once, fewer than usual, to stay within the memory: last bits may differ")
     loop = Loop(problem, keep, begin, read, starts, ledger or Clock(), progress)
-    parts = torch.split(loop.order, runs or planned.runs)
-    chunks.side_by_side(parts, loop.chunk, planned.workers)
+    parts = together(starts, runs or planned.runs)
+    chunks.side_by_side([parts[i] for i in loop.ledger.order(len(parts))], loop.chunk, planned.workers)
     return loop.found
+
+
+def together(starts: Tensor, most: int) -> tuple[Tensor, ...]:
+    """The numbers of runs that begin at the steps `starts` (R,), in chunks of at most so many that begin at about the same."""
+    return torch.split(starts.argsort(stable=True), most)
+
+
+def trained_visits(problem: Problem, start: int, runs: int) -> int:
+    """Sample visits of a chunk of so many runs that begins at a step: those that are trained, not those before it."""
+    return runs * int((problem.batches[start : problem.horizons[-1]] >= 0).sum())
 
 
 def departures(problem: Problem, keep: Tensor, since: int = 0) -> Tensor:
@@ -179,7 +197,6 @@ class Loop:
         self.problem, self.keep, self.begin, self.read, self.starts = problem, keep, begin, read, starts
         self.ledger, self.progress, self.lock = ledger, progress, Lock()
         self.found = torch.empty(0)  # (H, R, ...) as soon as the first chunk is done
-        self.order = starts.argsort(stable=True)  # runs that begin together are trained together
         self.batches = [problem.batch(t) for t in range(problem.horizons[-1])]
 
     def chunk(self, rows: Tensor, stop: Event) -> None:
@@ -188,7 +205,8 @@ class Loop:
         if found is None:
             began = chunks.seconds(self.problem.initial.device.type)
             found = self._trained(rows, stop)
-            self.ledger.enter(rows, found, chunks.seconds(self.problem.initial.device.type) - began)
+            took = chunks.seconds(self.problem.initial.device.type) - began
+            self.ledger.enter(rows, found, took, trained_visits(self.problem, int(self.starts[rows].min()), len(rows)))
         else:
             self._done(sum(map(len, self.batches)) * len(rows))
         self._put(rows, found)

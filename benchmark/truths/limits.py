@@ -1,9 +1,9 @@
 """What bounds every estimate of a truth: its ceilings and floors, which depend on the task and not on who estimates."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from benchmark.truths.counterfactuals import initial, order
 from benchmark.truths.effects import GroundTruth
 
 Curve = list[float | None]  # a figure at each of H horizons; None where it is not defined
+Makers = Mapping[str, Callable[[], Any]]  # figures by name, JSON values still to be computed
+Figured = Callable[[Makers], dict[str, Any]]  # computes them, or knows some already
 
 SAMPLES = 50  # left-out samples from which ceilings are taken
-SOME = 16  # the same of tasks of many samples, where each of them is a long run
+LARGE, SOME = 5000, 16  # N from which on fewer are taken, since each of them is a long run
 NOISE_SAMPLES = 32  # left-out samples from which a noise floor is taken
 READOUT = ("kendall", "spearman", "relative_rmse")  # metrics of a readout
 RELIABLE = ("spearman", "pearson", "cosine")  # metrics that independent noise lowers as Spearman and Brown have it
@@ -230,36 +232,60 @@ def without_class(keep: Tensor, targets: Tensor) -> int | None:
     return int((kept == 0).any(1).sum())
 
 
+def each(makers: Makers) -> dict[str, Any]:
+    """All figures, computed one after another."""
+    return {name: make() for name, make in makers.items()}
+
+
 # ---- all of a task's ---------------------------------------------------------------------------------------------------
-def limits(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means = FREE) -> dict[str, Curve]:
+def limits(
+    task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means = FREE, figured: Figured = each
+) -> dict[str, Curve]:
     """Ceilings and floors of a task's truth, at each horizon: those of leave-one-out, or those of a mean over repeats.
 
-    `ceiling` bounds the primary metric of the task's question.
+    `ceiling` bounds the primary metric of the task's question. `figured` computes figures that take training.
     """
     if truth.repeats is None:
-        return _of_leave_one_out(task, seed, run, truth, means)
+        return _of_leave_one_out(task, seed, run, truth, means, figured)
     found = split_half(truth.repeats, task.truth.primary)
     lacking = None if truth.removed is None else without_class(~truth.removed, run.problem.train.targets.cpu())
     return found if lacking is None else {**found, "without_class": [float(lacking)] * len(truth.effect)}
 
 
-def _of_leave_one_out(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means) -> dict[str, Curve]:
-    """From `SAMPLES` of the samples left out, evenly spread, or from `SOME`: a part of the truth's own cost."""
-    chosen = evenly(truth.effect.shape[1], SOME if task.charged == "all" else SAMPLES)
-    some, effect = some_of(run, chosen), truth.effect[:, chosen]
-    problem, means = some.problem, beside(run.states.nbytes, means)
-    linear = linear_readout(shift_effects(some, means), effect)
-    others = {
-        "other_initial": replace(problem, initial=initial(problem, "limits/initial", seed)),
-        "other_order": replace(problem, batches=order(problem, task.epochs, "limits/order", seed)),
-    }
-    crossed = kinks(some, means)
+def _of_leave_one_out(
+    task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means, figured: Figured
+) -> dict[str, Curve]:
+    found = figured(figures(run, truth.effect, task.epochs, seed, means))
+    linear, crossed = found.pop("linear"), found.pop("kinks") or {}
     return {
         "ceiling": linear[task.truth.primary],
         **{f"linear_{name}": curve for name, curve in linear.items() if name != task.truth.primary},
-        "noise": noise_floor(run, truth.effect, means),
-        **seed_agreement(effect, others, means),
-        **({"kink_pairs": [*crossed.pairs], "kink_triples": [*crossed.triples]} if crossed else {}),
+        **found,
+        **{f"kink_{name}": curve for name, curve in crossed.items()},
+    }
+
+
+def figures(run: Trajectory, effect: Tensor, epochs: int, seed: int, means: Means = FREE) -> Makers:
+    """What the limits of leave-one-out are made of, by name: each takes training of its own, and no other.
+
+    From `SAMPLES` of the samples left out, evenly spread, or from `SOME`: a part of the truth's own cost. The effect is (H, K, Q).
+    """
+    chosen = evenly(effect.shape[1], SAMPLES if len(run.problem.train) < LARGE else SOME)
+    some, part = some_of(run, chosen), effect[:, chosen]
+    problem, left = some.problem, beside(run.states.nbytes, means)
+    others = {
+        "other_initial": replace(problem, initial=initial(problem, "limits/initial", seed)),
+        "other_order": replace(problem, batches=order(problem, epochs, "limits/order", seed)),
+    }
+
+    def agreed(name: str) -> Callable[[], Curve]:
+        return lambda: seed_agreement(part, {name: others[name]}, left)[name]
+
+    return {
+        "linear": lambda: linear_readout(shift_effects(some, left), part),
+        "noise": lambda: noise_floor(run, effect, left),
+        **{name: agreed(name) for name in others},
+        "kinks": lambda: (counted := kinks(some, left)) and asdict(counted),
     }
 
 

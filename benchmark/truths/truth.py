@@ -1,8 +1,7 @@
 """Exact leave-one-out truths: computed by retraining, kept in the cache, and exported for other readers."""
 
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
 from functools import cache as once
 from pathlib import Path
@@ -11,23 +10,50 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from benchmark import PROTOCOL
 from benchmark.base import machine
-from benchmark.base.errors import DamagedFile, Diverged
-from benchmark.base.files import claimed, json_digest, read_sealed, write_sealed
+from benchmark.base.errors import Diverged
+from benchmark.base.files import claimed, json_digest, write_sealed
 from benchmark.core import calculus
 from benchmark.core.problem import Problem, in_precision
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import FREE, Means
-from benchmark.retraining.engine import gram_pays
-from benchmark.retraining.train import Clock, Progress, against_all, leave_one_out, trained
+from benchmark.retraining.engine import gram_pays, query_losses
+from benchmark.retraining.train import (
+    Clock,
+    Progress,
+    against_all,
+    departures,
+    leave_one_out,
+    retrain,
+    together,
+    trained,
+    trained_visits,
+)
 from benchmark.tasks.definition import AnyTask, Task, build, flipped
 from benchmark.truths.counterfactuals import Design, design, each_sample
 from benchmark.truths.effects import GroundTruth, Noise
-from benchmark.truths.limits import NOISE_SAMPLES, Curve, beside, deviation, evenly, limits, noise_floor, some_of
+from benchmark.truths.limits import NOISE_SAMPLES, Curve, Figured, beside, deviation, each, evenly, limits, noise_floor, some_of
 from benchmark.truths.uses import Prepared, packed, preparation_visits, prepare, unpacked
+from benchmark.truths.workers import (
+    ALONE,
+    ChunkFiles,
+    Figures,
+    Part,
+    Presence,
+    Reference,
+    Sealed,
+    agreed,
+    clear,
+    keep_reference,
+    kept_reference,
+    known,
+    present,
+)
 
 PARTS = ("effect", "removed", "repeats")  # tensors of a truth
+TIMED, ENOUGH = 4, 2.0  # chunks that are trained anew for their time, and the seconds after which fewer will do
 
 
 class Bar(Protocol):
@@ -38,18 +64,60 @@ class Bar(Protocol):
 
 
 MakeBar = Callable[[int, str, str], Bar]  # from total, text and unit
-Sealed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts of a file of the cache
 Book = Callable[[int], Clock]  # the ledger of the r-th of the problems that a truth is the mean over
 
 
 def answer(
-    task: AnyTask, seed: int, cache: Path, device: str, bar: MakeBar, means: Means = FREE
+    task: AnyTask, seed: int, cache: Path, device: str, bar: MakeBar, means: Means = FREE, part: Part | None = None
 ) -> tuple[Trajectory, GroundTruth]:
-    """The reference run of a task and seed, and the truth about it, with a progress bar."""
-    run = reference(task, seed, cache, device, means)
-    visits = design(task, run, seed).visits
-    with closing(bar(visits, f"truth {task.name} seed {seed}", "visit")) as shown:
-        return run, cached_truth(task, seed, run, cache, device, means, progress=shown.update)
+    """The reference run of a task and seed, and the truth about it, with a progress bar.
+
+    With a `part`, as one of many workers that share the cache: they start from the reference run of the first of them, train
+    each chunk once but for the last ones, and have the same answer. Raises LoobenchError where their reference runs differ.
+    """
+    with ExitStack() as held:
+        worker = held.enter_context(present(_meeting(task, seed, cache, device), part)) if part else None
+        start = begun(task, seed, cache, device, means, shared=worker is not None)
+        if worker:
+            worker.tell(start.digest)
+            agreed(worker, f"the truth of {task.name}, seed {seed}", _run_file(task, seed, cache, device))
+        shown = held.enter_context(closing(_bar(bar, task, seed, start.run)))
+        return start.run, cached_truth(
+            task, seed, start.run, cache, device, means, digest=start.digest, worker=worker, progress=shown.update
+        )
+
+
+def _bar(bar: MakeBar, task: AnyTask, seed: int, run: Trajectory) -> Bar:
+    return bar(design(task, run, seed).visits, f"truth {task.name} seed {seed}", "visit")
+
+
+def _meeting(task: AnyTask, seed: int, cache: Path, device: str) -> Path:
+    """The folder where workers at a truth, of whatever protocol, see one another."""
+    return cache / "locks" / f"workers-{json_digest([{**task.record(), 'name': None, 'suite': None}, seed, device])[:32]}"
+
+
+def _run_file(task: AnyTask, seed: int, cache: Path, device: str) -> Path:
+    """Where the reference run is kept that workers share."""
+    return path(task.digest(), seed, cache, device).with_suffix(".run")
+
+
+def begun(task: AnyTask, seed: int, cache: Path, device: str, means: Means, *, shared: bool) -> Reference:
+    """The reference run that workers share, if there is one; else one's own, which is kept for others where it is `shared`."""
+    at = _run_file(task, seed, cache, device)
+    if not shared and not at.exists():
+        run = reference(task, seed, cache, device, means)
+        return Reference(run, run.digest())
+    problem = build(task, seed, cache, device)
+    check_memory(problem, means)
+    lock = claimed(cache / "locks" / f"{at.stem}-run.lock", f"the reference run of {task.name}, seed {seed}")
+    with lock if shared else nullcontext():
+        if found := kept_reference(at, problem, means):
+            return found
+        run = reference(task, seed, cache, device, means)
+        made = Reference(run, run.digest())
+        if shared:
+            keep_reference(at, made)
+        return made
 
 
 def reference(task: AnyTask, seed: int, cache: Path, device: str, means: Means = FREE) -> Trajectory:
@@ -75,85 +143,91 @@ def planned(problem: Problem, means: Means, runs: int | None = None) -> chunks.P
     return chunks.plan(problem, runs or len(problem.left_out) + 1, gram_pays(problem), means)
 
 
-class ChunkFiles(Clock):
-    """A ledger of finished chunks in a folder, one sealed file each, for one trajectory."""
-
-    def __init__(self, folder: Path, of: str) -> None:
-        super().__init__()
-        self.folder, self.of = folder, of
-
-    def find(self, rows: Tensor) -> Tensor | None:
-        """What was read from the runs `rows`; None where it was not kept or, said aloud, its file is damaged."""
-        at = self._at(rows)
-        found = known(at, {"of": self.of, "rows": rows.tolist()}, "chunk of a truth")
-        if not found:
-            return None
-        reading = found[0]["effect"]
-        super().enter(rows, reading, found[1]["seconds"])
-        return reading
-
-    def enter(self, rows: Tensor, reading: Tensor, seconds: float) -> None:
-        """Keep what was read from the runs `rows`."""
-        facts = {"of": self.of, "rows": rows.tolist(), "seconds": seconds}
-        write_sealed(self._at(rows), {"effect": reading}, facts)
-        super().enter(rows, reading, seconds)
-
-    def _at(self, rows: Tensor) -> Path:
-        return self.folder / f"{json_digest([self.of, rows.tolist()])}.safetensors"
-
-
-def clear(folder: Path) -> None:
-    """Remove a folder of finished chunks, once what they were for is kept."""
-    with suppress(OSError):
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-
-
 def ground_truth(
     run: Trajectory,
     means: Means = FREE,
     book: Book | None = None,
     *,
     asked: Design | None = None,
+    figured: Figured = each,
     progress: Progress = lambda visits: None,
 ) -> GroundTruth:
     """Train what a design says, by default without each sample asked, and read off the query losses at each horizon.
 
-    Timed after a warm-up. In float32 or on a GPU, with the noise of the answer, of leave-one-out. Raises Diverged.
+    Timed after a warm-up. In float32 or on a GPU, with the noise of the answer, of leave-one-out; `figured` computes its
+    figures. Where other machines trained some chunks, the time is that of this one's, scaled to all by sample visits; without
+    any, some are trained for it. Raises Diverged.
     """
     device, asked = run.final.device.type, asked or each_sample(run)
-    leave_one_out(some_of(run.until(1), torch.tensor([0])), means=means)
+    _warm_up(run, means)
     ledgers = [book(r) if book else Clock() for r in range(len(asked.problems))]
     with calculus.counting() as count:
-        found = [_effects(run, asked, *one, means, progress).cpu() for one in zip(asked.problems, ledgers, strict=True)]
+        found = [effects(run, asked, *one, means, progress).cpu() for one in zip(asked.problems, ledgers, strict=True)]
     repeats = torch.stack(found) if len(found) > 1 else None  # (R, H, M, Q)
     effect = found[0] if repeats is None else repeats.mean(0)
     if broken := int((~effect.isfinite()).any(dim=0).any(dim=1).sum()):
         what = "samples" if asked.removed is None else "groups"
         raise Diverged(f"retraining diverged without {broken} of {effect.shape[1]} {what}: there is no truth to score against")
     exact = run.final.dtype == torch.float64 and device == "cpu"
-    floor = None if exact or asked.problems[0] is not run.problem or asked.removed is not None else noise(run, effect, means)
-    seconds = sum(ledger.seconds for ledger in ledgers)
+    plain = asked.problems[0] is run.problem and asked.removed is None
+    floor = noise(run, effect, means, figured) if plain and not exact else None
+    seconds = _seconds(run, asked, ledgers, means)
     removed = None if asked.removed is None else asked.removed.cpu()
     return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device), floor, removed, repeats)
 
 
-def _effects(run: Trajectory, asked: Design, problem: Problem, ledger: Clock, means: Means, progress: Progress) -> Tensor:
+def _warm_up(run: Trajectory, means: Means) -> None:
+    """One step: what takes long the first time is not to be timed."""
+    leave_one_out(some_of(run.until(1), torch.tensor([0])), means=means)
+
+
+def _seconds(run: Trajectory, asked: Design, ledgers: Sequence[Clock], means: Means) -> float:
+    """The time of a design on this machine."""
+    seconds, here = sum(ledger.seconds for ledger in ledgers), sum(ledger.visits for ledger in ledgers)
+    elsewhere = sum(visits for ledger in ledgers if isinstance(ledger, ChunkFiles) for _, visits in ledger.others.values())
+    if not elsewhere:
+        return seconds
+    return seconds / here * (here + elsewhere) if here else timed(run, asked, means)
+
+
+def timed(run: Trajectory, asked: Design, means: Means) -> float:
+    """Seconds that a design takes on this machine: those of some chunks, evenly spread, scaled to all by sample visits."""
+    problem, clock = asked.problems[0], Clock()
+    states = (run if problem is run.problem else trained(problem, means)).states
+    starts = departures(problem, asked.keep)
+    parts = together(starts, planned(problem, means, len(asked.keep)).runs)
+    for i in evenly(len(parts), TIMED).tolist():
+        rows = parts[i]
+        keep = asked.keep[rows.to(asked.keep.device)]
+        retrain(problem, keep, states=states, read=query_losses, runs=len(rows), means=Means(means.memory), ledger=clock)
+        if clock.seconds > ENOUGH:
+            break
+    whole = sum(trained_visits(problem, int(starts[rows].min()), len(rows)) for rows in parts)
+    return clock.seconds / clock.visits * whole * len(asked.problems)
+
+
+def effects(
+    run: Trajectory, asked: Design, problem: Problem, ledger: Clock, means: Means, progress: Progress = lambda visits: None
+) -> Tensor:
     """Effects (H, M, Q) of a design's groups in one of its problems."""
     states = (run if problem is run.problem else trained(problem, means)).states
     return against_all(problem, asked.keep, states=states, means=means, ledger=ledger, progress=progress)
 
 
-def noise(run: Trajectory, effect: Tensor, means: Means) -> Noise:
+def noise(run: Trajectory, effect: Tensor, means: Means, figured: Figured = each) -> Noise:
     """The noise floor of an effect (H, K, Q), from some of its samples, evenly spread: trained anew, and in float64.
 
     Both on the same device. Anew means with the samples of each batch in reverse, so that sums are taken in another order.
     """
-    some, left = evenly(effect.shape[1]), beside(run.states.nbytes, means)
-    double = in_precision(some_of(run, some).problem, torch.float64)
-    again = leave_one_out(trained(double, left), means=left)
-    return Noise(_worst(noise_floor(run, effect, means)), _worst(deviation(effect, some, again)), len(some))
+    some = evenly(effect.shape[1])
+
+    def double() -> Curve:
+        left = beside(run.states.nbytes, means)
+        again = trained(in_precision(some_of(run, some).problem, torch.float64), left)
+        return deviation(effect, some, leave_one_out(again, means=left))
+
+    found = figured({"noise": lambda: noise_floor(run, effect, means), "float64": double})
+    return Noise(_worst(found["noise"]), _worst(found["float64"]), len(some))
 
 
 def _worst(floor: Curve) -> float | None:
@@ -175,29 +249,99 @@ def cached_truth(
     device: str,
     means: Means = FREE,
     *,
+    digest: str = "",
+    worker: Presence | None = None,
     progress: Progress = lambda visits: None,
 ) -> GroundTruth:
-    """The truth from the cache, if it is whole, of this very trajectory and timed on this machine; else computed and kept.
+    """The truth from the cache, if it is whole and of this very trajectory; else computed and kept. Timed on this machine.
 
     Chunks of runs are kept as they are done, so that a run that was stopped goes on from there. A truth that another process
-    computes into this cache is waited for.
+    computes into this cache is waited for; as a `worker`, it is computed together with others. `digest` is the trajectory's
+    where it was trained, by default as it is here.
     """
-    at, here, asked = path(task.digest(), seed, cache, device), machine.timed_on(device), design(task, run, seed)
-    # the last bits of a small chunk will do only where memory is short
-    usual, mine = (_of(run, planned(run.problem, m, len(asked.keep)).runs) for m in (FREE, means))
-    folder = at.with_suffix(".chunks")
+    at, asked = path(task.digest(), seed, cache, device), design(task, run, seed)
+    start, meeting = Reference(run, digest or run.digest()), _meeting(task, seed, cache, device)
 
     def made() -> Sealed:
-        def book(r: int) -> Clock:
-            return ChunkFiles(folder, json_digest([mine, here, r]))
+        with present(meeting, ALONE) if worker is None else nullcontext(worker) as here:
+            content = _made(task, seed, start, asked, at, means, here.part, progress)
+        if worker:
+            agreed(worker, f"the truth of {task.name}, seed {seed}", at.with_suffix(".run"))
+            return fitting(at, start, asked, means) or content  # another may have been the last one, too
+        return content
 
-        truth = ground_truth(run, means, book, asked=asked, progress=progress)
-        return _packed(replace(truth, limits=limits(task, seed, run, truth, means)), mine)
+    with nullcontext() if worker else computing(task, seed, cache, device):
+        if not (found := fitting(at, start, asked, means)):
+            write_sealed(at, *(found := made()))
+        _tidy(at.with_suffix(".chunks"), meeting, worker)
+    return _timed_here(at, found, run, asked, means)
 
-    with computing(task, seed, cache, device):
-        found = _kept_or_made(at, "truth", lambda facts: facts["of"] in (usual, mine) and facts["machine"] == here, made)
-        clear(folder)
-    return _unpacked(at, *found)
+
+def fitting(at: Path, start: Reference, asked: Design, means: Means) -> Sealed | None:
+    """A kept truth that is whole and of this very trajectory; the last bits of a small chunk will do where memory is short."""
+    found = known(at, {}, "truth")
+    return found if found and found[1]["of"] in [_of(start, asked, m) for m in (FREE, means)] else None
+
+
+def _made(
+    task: AnyTask, seed: int, start: Reference, asked: Design, at: Path, means: Means, part: Part, progress: Progress
+) -> Sealed:
+    """A truth as its file has it, from chunks and figures in the folder beside it and from those that are trained now."""
+    run, files = start.run, [ledger(task, start, asked, at, means, r, part) for r in range(len(asked.problems))]
+    kept = figures(task, start, asked, at, means, part)
+    truth = ground_truth(run, means, files.__getitem__, asked=asked, figured=kept, progress=progress)
+    if part.of > 1:
+        trained, found = (sum(getattr(one, name) for one in files) for name in ("trained", "found"))
+        chunks.tell(f"part {part} trained {trained} of {trained + found} chunks, other workers the rest")
+    tensors, facts = _packed(replace(truth, limits=limits(task, seed, run, truth, means, kept)), _of(start, asked, means))
+    return tensors, {**facts, **_elsewhere(files)}
+
+
+def ledger(
+    task: AnyTask, start: Reference, asked: Design, at: Path, means: Means, r: int = 0, part: Part = ALONE
+) -> ChunkFiles:
+    """The finished chunks of the r-th problem of a truth that is kept `at`, by whatever worker, machine or process."""
+    of = json_digest([*_key(task, start, asked, means), r])
+    return ChunkFiles(at.with_suffix(".chunks"), of, machine.timed_on(start.run.final.device.type), part)
+
+
+def figures(task: AnyTask, start: Reference, asked: Design, at: Path, means: Means, part: Part = ALONE) -> Figures:
+    """The finished figures of a truth that is kept `at`."""
+    return Figures(at.with_suffix(".chunks"), json_digest([*_key(task, start, asked, means), "figures"]), part)
+
+
+def _key(task: AnyTask, start: Reference, asked: Design, means: Means) -> list[str]:
+    """All that decides the numbers of a chunk, but for its rows: what it is of, protocol, kind of device, precision."""
+    return [_of(start, asked, means), PROTOCOL, start.run.final.device.type, task.dtype]
+
+
+def _elsewhere(ledgers: Sequence[ChunkFiles]) -> dict[str, Any]:
+    """The seconds that other machines took for their chunks of a truth, as a fact; none where all are of this machine."""
+    found: dict[str, float] = {}
+    for where, (seconds, _) in (one for ledger in ledgers for one in ledger.others.items()):
+        found[where] = found.get(where, 0.0) + seconds
+    return {"elsewhere": found} if found else {}
+
+
+def _tidy(folder: Path, meeting: Path, worker: Presence | None) -> None:
+    """Remove the chunks of a truth that is kept, unless others are at it still: then the next who asks for it does."""
+    if folder.exists():
+        with present(meeting, ALONE) if worker is None else nullcontext(worker) as present_here:
+            if not present_here.others():
+                clear(folder)
+
+
+def _timed_here(at: Path, found: Sealed, run: Trajectory, asked: Design, means: Means) -> GroundTruth:
+    """A kept truth with its time on this machine; where it has none, some chunks are trained for it, and it is noted."""
+    (tensors, facts), here = found, machine.timed_on(run.final.device.type)
+    truth, times = _unpacked(at, tensors, facts), facts.get("times", {})
+    if truth.machine == here:
+        return truth
+    if here not in times:
+        _warm_up(run, means)
+        times = {**times, here: timed(run, asked, means)}
+        write_sealed(at, tensors, {**facts, "times": times})
+    return replace(truth, seconds=times[here], machine=here)
 
 
 def computing(task: AnyTask, seed: int, cache: Path, device: str, *, wait: bool = True) -> AbstractContextManager[bool]:
@@ -222,7 +366,7 @@ def _packed(truth: GroundTruth, of: str) -> Sealed:
 
 def _unpacked(at: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> GroundTruth:
     """The truth again. That other sources computed it is said: whoever changes the engine must not take it for new."""
-    rest = {name: value for name, value in facts.items() if name not in ("of", "harness", "noise")}
+    rest = {name: value for name, value in facts.items() if name not in ("of", "harness", "noise", "elsewhere", "times")}
     if (made := facts.get("harness")) != machine.harness():
         _tell_sources(str(at), str(made))
     return GroundTruth(**dict[str, Any](tensors), **rest, noise=Noise(**facts["noise"]) if facts["noise"] else None)
@@ -265,15 +409,7 @@ def _kept_or_made(at: Path, what: str, fits: Callable[[dict[str, Any]], bool], m
     return made
 
 
-def _of(run: Trajectory, runs: int) -> str:
-    """Digest of what a truth is of: problem, trajectory, and how many runs were trained at once."""
-    return json_digest([run.problem.digest(), run.digest(), runs])
-
-
-def known(at: Path, expected: dict[str, Any], what: str) -> Sealed | None:
-    """Tensors and facts of a sealed file; None where it is absent or, said aloud, damaged or without the `expected` facts."""
-    try:
-        return read_sealed(at, expected) if at.exists() else None
-    except DamagedFile as error:
-        print(f"warning: a kept {what} is damaged and is computed anew: {error}", file=sys.stderr)
-        return None
+def _of(start: Reference, asked: Design, means: Means) -> str:
+    """Digest of what a truth is of: problem, trajectory, and how many runs are trained at once."""
+    problem = start.run.problem
+    return json_digest([problem.digest(), start.digest, planned(problem, means, len(asked.keep)).runs])
