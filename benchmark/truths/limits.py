@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any, SupportsFloat
+from typing import Any, Protocol, SupportsFloat
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.dense import Gram
 from benchmark.retraining.engine import ActivationRuns, Runs, gram_pays, native
-from benchmark.retraining.train import departures, leave_one_out, left_out, retrain, trained, training_loop
+from benchmark.retraining.train import Ledger, departures, leave_one_out, left_out, retrain, trained, training_loop
 from benchmark.scores.metrics import METRICS, Values, by_query, over_queries
 from benchmark.tasks.definition import AnyTask
 from benchmark.truths.counterfactuals import initial, order
@@ -24,7 +24,6 @@ from benchmark.truths.effects import GroundTruth
 
 Curve = list[float | None]  # a figure at each of H horizons; None where it is not defined
 Makers = Mapping[str, Callable[[], Any]]  # figures by name, JSON values still to be computed
-Figured = Callable[[Makers], dict[str, Any]]  # computes them, or knows some already
 
 SAMPLES = 50  # left-out samples from which ceilings are taken
 LARGE, SOME = 5000, 16  # N from which on fewer are taken, since each of them is a long run
@@ -66,12 +65,12 @@ class Kinks:
     triples: list[float]
 
 
-def kinks(run: Trajectory, means: Means = FREE, *, runs: int | None = None) -> Kinks | None:
+def kinks(run: Trajectory, means: Means = FREE, *, runs: int | None = None, ledger: Ledger | None = None) -> Kinks | None:
     """The kinks that the leave-one-out runs of the problem's K samples cross; None where no layer of our own forms is a ReLU.
 
     Patterns are those before the step, on its whole batch, the left-out sample included; until that is visited, the two runs
     are one and count as equal. Another choice of a maximum over pixels is a kink too, and is not counted. Cost: that of
-    leave-one-out. `means` and `runs` are those of `retrain`. Raises what `retrain` raises.
+    leave-one-out. `means`, `runs` and `ledger` are those of `retrain`. Raises what `retrain` raises.
     """
     problem = run.problem
     relu = any(isinstance(layer, Activation) and layer.function == "relu" for layer in problem.model.layers)
@@ -84,7 +83,9 @@ def kinks(run: Trajectory, means: Means = FREE, *, runs: int | None = None) -> K
         return Patterns(problem, run.states[start], count, shared)
 
     starts = departures(problem, keep)
-    found = training_loop(problem, keep, begin, Patterns.parted, starts=starts, gram=spanned, runs=runs, means=means)
+    found = training_loop(
+        problem, keep, begin, Patterns.parted, starts=starts, gram=spanned, runs=runs, means=means, ledger=ledger
+    )
     shares = found.double().mean(1).cpu() / _possible(problem)
     return Kinks(shares[:, 0].tolist(), shares[:, 1].tolist())
 
@@ -135,26 +136,32 @@ def agreement(effect: Tensor, other: Tensor) -> Curve:
     return measured("kendall", effect, other)
 
 
-def seed_agreement(effect: Tensor, others: Mapping[str, Problem], means: Means = FREE) -> dict[str, Curve]:
+def seed_agreement(
+    effect: Tensor, others: Mapping[str, Problem], means: Means = FREE, ledger: Ledger | None = None
+) -> dict[str, Curve]:
     """Agreement of an effect (H, K, Q) with leave-one-out of the same samples in each other problem: name -> H values
 
     The others differ in what a seed decides, such as initial parameters or the order of batches: what an estimate of another
-    run's effects could reach. None at horizons where a run has diverged. `means` must leave out what the caller holds. Raises
-    LoobenchError where another problem has other samples to leave out, other queries or horizons, by their numbers.
+    run's effects could reach. None at horizons where a run has diverged. `means` must leave out what the caller holds. A
+    `ledger` is that of `retrain`, for one other problem. Raises LoobenchError where another problem has other samples to leave
+    out, other queries or horizons, by their numbers.
     """
-    return {name: agreement(effect, leave_one_out(trained(other, means), means=means)) for name, other in others.items()}
+    return {
+        name: agreement(effect, leave_one_out(trained(other, means), means=means, ledger=ledger))
+        for name, other in others.items()
+    }
 
 
 # ---- noise -----------------------------------------------------------------------------------------------------------
-def noise_floor(run: Trajectory, effect: Tensor, means: Means = FREE) -> Curve:
+def noise_floor(run: Trajectory, effect: Tensor, means: Means = FREE, ledger: Ledger | None = None) -> Curve:
     """How far an effect (H, K, Q) is from the same trained anew with the samples of each batch in reverse, at each horizon.
 
     Sums are taken in another order: the difference is rounding, and what training makes of it. See `deviation`. Taken from
-    `NOISE_SAMPLES` of the K samples, evenly spread.
+    `NOISE_SAMPLES` of the K samples, evenly spread. A `ledger` is that of `retrain`.
     """
     some, means = evenly(effect.shape[1]), beside(run.states.nbytes, means)
     again = replace(some_of(run, some).problem, batches=run.problem.batches.flip(1))
-    return deviation(effect, some, leave_one_out(trained(again, means), means=means))
+    return deviation(effect, some, leave_one_out(trained(again, means), means=means, ledger=ledger))
 
 
 def evenly(samples: int, most: int = NOISE_SAMPLES) -> Tensor:
@@ -232,14 +239,34 @@ def without_class(keep: Tensor, targets: Tensor) -> int | None:
     return int((kept == 0).any(1).sum())
 
 
-def each(makers: Makers) -> dict[str, Any]:
-    """All figures, computed one after another."""
-    return {name: make() for name, make in makers.items()}
+# ---- figures that take training --------------------------------------------------------------------------------------
+class Figured(Protocol):
+    """Who computes figures, or knows some already."""
+
+    def __call__(self, makers: Makers, /) -> dict[str, Any]:
+        """The figures by name."""
+
+    def ledger(self, name: str, /) -> Ledger | None:
+        """Where finished chunks of a figure's training are written down."""
+
+
+class Each:
+    """Figures computed one after another, and kept nowhere."""
+
+    def __call__(self, makers: Makers) -> dict[str, Any]:
+        """All of them."""
+        return {name: make() for name, make in makers.items()}
+
+    def ledger(self, _name: str) -> None:
+        """None."""
+
+
+EACH = Each()
 
 
 # ---- all of a task's ---------------------------------------------------------------------------------------------------
 def limits(
-    task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means = FREE, figured: Figured = each
+    task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means = FREE, figured: Figured = EACH
 ) -> dict[str, Curve]:
     """Ceilings and floors of a task's truth, at each horizon: those of leave-one-out, or those of a mean over repeats.
 
@@ -255,7 +282,7 @@ def limits(
 def _of_leave_one_out(
     task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, means: Means, figured: Figured
 ) -> dict[str, Curve]:
-    found = figured(figures(run, truth.effect, task.epochs, seed, means))
+    found = figured(figures(run, truth.effect, task.epochs, seed, means, figured))
     linear, crossed = found.pop("linear"), found.pop("kinks") or {}
     return {
         "ceiling": linear[task.truth.primary],
@@ -265,7 +292,7 @@ def _of_leave_one_out(
     }
 
 
-def figures(run: Trajectory, effect: Tensor, epochs: int, seed: int, means: Means = FREE) -> Makers:
+def figures(run: Trajectory, effect: Tensor, epochs: int, seed: int, means: Means = FREE, figured: Figured = EACH) -> Makers:
     """What the limits of leave-one-out are made of, by name: each takes training of its own, and no other.
 
     From `SAMPLES` of the samples left out, evenly spread, or from `SOME`: a part of the truth's own cost. The effect is (H, K, Q).
@@ -279,13 +306,13 @@ def figures(run: Trajectory, effect: Tensor, epochs: int, seed: int, means: Mean
     }
 
     def agreed(name: str) -> Callable[[], Curve]:
-        return lambda: seed_agreement(part, {name: others[name]}, left)[name]
+        return lambda: seed_agreement(part, {name: others[name]}, left, figured.ledger(name))[name]
 
     return {
-        "linear": lambda: linear_readout(shift_effects(some, left), part),
-        "noise": lambda: noise_floor(run, effect, left),
+        "linear": lambda: linear_readout(shift_effects(some, left), part),  # of all parameters, too many to be written down
+        "noise": lambda: noise_floor(run, effect, left, figured.ledger("noise")),
         **{name: agreed(name) for name in others},
-        "kinks": lambda: (counted := kinks(some, left)) and asdict(counted),
+        "kinks": lambda: (counted := kinks(some, left, ledger=figured.ledger("kinks"))) and asdict(counted),
     }
 
 

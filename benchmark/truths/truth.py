@@ -34,7 +34,18 @@ from benchmark.retraining.train import (
 from benchmark.tasks.definition import AnyTask, Task, build, flipped
 from benchmark.truths.counterfactuals import Design, design, each_sample
 from benchmark.truths.effects import GroundTruth, Noise
-from benchmark.truths.limits import NOISE_SAMPLES, Curve, Figured, beside, deviation, each, evenly, limits, noise_floor, some_of
+from benchmark.truths.limits import (
+    EACH,
+    NOISE_SAMPLES,
+    Curve,
+    Figured,
+    beside,
+    deviation,
+    evenly,
+    limits,
+    noise_floor,
+    some_of,
+)
 from benchmark.truths.uses import Prepared, packed, preparation_visits, prepare, unpacked
 from benchmark.truths.workers import (
     ALONE,
@@ -149,7 +160,7 @@ def ground_truth(
     book: Book | None = None,
     *,
     asked: Design | None = None,
-    figured: Figured = each,
+    figured: Figured = EACH,
     progress: Progress = lambda visits: None,
 ) -> GroundTruth:
     """Train what a design says, by default without each sample asked, and read off the query losses at each horizon.
@@ -214,7 +225,7 @@ def effects(
     return against_all(problem, asked.keep, states=states, means=means, ledger=ledger, progress=progress)
 
 
-def noise(run: Trajectory, effect: Tensor, means: Means, figured: Figured = each) -> Noise:
+def noise(run: Trajectory, effect: Tensor, means: Means, figured: Figured = EACH) -> Noise:
     """The noise floor of an effect (H, K, Q), from some of its samples, evenly spread: trained anew, and in float64.
 
     Both on the same device. Anew means with the samples of each batch in reverse, so that sums are taken in another order.
@@ -224,9 +235,9 @@ def noise(run: Trajectory, effect: Tensor, means: Means, figured: Figured = each
     def double() -> Curve:
         left = beside(run.states.nbytes, means)
         again = trained(in_precision(some_of(run, some).problem, torch.float64), left)
-        return deviation(effect, some, leave_one_out(again, means=left))
+        return deviation(effect, some, leave_one_out(again, means=left, ledger=figured.ledger("float64")))
 
-    found = figured({"noise": lambda: noise_floor(run, effect, means), "float64": double})
+    found = figured({"noise": lambda: noise_floor(run, effect, means, figured.ledger("noise")), "float64": double})
     return Noise(_worst(found["noise"]), _worst(found["float64"]), len(some))
 
 
@@ -292,7 +303,7 @@ def _made(
     truth = ground_truth(run, means, files.__getitem__, asked=asked, figured=kept, progress=progress)
     if part.of > 1:
         trained, found = (sum(getattr(one, name) for one in files) for name in ("trained", "found"))
-        chunks.tell(f"part {part} trained {trained} of {trained + found} chunks, other workers the rest")
+        chunks.tell(f"part {part} trained {trained} of {trained + found} chunks")
     tensors, facts = _packed(replace(truth, limits=limits(task, seed, run, truth, means, kept)), _of(start, asked, means))
     return tensors, {**facts, **_elsewhere(files)}
 
@@ -307,7 +318,8 @@ def ledger(
 
 def figures(task: AnyTask, start: Reference, asked: Design, at: Path, means: Means, part: Part = ALONE) -> Figures:
     """The finished figures of a truth that is kept `at`."""
-    return Figures(at.with_suffix(".chunks"), json_digest([*_key(task, start, asked, means), "figures"]), part)
+    of = json_digest([*_key(task, start, asked, means), "figures"])
+    return Figures(at.with_suffix(".chunks"), of, machine.timed_on(start.run.final.device.type), part)
 
 
 def _key(task: AnyTask, start: Reference, asked: Design, means: Means) -> list[str]:

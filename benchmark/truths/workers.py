@@ -156,14 +156,18 @@ class ChunkFiles(Clock):
 class Figures:
     """Figures of a truth in a folder, a sealed file each: JSON values by name, each computed where no worker has yet."""
 
-    def __init__(self, folder: Path, of: str, part: Part = ALONE) -> None:
-        self.folder, self.of, self.part = folder, of, part
+    def __init__(self, folder: Path, of: str, here: str, part: Part = ALONE) -> None:
+        self.folder, self.of, self.here, self.part = folder, of, here, part
 
     def __call__(self, makers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         """The value of each name, computed by its function where it is not kept: the worker's own first."""
         names = [*makers]
         found = {names[i]: self._kept(names[i], makers[names[i]]) for i in self.part.order(len(names))}
         return {name: found[name] for name in names}
+
+    def ledger(self, name: str) -> ChunkFiles:
+        """The finished chunks of a figure's training, which workers share too."""
+        return ChunkFiles(self.folder, json_digest([self.of, name, "chunks"]), self.here, self.part)
 
     def has(self, name: str) -> bool:
         """Whether a figure is kept."""
@@ -264,6 +268,8 @@ def present(folder: Path, part: Part) -> Iterator[Presence]:
         ended.set()
         thread.join()
         presence.at.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()  # the last one leaves
 
 
 def _living(presence: Presence, ended: Event) -> None:
