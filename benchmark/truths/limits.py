@@ -295,7 +295,7 @@ def _of_leave_one_out(
 def figures(run: Trajectory, effect: Tensor, epochs: int, seed: int, means: Means = FREE, figured: Figured = EACH) -> Makers:
     """What the limits of leave-one-out are made of, by name: each takes training of its own, and no other.
 
-    From `SAMPLES` of the samples left out, evenly spread, or from `SOME`: a part of the truth's own cost. The effect is (H, K, Q).
+    From `SAMPLES` of the samples left out, evenly spread, or `SOME`: a part of the truth's own cost. The effect is (H, K, Q).
     """
     chosen = evenly(effect.shape[1], SAMPLES if len(run.problem.train) < LARGE else SOME)
     some, part = some_of(run, chosen), effect[:, chosen]
