@@ -23,7 +23,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "estimating",
     "tasks: data features hub noise questions definition protocols suites own finding",
     "scores: metrics intervals ties placement results checks store schema migrate numbers columns rows cells board",
-    "truths: effects counterfactuals limits cleansing deletion uses workers truth export",
+    "truths: effects counterfactuals limits cleansing deletion uses layout workers truth vetting export download published",
     "sandbox: kernel transport warmup answers process session client server",
     "running: evaluate charging scoring cell plan run tracking logged sender slurm cluster",
     "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own guide",

@@ -93,11 +93,11 @@ def leave(act: Callable[[], object]) -> NoReturn:
 
 
 # ---- the program that fetches a data set -----------------------------------------------------------------------------
-def ended(arguments: list[str]) -> int:
+def ended(program: str, arguments: list[str]) -> int:
     """`benchmark.tasks.data._ended`, by a fork."""
     child = os.fork()
     if child == 0:
-        leave(lambda: fetch(arguments))
+        leave(lambda: fetch(program, arguments))
     try:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     except BaseException:
@@ -105,13 +105,13 @@ def ended(arguments: list[str]) -> int:
         raise
 
 
-def fetch(arguments: list[str]) -> int:
+def fetch(program: str, arguments: list[str]) -> int:
     """Be that program; what it ends with. What the command is to do as it ends, as to remove a folder, is left to that."""
     os.setsid()
     os.dup2(2, 1)
     sys.argv[1:] = arguments
     del sys.path[0]
-    return int(sys.modules["benchmark.tasks.hub"].main())
+    return int(importlib.import_module(program).main())
 
 
 if __name__ == "__main__" and main():

@@ -63,6 +63,7 @@ def opened(setup: Setup, task: AnyTask, seed: int, bar: MakeBar) -> Case:
     run, exact = truth.answer(task, seed, setup.cache, setup.device, bar, setup.means)
     prepared = truth.cached_uses(task, seed, run, exact, setup.cache, setup.device, bar, setup.means) if task.uses else None
     provenance = {**machine.provenance(setup.command, setup.device, task.dtype), "by": setup.by}
+    provenance |= {"origin": exact.origin} if exact.origin else {}
     times = charging.share(run) if task.charged == "all" else 1.0
     blank = _blank(run, exact, json_digest(provenance)[:12], times)
     return Case(task, seed, run.problem, shown(task, run), exact, prepared, blank, provenance)

@@ -17,6 +17,7 @@ from benchmark.studies import speed
 from benchmark.truths.counterfactuals import Design
 
 TRIED = 5  # steps
+WORKERS = (1, 2, 8, 64)  # for which it is said how long it takes
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,20 @@ def forecast(asked: Design, means: Means) -> Forecast:
         message=prod((len(problem.horizons), planned.runs, problem.queries)) * item,
         seconds=repeats * (steps * step + len(parts) * len(problem.horizons) * reading),
     )
+
+
+def lines(found: Forecast) -> list[list[str]]:
+    """A forecast as the rows of a table."""
+    size = {name: f"{getattr(found, name) / 2**20:.3g} MiB" for name in ("state", "kept", "message")}
+    return [
+        ["runs, and of these at once", f"{found.runs}, {found.at_once}"],
+        ["chunks, and their steps", f"{found.chunks}, {found.steps}"],
+        ["operations of matrix products", f"{found.flops:.3g}"],
+        ["state of one run", size["state"]],
+        ["reference run, as it is kept", size["kept"]],
+        ["what a finished chunk gives back", size["message"]],
+        *([f"seconds by {count} worker{'s' * (count > 1)}", f"{found.alone(count):.3g}"] for count in WORKERS),
+    ]
 
 
 def _tried(problem: Problem, keep: Tensor, gram: bool) -> tuple[float, float]:

@@ -40,6 +40,11 @@ class Source:
     def embedded(self) -> bool:
         return self.origin.startswith("sklearn")
 
+    @property
+    def again(self) -> str:
+        """The command that fetches it."""
+        return f"loobench prepare {self.name}"
+
 
 ADULT = (
     "age workclass fnlwgt education education.num marital.status occupation relationship race sex capital.gain "
@@ -262,22 +267,27 @@ def download(wanted: Source) -> Splits:
 def _from_hub(wanted: Source, *, fresh: bool) -> Splits:
     """What a process of its own fetches (benchmark/tasks/hub.py), which says what went wrong."""
     with tempfile.TemporaryDirectory() as folder:
-        code = _ended([wanted.name, folder, str(patience()), str(os.getpid()), *(["fresh"] if fresh else [])])
-        if (told := Path(folder, SAID)).exists():
-            said = json.loads(told.read_text())
-            raise (DamagedFile if said["damaged"] else LoobenchError)(said["message"])
-        if code:
-            raise LoobenchError(
-                f"cannot download data set {wanted.name}: the process that does it ended with {code}; see above, "
-                f"then run `loobench prepare {wanted.name}` again"
-            )
+        ask_hub("benchmark.tasks.hub", wanted, Path(folder), *(["fresh"] if fresh else []))
         return read_rows(Path(folder, ROWS))
 
 
-def _ended(arguments: list[str]) -> int:
+def ask_hub(program: str, wanted: Source, room: Path, *more: str) -> None:
+    """Let a process of its own fetch something into a folder. Raises what that says went wrong."""
+    code = _ended(program, [wanted.name, str(room), str(patience()), str(os.getpid()), *more])
+    if (told := room / SAID).exists():
+        said = json.loads(told.read_text())
+        raise (DamagedFile if said["damaged"] else LoobenchError)(said["message"])
+    if code:
+        raise LoobenchError(
+            f"cannot download data set {wanted.name}: the process that does it ended with {code}; see above, "
+            f"then run `{wanted.again}` again"
+        )
+
+
+def _ended(program: str, arguments: list[str]) -> int:
     """The exit code of that process, which Ctrl-C reaches through this one alone."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-P", "-m", "benchmark.tasks.hub", *arguments]
+    command = [sys.executable, "-P", "-m", program, *arguments]
     mine = {**os.environ, "PYTHONPATH": path}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, env=mine, start_new_session=True) as child:
         try:

@@ -41,12 +41,17 @@ def main() -> int:
     """Write the rows of a data set, or what went wrong, into a folder: `NAME FOLDER PATIENCE PARENT [fresh]`."""
     name, folder, patience, parent, *fresh = sys.argv[1:]
     asked = Asked(source(name), Path(folder), float(patience), int(parent))
+    return alone(asked, lambda: write_rows(asked.room / ROWS, _decoded(asked.wanted, _served(asked, bool(fresh)))))
+
+
+def alone(asked: Asked, act: Callable[[], None]) -> int:
+    """Do what is asked in an empty working folder; an exit code. What goes wrong is written down for the process that waits."""
     signal.signal(signal.SIGTERM, lambda *_: _end())
     os.environ.update(absolute(os.environ))
     (asked.room / "empty").mkdir()
     os.chdir(asked.room / "empty")
     try:
-        write_rows(asked.room / ROWS, _decoded(asked.wanted, _served(asked, bool(fresh))))
+        act()
     except LoobenchError as error:
         _say(asked.room, error)
         return 1
@@ -110,7 +115,7 @@ def _size(at: str) -> int:
 
 
 def _give_up(asked: Asked, why: str) -> NoReturn:
-    longer = f"LOOBENCH_HUB_PATIENCE={10 * asked.patience:g} loobench prepare {asked.wanted.name}"
+    longer = f"LOOBENCH_HUB_PATIENCE={10 * asked.patience:g} {asked.wanted.again}"
     again = f"{NONE}: try again later, or with more patience: {longer}"
     _say(asked.room, LoobenchError(f"cannot download {_called(asked.wanted)}: {why}; {again}"))
     _end()
@@ -127,24 +132,42 @@ def _end() -> NoReturn:
 
 
 # ---- what is served ----------------------------------------------------------------------------------------------
-def _served(asked: Asked, fresh: bool) -> Any:
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # whose progress cannot be seen
-    import datasets
+def client() -> Any:
+    """The Hub's client, whose progress can be seen."""
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     import huggingface_hub
 
     huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = CHUNK
-    wanted, made = asked.wanted, str(asked.room / "made")
-    mode = datasets.DownloadMode.FORCE_REDOWNLOAD if fresh else datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
+    return huggingface_hub
+
+
+def watched(asked: Asked, *acts: Callable[[], Any]) -> Any:
+    """What the last of some requests to the Hub gives, each in time and again after a fault. Raises LoobenchError in words."""
     try:
         with _watched(asked):
-            _patiently(lambda: _reached(wanted))
-            return _patiently(lambda: datasets.load_dataset(wanted.origin, cache_dir=made, download_mode=mode))
-    except datasets.exceptions.DatasetGenerationError as error:
-        if not _status(error):
-            raise _undecodable(wanted, error.__cause__ or error) from error
-        raise _refused(wanted, error) from error
+            return [_patiently(act) for act in acts][-1]
+    except LoobenchError:
+        raise
     except Exception as error:  # the client raises whatever its transport raises
-        raise _refused(wanted, error) from error
+        raise _refused(asked.wanted, error) from error
+
+
+def _served(asked: Asked, fresh: bool) -> Any:
+    client()
+    import datasets
+
+    wanted, made = asked.wanted, str(asked.room / "made")
+    mode = datasets.DownloadMode.FORCE_REDOWNLOAD if fresh else datasets.DownloadMode.REUSE_DATASET_IF_EXISTS
+
+    def load() -> Any:
+        try:
+            return datasets.load_dataset(wanted.origin, cache_dir=made, download_mode=mode)
+        except datasets.exceptions.DatasetGenerationError as error:
+            if not _status(error):
+                raise _undecodable(wanted, error.__cause__ or error) from error
+            raise
+
+    return watched(asked, lambda: _reached(wanted), load)
 
 
 def _reached(wanted: Source) -> None:
@@ -181,10 +204,8 @@ def _refused(wanted: Source, error: BaseException) -> LoobenchError:
         403: f"it answers 403: the data set is private or gated there, or this network may not have it: {_token()}",
         404: "it answers 404: it has no such data set; HF_ENDPOINT may name what is no Hub, unset it to ask https://huggingface.co",
         429: "it answers 429: too much was asked of it; wait some minutes",
-    }.get(status, offline or trouble or f"{_brief(cause)}: check the connection")
-    return LoobenchError(
-        f"cannot download {_called(wanted)}: {meaning}; {NONE}; then run `loobench prepare {wanted.name}` again"
-    )
+    }.get(status, offline or trouble or f"{brief(cause)}: check the connection")
+    return LoobenchError(f"cannot download {_called(wanted)}: {meaning}; {NONE}; then run `{wanted.again}` again")
 
 
 def _token() -> str:
@@ -214,7 +235,8 @@ def _called(wanted: Source) -> str:
     return f"data set {wanted.name} ({wanted.origin}) from {os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'}"
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """The kind of an error and its first line."""
     lines = str(error).strip().splitlines() or ["no reason given"]
     return f"{type(error).__name__}: {lines[0][:200]}"
 
@@ -229,7 +251,7 @@ def _decoded(wanted: Source, served: Any) -> Splits:
 
 def _undecodable(wanted: Source, error: BaseException) -> DamagedFile:
     again = "if it happens again, the Hub's copy is damaged"
-    return DamagedFile(f"the rows of {_called(wanted)} cannot be decoded: {_brief(error)}; {NONE}: {again}")
+    return DamagedFile(f"the rows of {_called(wanted)} cannot be decoded: {brief(error)}; {NONE}: {again}")
 
 
 def _decode(rows: Any, columns: tuple[str, ...]) -> Table:

@@ -32,6 +32,7 @@ class GroundTruth:
     removed: Tensor | None = None  # (M, N) bool, the members of each group; None: the samples asked, one at a time
     repeats: Tensor | None = None  # (R, H, M, Q) where the effect is their mean
     limits: dict[str, list[float | None]] = field(default_factory=dict)  # ceilings and floors, at each horizon
+    origin: str = ""  # the data set, and its revision, that it was taken from; "": computed here
 
     def predicted(self, estimate: Tensor) -> Tensor:
         """What an estimate for single samples says of each group: the sum over its members. (H, N, Q) -> (H, M, Q)

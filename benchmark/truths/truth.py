@@ -34,6 +34,7 @@ from benchmark.retraining.train import (
 from benchmark.tasks.definition import AnyTask, Task, build, flipped
 from benchmark.truths.counterfactuals import Design, design, each_sample
 from benchmark.truths.effects import GroundTruth, Noise
+from benchmark.truths.layout import adopted
 from benchmark.truths.limits import (
     EACH,
     NOISE_SAMPLES,
@@ -132,10 +133,13 @@ def begun(task: AnyTask, seed: int, cache: Path, device: str, means: Means, *, s
 
 
 def reference(task: AnyTask, seed: int, cache: Path, device: str, means: Means = FREE) -> Trajectory:
-    """The reference run of a task and seed. Raises Diverged, and LoobenchError where retraining will not fit the memory."""
+    """The reference run of a task and seed, or the published one that a truth in the cache came with (published.py).
+
+    Raises Diverged, and LoobenchError where retraining will not fit the memory.
+    """
     problem = build(task, seed, cache, device)
     check_memory(problem, means)
-    run = trained(problem, means)
+    run = adopted(problem, path(task.digest(), seed, cache, device), means) or trained(problem, means)
     if not run.states[problem.steps].isfinite().all():  # what is not finite does not become so again
         raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
     return run
@@ -362,6 +366,12 @@ def computing(task: AnyTask, seed: int, cache: Path, device: str, *, wait: bool 
     return claimed(cache / "locks" / f"{at.stem}.lock", f"the truth of {task.name}, seed {seed}, in this cache", wait=wait)
 
 
+def adopt(task: AnyTask, seed: int, run: Trajectory, truth: GroundTruth, cache: Path, device: str) -> None:
+    """Keep a truth from elsewhere in the cache, as that of a run which `reference` gives from now on."""
+    of = _of(Reference(run, run.digest()), design(task, run, seed), FREE)
+    write_sealed(path(task.digest(), seed, cache, device), *_packed(truth, of))
+
+
 def kept(task_digest: str, seed: int, cache: Path, device: str) -> GroundTruth | None:
     """A truth in the cache; None where it is absent or, said aloud, damaged."""
     found = known(at := path(task_digest, seed, cache, device), {}, "truth")
@@ -373,7 +383,7 @@ def _packed(truth: GroundTruth, of: str) -> Sealed:
     tensors = {name: getattr(truth, name) for name in PARTS if getattr(truth, name) is not None}
     facts = {name: getattr(truth, name) for name in ("seconds", "gradients", "machine", "limits")}
     made = {"of": of, "harness": machine.harness(), "noise": asdict(truth.noise) if truth.noise else None}
-    return tensors, {**facts, **made}
+    return tensors, {**facts, **made, **({"origin": truth.origin} if truth.origin else {})}
 
 
 def _unpacked(at: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> GroundTruth:
