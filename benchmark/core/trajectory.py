@@ -60,6 +60,8 @@ class Replay(Record):
         return Replay(problem, beginning(self.kept, steps // self.every + 1), self.every, steps)
 
     def _state(self, t: int) -> Tensor:
+        if t % self.every == 0:  # kept, perhaps by a machine on which the steps before it do not lead to its last bits
+            return self.kept[t // self.every]
         start, states = getattr(self._held, "between", (0, []))  # type: ignore[attr-defined]
         if not start <= t < start + len(states):
             self._held.between = 0, []  # type: ignore[attr-defined]  # the old ones go before the new ones come

@@ -136,8 +136,9 @@ def client() -> Any:
     """The Hub's client, whose progress can be seen."""
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     import huggingface_hub
+    from huggingface_hub import constants, errors  # noqa: F401  # which a lazy package has only then
 
-    huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK
     return huggingface_hub
 
 
