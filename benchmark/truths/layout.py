@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmark.base.errors import DamagedFile, LoobenchError
-from benchmark.base.files import json_digest, read, read_sealed, write, write_sealed
+from benchmark.base.files import json_digest, read, read_sealed, tensor_digest, write, write_sealed
 from benchmark.base.records import Mismatch, decode, encode
 from benchmark.core.problem import Problem
 from benchmark.core.trajectory import Replay, Trajectory
@@ -261,6 +261,8 @@ def read_facts(at: Path, entry: Entry) -> tuple[dict[str, Tensor], Facts]:
         raise DamagedFile(f"{error}; take the data set anew") from error
     if not {"effect", "left_out"} <= tensors.keys():
         raise DamagedFile(f"{entry.key.file} has {', '.join(sorted(tensors))}, expected effect and left_out")
+    if tensor_digest([tensors["effect"]]) != entry.truth or found.noise != entry.noise:
+        raise DamagedFile(f"{entry.key.file} has other effects, or another noise, than {INDEX} says: take the data set anew")
     return tensors, found
 
 

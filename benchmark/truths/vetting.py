@@ -136,11 +136,11 @@ def tolerance(published: GroundTruth) -> Tensor:
     `FLOORS` noise floors, the worst of those stated; in float64 never less than `LEAST`, and that where none is stated.
     """
     stated, curve = layout.worst(published.noise), published.limits.get("noise", [])
-    least = LEAST[published.effect.dtype]
+    least, double = LEAST[published.effect.dtype], published.effect.dtype == torch.float64
     found = []
     for h in range(len(published.effect)):
         floor = max((one for one in (stated, *curve[h : h + 1]) if one is not None), default=0.0)
-        found.append(max(FLOORS * floor, least) if least < 1e-3 or not floor else FLOORS * floor)
+        found.append(max(FLOORS * floor, least) if double or not floor else FLOORS * floor)
     return torch.tensor(found, dtype=torch.float64)
 
 
