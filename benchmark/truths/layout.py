@@ -285,7 +285,7 @@ def read_states(files: Iterable[Path], problem: Problem) -> Checkpoints:
 
 def adopted(problem: Problem, truth: Path, means: Means) -> Trajectory | None:
     """The published run that a truth in the cache came with; None where it was computed here, or, said aloud, is damaged."""
-    folder = truth.with_suffix(".run")
+    folder = truth.with_suffix(".states")
     if not (truth.exists() and folder.is_dir()):
         return None
     try:

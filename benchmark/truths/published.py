@@ -23,7 +23,7 @@ from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.tasks import data, hub
 from benchmark.tasks.definition import AnyTask, build, record_digest
-from benchmark.truths import layout, truth, vetting
+from benchmark.truths import layout, truth, vetting, workers
 from benchmark.truths.counterfactuals import design
 from benchmark.truths.download import fetch
 from benchmark.truths.effects import GroundTruth
@@ -296,11 +296,11 @@ def _keep(task: AnyTask, seed: int, run: Trajectory, found: GroundTruth, shards:
     """Put a truth and its run into the cache; whether it is there now: one that was computed here stays."""
     at = truth.path(task.digest(), seed, cache, device)
     with truth.computing(task, seed, cache, device):
-        before = truth.known(at, {}, "truth")
+        before = workers.known(at, {}, "truth")
         if before and not before[1].get("origin"):
             return False
         at.unlink(missing_ok=True)  # first: a truth is never beside the run of another
-        truth.clear(folder := at.with_suffix(".run"))
+        workers.clear(folder := at.with_suffix(".states"))
         folder.mkdir(parents=True)
         for number, shard in enumerate(shards):
             shutil.copyfile(shard, folder / f"states-{number}.safetensors")
