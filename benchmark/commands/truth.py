@@ -96,11 +96,8 @@ def _answer(options: o.Options, task: Any, device: str, part: Any) -> tuple[Any,
 def _plan(options: o.Options, task: Any, device: str) -> int:
     """Say what the truth takes; nothing is kept."""
     from benchmark.studies import forecast
-    from benchmark.truths import counterfactuals, truth
 
-    means = o.means(options, device)
-    run = truth.reference(task, options.seed, options.cache, device, means)
-    found = forecast.forecast(counterfactuals.design(task, run, options.seed), means)
+    found = forecast.of_task(task, options.seed, options.cache, device, o.means(options, device))
     terminal.table(["what it takes", ""], forecast.lines(found))
     return 0
 

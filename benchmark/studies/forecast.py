@@ -2,19 +2,24 @@
 
 from dataclasses import dataclass
 from math import ceil, prod
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from benchmark.core.problem import Problem
+from benchmark.core.trajectory import Trajectory
 from benchmark.retraining import chunks, engine
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.dense import Gram
 from benchmark.retraining.engine import gram_pays
 from benchmark.retraining.train import departures
 from benchmark.studies import speed
-from benchmark.truths.counterfactuals import Design
+from benchmark.tasks.definition import AnyTask, build
+from benchmark.tasks.questions import FurtherTraining
+from benchmark.truths import truth
+from benchmark.truths.counterfactuals import Design, design
 
 TRIED = 5  # steps
 WORKERS = (1, 2, 8, 64)  # for which it is said how long it takes
@@ -41,6 +46,17 @@ class Forecast:
     def on(self, rate: float, workers: int = 1) -> float:
         """Seconds on so many machines of another kind, each of which does `rate` operations a second in such steps."""
         return self.flops / rate * ceil(self.chunks / workers) / self.chunks
+
+
+def of_task(task: AnyTask, seed: int, cache: Path, device: str, means: Means) -> Forecast:
+    """The work of the truth of a task and seed. The reference run is trained only where the question needs its end."""
+    if isinstance(task.truth, FurtherTraining):
+        run = truth.reference(task, seed, cache, device, means)
+    else:
+        problem = build(task, seed, cache, device)
+        truth.check_memory(problem, means)
+        run = Trajectory(problem, problem.start()[None])
+    return forecast(design(task, run, seed), means)
 
 
 def forecast(asked: Design, means: Means) -> Forecast:
