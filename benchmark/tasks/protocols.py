@@ -252,6 +252,14 @@ def scale_small_tasks() -> Iterator[Task]:
         yield replace(twin, name=name, suite="scale-small", **SMALLER[twin.name.removeprefix("scale-")])
 
 
+def growth_tasks() -> Iterator[Task]:
+    """The same network on 200 to 60,000 digits, without kinks and with them, 50 of them left out, two epochs."""
+    for model, fit in (("mlp-128-softplus", "mlp"), ("mlp-128", "mlp-relu")):
+        for size in (200, 1000, 5000, 20_000, 60_000):
+            how, more = (model, Sgd(0.05), 0.001), {"scaling": "pixels", "dtype": "float64"}
+            yield _sampled(f"growth-mnist-{fit}-{size}", ("mnist", "all"), (size, 20, 0), how, (50, 2, (2,)), 50, **more)
+
+
 FEW: dict[str, Any] = {"query": 20}
 SMALLER: dict[str, dict[str, Any]] = {
     "mnist-logistic": FEW | {"leave_out": 50, "horizons": (1, 5)},

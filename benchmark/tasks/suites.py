@@ -79,6 +79,12 @@ HOMES = {
             tuple(protocols.scale_small_tasks()),
             3,
         ),
+        Suite(
+            "growth",
+            "one network on 200 to 60,000 digits, without kinks and with them: from which size an estimator pays",
+            tuple(protocols.growth_tasks()),
+            3,
+        ),
     )
 }
 TASKS = {task.name: task for suite in HOMES.values() for task in suite.tasks}
