@@ -26,7 +26,7 @@ ORDER = (  # a module imports only from those before it, in its own package and 
     "truths: effects counterfactuals limits cleansing deletion uses layout workers truth vetting export download published",
     "sandbox: kernel transport warmup answers process session client server",
     "running: evaluate charging scoring cell plan run tracking logged sender slurm cluster",
-    "publishing: legends tables report cite manifest drawing labels plots overviews figures details page audit own guide",
+    "publishing: legends tables report cite manifest drawing labels plots overviews sizes figures details page audit own guide",
     "studies: published judging extras reproduce comparison plain speed forecast tune costs doctor device card",
     "submissions: scaffold bundle submission proposal suspicions verdicts check check_task subjects inquiry judgement verify",
     "api",

@@ -22,10 +22,12 @@ from benchmark.scores import ties
 from benchmark.scores.board import board
 from benchmark.scores.cells import curve, pairs
 from benchmark.scores.rows import Board
+from benchmark.tasks.definition import Task
 from benchmark.tasks.suites import SUITES
 
 QUICK = {task.name: task for task in SUITES["quick"].tasks}
 TASK = "quick-digits-mlp-sgd"
+GROWTH = {task.name: task for task in SUITES["growth"].tasks}
 QUALITIES = {
     "sgd-ie": (0.9, 2.0),
     "sgd-ie-exact": (0.89, 2.1),
@@ -60,14 +62,22 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
+def place_of(kind: str) -> tuple[tuple[str | None, str | None], dict[str, Task]]:
+    """A suite or task that a kind can be drawn of, and the tasks to have results of."""
+    if kind == "growth":
+        return ("growth", None), GROWTH
+    return ((None, TASK) if kind in ("horizons", "pairs") else ("quick", None)), QUICK
+
+
 @pytest.mark.parametrize("kind", figures.KINDS)
 def test_each_kind_gives_small_files_of_each_format_whose_bytes_repeat(kind: str, tmp_path: Path) -> None:
-    place = (None, TASK) if kind in ("horizons", "pairs") else ("quick", None)
+    place, tasks = place_of(kind)
+    of = board(*synthetic.everything(tasks, QUALITIES, 3))
     for folder in ("one", "two"):
-        [(name, figure)] = figures.figures(known(), *place, [kind])
+        [(name, figure)] = figures.figures(of, *place, [kind])
         paths = figures.save(figure, tmp_path / folder, name, ("svg", "pdf", "png"))
 
-    assert name == f"{TASK if place[1] else 'quick'}-{kind}"
+    assert name == f"{place[1] or place[0]}-{kind}"
     assert [path.read_bytes()[:5] for path in paths] == [b"<?xml", b"%PDF-", b"\x89PNG\r"]
     assert all(1000 < path.stat().st_size < 300_000 for path in paths)
     assert all(path.read_bytes() == (tmp_path / "one" / path.name).read_bytes() for path in paths)
@@ -232,12 +242,25 @@ def perfect(cell: synthetic.Cell) -> synthetic.Cell:
     return replace(cell, by_query=[1.0] * len(cell.by_query), scores={name: [1.0] * len(v) for name, v in cell.scores.items()})
 
 
-def test_what_is_not_verified_is_in_no_figure() -> None:
-    made, limits = synthetic.everything(QUICK, {"sgd-ie": (0.9, 0.5), "loss": (0.2, 0.1), "theirs": (0.95, 0.1)}, 3)
-    sent = [claimed(one) if one.estimator.name == "theirs" else one for one in made]
+def test_growth_shows_score_and_cost_of_each_method_against_the_number_of_samples() -> None:
+    of = board(*synthetic.everything(GROWTH, QUALITIES, 2))
+    [(_, figure)] = figures.figures(of, "growth", None, ["growth"])
+    rows = {(table.name, row.name): row for table in of.suites[0].tasks for row in table.estimators}
+    smooth, rough = ({line.get_label(): line.get_xydata().tolist() for line in figure.axes[at].lines} for at in (1, 3))
 
+    for family, shown in (("growth-mnist-mlp", smooth), ("growth-mnist-mlp-relu", rough)):
+        for name in QUALITIES:
+            sizes = (200, 1000, 5000, 20_000, 60_000)
+            assert shown[name] == [[size, rows[f"{family}-{size}", name].means["cost"]] for size in sizes]
+    left = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    assert [200.0, rows["growth-mnist-mlp-200", "trak"].score.mean] in [points[0] for points in left]
+
+
+def test_what_is_not_verified_is_in_no_figure() -> None:
     for kind in figures.KINDS:
-        place = (None, TASK) if kind in ("horizons", "pairs") else ("quick", None)
+        place, tasks = place_of(kind)
+        made, limits = synthetic.everything(tasks, {"sgd-ie": (0.9, 0.5), "loss": (0.2, 0.1), "theirs": (0.95, 0.1)}, 3)
+        sent = [claimed(one) if one.estimator.name == "theirs" else one for one in made]
         [(_, trusted)] = figures.figures(board(made, limits), *place, [kind])
         [(_, figure)] = figures.figures(board(sent, limits), *place, [kind])
         assert "theirs" in said(trusted), kind
@@ -251,10 +274,9 @@ def said(figure: Figure) -> str:
 
 def test_names_with_markup_are_drawn_as_they_are(tmp_path: Path) -> None:
     names = {"$x_1$": (0.9, 1.0), "<b>&": (0.5, 0.5), "**a**\\frac": (0.4, 0.1)}
-    known = board(*synthetic.everything(QUICK, names, 2))
-
-    for kind, task in {"cost": None, "ranks": None, "heatmap": None, "horizons": TASK, "pairs": TASK}.items():
-        figure = one(kind, task=task, of=known)
+    for kind in figures.KINDS:
+        place, tasks = place_of(kind)
+        [(_, figure)] = figures.figures(board(*synthetic.everything(tasks, names, 2)), *place, [kind])
         figures.save(figure, tmp_path, kind)
         assert not any(text.get_parse_math() for text in figure.findobj(Text) if "$x_1$" in text.get_text())
         assert len(re.findall(r"<!-- .*\$x_1\$", (tmp_path / f"{kind}.svg").read_text())) == 1
@@ -293,6 +315,7 @@ def test_what_a_board_lacks_is_left_out_of_all_kinds_and_an_error_where_its_kind
         "pairs": "no pairs",
         "ranks": "two complete rows",
         "heatmap": "one task",
+        "growth": "no tasks that differ in the number of samples",
     }.items():
         with pytest.raises(LoobenchError, match=reason):
             figures.figures(known, None, None, [kind])
@@ -302,4 +325,4 @@ def test_without_a_name_a_suite_gives_its_own_figures_and_those_of_its_tasks() -
     found = figures.places(known(), "quick", None)
     names = {kind: len(figures.drawn(known(), figures.KINDS[kind], *found, named=False)) for kind in figures.KINDS}
 
-    assert names == {"cost": 1, "horizons": 6, "pairs": 6, "heatmap": 1, "ranks": 1}
+    assert names == {"cost": 1, "horizons": 6, "pairs": 6, "heatmap": 1, "growth": 0, "ranks": 1}

@@ -11,7 +11,9 @@ from benchmark.commands import options as o
     o.option("--suite", metavar="SUITE", help="Of this suite and its tasks.  [default: of all suites]"),
     o.option("--task", metavar="TASK", help="Of this task."),
     o.repeated(
-        "--kind", metavar="KIND", help="cost, horizons, pairs, heatmap or ranks; may be repeated.  [default: all there are]"
+        "--kind",
+        metavar="KIND",
+        help="cost, horizons, pairs, heatmap, growth, ranks; may be repeated.  [default: all there are]",
     ),
     o.repeated("--format", metavar="FORMAT", help="svg, pdf or png; may be repeated.  [default: svg]"),
     o.option("--out", type=Path, default=MINE / "figures", metavar="DIR", help="Folder."),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 from benchmark.publishing.drawing import settle, styled
 from benchmark.publishing.overviews import diagram, heatmap, lacks_heatmap, lacks_ranks
 from benchmark.publishing.plots import cost, horizons, lacks_cost, lacks_horizons, lacks_pairs, scatter
+from benchmark.publishing.sizes import growth, lacks_growth
 
 FORMATS = {  # what would tell one day or version from another is left out
     "svg": {"Date": None, "Creator": None},
@@ -132,5 +133,6 @@ KINDS = {
     "horizons": Kind(horizons, lacks_horizons, suites=False, tasks=True),
     "pairs": Kind(scatter, lacks_pairs, suites=False, tasks=True),
     "heatmap": Kind(heatmap, lacks_heatmap, suites=True, tasks=False),
+    "growth": Kind(growth, lacks_growth, suites=True, tasks=False),
     "ranks": Kind(diagram, lacks_ranks, suites=True, tasks=False),
 }
