@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import here
 from nets import NETS, module, net_problem
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
@@ -199,3 +199,14 @@ def test_a_library_s_dvemb_on_a_module_is_ours(name: str, net: str) -> None:
     found, ours = CALLED[name](run), CALLED["dvemb"](run)
 
     assert float((found - ours).abs().max()) <= 1e-10 * float(ours.abs().max())
+
+
+def test_representer_points_of_a_loss_of_ones_own_are_those_of_the_same_loss_by_name() -> None:
+    named = net_problem("encoder", epochs=1)
+    written = Module(named.model.net, nn.CrossEntropyLoss(reduction="none"), one=named.model.one)
+    answers = [
+        estimate(CALLED["representer"], train(replace(named, model=model, horizons=(named.steps,)))).effect
+        for model in (named.model, written)
+    ]
+
+    assert torch.allclose(*answers, rtol=1e-6, atol=1e-9 * float(answers[0].abs().max()))

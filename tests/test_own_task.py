@@ -222,6 +222,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"model": nn.Linear(5, 1), "loss": nn.MSELoss(), "train": (X[:20], X[:20, 0]), "query": (X[20:], X[20:, 0])},
         'give targets of shape (N, 1), or say "squared-error"',
     ),
+    "targets in a column": (
+        {"model": nn.Linear(5, 1), "loss": "squared-error", "train": (X[:20], X[:20, :1]), "query": (X[20:], X[20:, :1])},
+        "takes targets (N,), got (N, 1): squeeze them",
+    ),
     "inputs of another width": (
         {"train": (X[:20, :4], Y[:20]), "query": (X[20:, :4], Y[20:])},
         "cannot be called on inputs (4, 4)",

@@ -89,6 +89,8 @@ def _changes(net: nn.Module, inputs: Tensor) -> bool:
 
 def _losses(found: Module, outputs: Tensor, some: Samples) -> Tensor:
     named = name_of(found.loss)
+    if isinstance(found.loss, str) and found.loss != "token-cross-entropy" and some.targets.shape == (len(some), 1):
+        raise LoobenchError(f"{named} takes targets (N,), got (N, 1): squeeze them, as targets[:, 0]")
     try:
         losses = LOSSES[found.loss](outputs, some.targets)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:

@@ -57,7 +57,8 @@ def tangents(model: Model, theta: Tensor, inputs: Tensor, targets: Tensor, weigh
     `gradient(weights)`, the weighted gradients as parts; `add(out, shift, weights, sources, alpha)`, which adds to `out`
     ``alpha sum_b (w_rb H_b d_r + s_rb g_b)`` for weights and sources (R, B).
     """
-    return (DenseTangents if model.dense else MappedTangents)(model, theta, inputs, targets, weight_decay)
+    written = model.dense and model.loss in LOSS_CURVATURES  # a loss of one's own has none
+    return (DenseTangents if written else MappedTangents)(model, theta, inputs, targets, weight_decay)
 
 
 def decay(out: Parts, shift: Parts, theta: Parts, kept: Tensor, removed: Tensor | None) -> None:
