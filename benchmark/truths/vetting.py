@@ -3,7 +3,7 @@
 And what it would have taken here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,6 +31,7 @@ LEAST = {torch.float64: 1e-6, torch.float32: 1e-2}  # of the spread, where no no
 STATES = {torch.float64: 1e-9, torch.float32: 1e-6}  # of its norm that a replayed state may be off, of other last bits
 ROUNDED = ("train.inputs", "query.inputs", "test.inputs", "initial")  # parts of a problem whose last bits a machine decides
 DECAY = 1e-6  # relative, of a weight decay that is fitted to the data
+ORDERS = 4  # in which an effect is trained before it is refused
 STEPS = 30  # of training on which it is measured what many runs side by side gain
 ZERO = 1e-300  # in place of a norm or spread of 0
 NOTHING = "nothing was kept"
@@ -181,8 +182,9 @@ def check_spots(
 ) -> Spots:
     """Really train again without `spots` of the samples or groups, which the `nonce` decides, and compare the effects.
 
-    Raises LoobenchError where one is off by more than `tolerance` allows. Such a one is trained once more with batches summed
-    in reverse before it is refused: what that moves it by is noise too, and nobody's word.
+    Raises LoobenchError where one is off by more than `tolerance` allows, and the rounding of the query loss itself. Such a one
+    is trained again in `ORDERS` other orders within each batch before it is refused: what that moves it by is noise too, and
+    nobody's word.
     """
     some = torch.from_numpy(stream("spot", nonce).permutation(len(asked.keep) - 1)[:spots]).sort().values
     part = _part(asked, some)
@@ -190,14 +192,13 @@ def check_spots(
         again = truth.ground_truth(run, means, asked=part, progress=shown.update)
     found, claimed = _values(again).double(), _values(published)[:, :, some].double()
     spread = published.effect.double().std(1)[:, None]  # (H, 1, Q)
-    off, allowed = (found - claimed).abs(), tolerance(published)[:, None, None] * spread
-    allowed = torch.where(spread > 0, allowed, 100 * torch.finfo(published.effect.dtype).eps).expand_as(off)
+    off, allowed = (found - claimed).abs(), tolerance(published)[:, None, None] * spread + rounding(run)
     if bool((off > allowed).any()):
-        moved = (found - _values(_reversed(asked, some, run, means)).double()).abs()
-        allowed = torch.maximum(allowed, FLOORS * moved)
+        moved = [(found - _values(one).double()).abs() for one in _reordered(asked, some, run, means, nonce)]
+        allowed = torch.maximum(allowed, FLOORS * torch.stack(moved).amax(0))
     if bool((off > allowed).any()):
         worst = (off - allowed).argmax()
-        values = (float(one.flatten()[worst]) for one in (claimed, found, allowed))
+        values = (float(one.expand_as(off).flatten()[worst]) for one in (claimed, found, allowed))
         raise _failed(run.problem, asked, some, torch.unravel_index(worst, off.shape), *values)
     share = torch.where(spread > 0, off / spread.clamp(min=ZERO), 0)
     return Spots(some, len(asked.keep) - 1, nonce, again.seconds, float(share.max()), float(tolerance(published).max()))
@@ -226,11 +227,20 @@ def _values(one: GroundTruth) -> Tensor:
     return one.effect[None] if one.repeats is None else one.repeats
 
 
-def _reversed(asked: Design, some: Tensor, run: Trajectory, means: Means) -> GroundTruth:
-    """Some effects, with the samples of each batch in reverse."""
-    turned = tuple(replace(one, batches=one.batches.flip(1)) for one in asked.problems)
-    whole = trained(turned[0], means) if asked.problems[0] is run.problem else run
-    return truth.ground_truth(whole, means, asked=_part(replace(asked, problems=turned), some))
+def rounding(run: Trajectory) -> Tensor:
+    """What the difference of two query losses is rounded by, at most: ``2 eps |loss|``, the largest at a horizon. (Q,)"""
+    problem = run.problem
+    losses = torch.stack([problem.query_losses(run.params(horizon)) for horizon in problem.horizons])
+    return 2 * torch.finfo(losses.dtype).eps * losses.detach().abs().amax(0).double().cpu()
+
+
+def _reordered(asked: Design, some: Tensor, run: Trajectory, means: Means, nonce: int) -> Iterator[GroundTruth]:
+    """Some effects, with the samples of each batch in other orders: sums are then rounded in another way."""
+    for number in range(ORDERS):
+        places = stream(f"spot/order/{number}", nonce).permutation(run.problem.batches.shape[1])
+        turned = tuple(replace(one, batches=one.batches[:, torch.from_numpy(places)]) for one in asked.problems)
+        whole = trained(turned[0], means) if asked.problems[0] is run.problem else run
+        yield truth.ground_truth(whole, means, asked=_part(replace(asked, problems=turned), some))
 
 
 # ---- the time --------------------------------------------------------------------------------------------------------
