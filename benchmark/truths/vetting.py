@@ -192,7 +192,7 @@ def check_spots(
         again = truth.ground_truth(run, means, asked=part, progress=shown.update)
     found, claimed = _values(again).double(), _values(published)[:, :, some].double()
     spread = published.effect.double().std(1)[:, None]  # (H, 1, Q)
-    off, allowed = (found - claimed).abs(), tolerance(published)[:, None, None] * spread + rounding(run)
+    off, allowed = (found - claimed).abs(), torch.maximum(tolerance(published)[:, None, None] * spread, rounding(run))
     if bool((off > allowed).any()):
         moved = [(found - _values(one).double()).abs() for one in _reordered(asked, some, run, means, nonce)]
         allowed = torch.maximum(allowed, FLOORS * torch.stack(moved).amax(0))
@@ -228,10 +228,19 @@ def _values(one: GroundTruth) -> Tensor:
 
 
 def rounding(run: Trajectory) -> Tensor:
-    """What the difference of two query losses is rounded by, at most: ``2 eps |loss|``, the largest at a horizon. (Q,)"""
-    problem = run.problem
-    losses = torch.stack([problem.query_losses(run.params(horizon)) for horizon in problem.horizons])
-    return 2 * torch.finfo(losses.dtype).eps * losses.detach().abs().amax(0).double().cpu()
+    """What the difference of two query losses is rounded by, ``2 eps max(|loss|, |outputs|)``, at its largest horizon. (Q,)
+
+    A loss is a difference of outputs, whose last bits it has. In a mean over n they even out: the root of the sum
+    of squares, over n.
+    """
+    problem, found = run.problem, []
+    for theta in map(run.params, problem.horizons):
+        outputs = problem.model.outputs(theta, problem.query.inputs).detach().flatten(1).abs().amax(1)
+        outputs = outputs.double()
+        if problem.query_kind == "mean":
+            outputs = outputs.norm(dim=0, keepdim=True) / len(outputs)
+        found.append(torch.maximum(outputs, problem.query_losses(theta).detach().abs().double()))
+    return 2 * torch.finfo(run.final.dtype).eps * torch.stack(found).amax(0).cpu()
 
 
 def _reordered(asked: Design, some: Tensor, run: Trajectory, means: Means, nonce: int) -> Iterator[GroundTruth]:
