@@ -187,10 +187,6 @@ def take(
     where, nonce = place(named, taken=True), secrets.randbits(64) if nonce is None else nonce
     if spots < 1:
         raise LoobenchError(f"--spot takes 1 or more samples to train without, got {spots}: effects are not taken unseen")
-
-    def shown(visits: int) -> Bar:
-        return bar(visits, f"spot check {task.name} seed {seed}", "visit")
-
     problem = build(task, seed, cache, device)
     truth.check_memory(problem, means)
     with _at_hand(where, task, seed, device, cache) as files:
@@ -203,13 +199,17 @@ def take(
         asked = design(task, run, seed)
         vetting.check_effects(found, tensors["left_out"], run, asked)
         vetting.check_noise(found, files.origin)
-        seen = vetting.check_spots(found, run, asked, means, shown, spots=spots, nonce=nonce)
+        seen = vetting.check_spots(found, run, asked, means, _shown(bar, task, seed), spots=spots, nonce=nonce)
         found = vetting.timed(found, seen, asked, run, device)
         stored = _keep(task, seed, run, found, files.shards, cache, device)
     bits = "bit for bit" if exactly else f"within {off:.1e} of their norm"
     whole = f"checked: {len(files.entry.files)} files, the problem, and {len(states.steps)} states replayed {bits}"
     note = [] if stored else ["the cache has this truth computed here: that one stays in use"]
     return Taken(run, found, [whole, f"checked: {seen}", *note])
+
+
+def _shown(bar: MakeBar, task: AnyTask, seed: int) -> Callable[[int], Bar]:
+    return lambda visits: bar(visits, f"spot check {task.name} seed {seed}", "visit")
 
 
 def _truth(tensors: dict[str, Tensor], facts: Facts, origin: str) -> GroundTruth:
