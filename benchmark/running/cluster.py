@@ -1,9 +1,11 @@
 """The chunks and figures of one truth over a Ray cluster: sent as bytes and come back so, for there may be no shared disk."""
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import benchmark
@@ -22,8 +24,9 @@ from benchmark.truths.counterfactuals import Design, design
 from benchmark.truths.truth import MakeBar
 from benchmark.truths.workers import Reference
 
-PATIENCE = 5.0  # seconds that an address has to answer
+PATIENCE = 4.0  # seconds that an address has to answer, and that Ray then has to connect: after 5 it begins to complain
 RETRIES = 10  # of a piece whose node died
+PREFACE, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # how HTTP/2 begins (RFC 9113)
 Here = tuple[str, str]  # protocol and version of loobench
 
 
@@ -66,27 +69,54 @@ def connected(address: str, device: str) -> Iterator[Cluster]:
     """The cluster at ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``. Raises LoobenchError where none answers, or no Ray is."""
     _answers(address)
     ray = _ray()
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    except Exception as error:  # Ray raises whatever kind
-        raise _silent(address, f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    _connect(ray, address)
     try:
         yield Cluster(ray, device)
     finally:
         ray.shutdown()
 
 
+def _connect(ray: Any, address: str) -> None:
+    """Connect Ray, in a thread of its own: it may wait for minutes, which nothing ends."""
+    failed: list[str] = [f"nobody within {PATIENCE:g} seconds"]
+
+    def connect() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+            failed.clear()
+        except Exception as error:  # Ray raises whatever kind
+            failed[0] = f"{type(error).__name__}: {error}".splitlines()[0]
+
+    thread = Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    if failed:
+        raise _silent(address, failed[0])
+
+
 def _answers(address: str) -> None:
-    """Knock at an address: Ray itself waits for minutes where nobody is."""
+    """Knock at an address: Ray itself waits for minutes where nobody answers, or something else does."""
     if address == "auto":
-        return
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    if address == "auto":
+        return  # it looks on this machine, at once
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise LoobenchError(f"--ray takes auto, HOST:PORT or ray://HOST:PORT, got {address!r:.80}")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        answer = _greeted(host.strip("[]"), int(port))
     except OSError as error:
         raise _silent(address, error.strerror or str(error)) from error
+    if answer != SETTINGS[3:4] and os.environ.get("RAY_USE_TLS", "0") != "1":
+        raise _silent(address, "what is there speaks another language than Ray's")
+
+
+def _greeted(host: str, port: int) -> bytes:
+    """The kind of the first frame that comes back when HTTP/2, which Ray's servers speak, is begun."""
+    with socket.create_connection((host, port), timeout=PATIENCE) as line:
+        line.settimeout(PATIENCE)
+        line.sendall(PREFACE + SETTINGS)
+        return line.recv(9)[3:4]
 
 
 def _silent(address: str, why: str) -> LoobenchError:
@@ -133,6 +163,7 @@ def _chunks(
     starts = departures(problem, asked.keep)
     parts = together(starts, truth.planned(problem, means, len(asked.keep)).runs)
     missing = [rows for rows in parts if files.find(rows) is None]
+    progress(trained_visits(problem, 0, len(asked.keep) - sum(map(len, missing))))
     content = transport.encode(workers.checkpoints(run))
     held, name = cluster.held(content), digest(content)
     masks = (pack({"keep": asked.keep[rows.to(asked.keep.device)]}, {}) for rows in missing)
