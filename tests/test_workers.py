@@ -4,12 +4,17 @@ import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,12 +27,15 @@ from benchmark.base.files import read_tensors, write_sealed
 from benchmark.core.trajectory import Replay, Trajectory
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means
-from benchmark.retraining.train import train
+from benchmark.retraining.train import Loop, train
+from benchmark.running import cluster
 from benchmark.tasks import definition, suites
+from benchmark.tasks.questions import Subsets
 from benchmark.truths import truth, workers
 from benchmark.truths.counterfactuals import design
 from benchmark.truths.workers import Part, Reference, part
 
+ROOT = Path(__file__).resolve().parents[1]
 TASK = "quick-breast-cancer-mlp-sgd"
 Told = pytest.CaptureFixture[str]
 NURSERY = """
@@ -591,4 +599,295 @@ def test_a_full_shared_disk_stops_a_worker_with_a_line_and_what_was_done_is_not_
         assert main(command(tmp_path, "1/2")) == 0
 
     assert before.items() <= files_of(tmp_path).items()
+    assert same(kept(tmp_path), expected)
+
+
+# ---- SLURM -----------------------------------------------------------------------------------------------------------
+class Submitit:
+    """A stand-in for submitit, which notes what it is asked."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.commands, self.settings = error, list[list[str]](), dict[str, Any]()
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = ModuleType("submitit")
+        module.AutoExecutor = self  # type: ignore[attr-defined]
+        helpers = ModuleType("submitit.helpers")
+        helpers.CommandFunction = list  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "submitit", module)
+        monkeypatch.setitem(sys.modules, "submitit.helpers", helpers)
+
+    def __call__(self, folder: Path, cluster: str) -> "Submitit":
+        self.settings |= {"folder": folder, "cluster": cluster}
+        return self
+
+    def update_parameters(self, **settings: Any) -> None:
+        self.settings |= settings
+
+    def batch(self) -> Any:
+        return nullcontext()
+
+    def submit(self, command: list[str]) -> Any:
+        if self.error:
+            raise self.error
+        self.commands.append(command)
+        return SimpleNamespace(job_id=f"77_{len(self.commands) - 1}")
+
+
+SLURM = ["truth", TASK, "--seed", "1", "--cache", "cache", "--memory", "2G", "--threads", "1", "--slurm", "3"]
+
+
+def test_an_array_has_a_job_for_each_part_with_the_options_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    found, cache = Submitit(), Path("cache").absolute()
+    found.install(monkeypatch)
+    assert main([*SLURM, "--slurm-set", "slurm_partition=gpu", "--slurm-set", "timeout_min=30"]) == 0
+
+    assert [one[-2:] for one in found.commands] == [["--part", f"{number}/3"] for number in (1, 2, 3)]
+    seen: list[Any] = []
+    monkeypatch.setattr(truth, "answer", lambda *asked: seen.append(asked) or (_ for _ in ()).throw(LoobenchError("enough")))
+    for one in found.commands:
+        assert one[:3] == [sys.executable, "-m", "benchmark"]
+        assert main(one[3:]) == 2
+    assert [(one[0].name, *one[1:4], one[-2], one[-1]) for one in seen] == [
+        (TASK, 1, cache, "cpu", Means(2 << 30, 1), Part(number, 3)) for number in (1, 2, 3)
+    ]
+    assert found.settings == {
+        "folder": cache / "slurm",
+        "cluster": "slurm",
+        "name": "loobench",
+        "timeout_min": 30,
+        "slurm_partition": "gpu",
+    }
+    assert "submitted 3 workers: 77_0 to 77_2" in capsys.readouterr().out
+
+
+def test_what_submitit_cannot_do_and_that_it_is_not_there_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    Submitit(RuntimeError("no partition\nat all")).install(monkeypatch)
+    assert main(SLURM) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "error: submitit cannot submit to slurm here: RuntimeError: no partition; mend --slurm-set, or see docs/workers.md\n"
+    )
+
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert main(SLURM) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --slurm needs submitit, which is not installed here: pip install 'loobench[slurm]'")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("submitit"), reason="needs submitit: pip install 'loobench[slurm]'")
+def test_submitit_itself_starts_the_workers_of_a_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = alone(tmp_path / "alone")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    asked = ["--threads", "1", "--slurm", "2", "--slurm-set", "cluster=local", "--slurm-set", "timeout_min=5"]
+    assert main(["truth", TASK, "--cache", str(tmp_path / "cache"), *asked]) == 0
+    while len(list(tmp_path.glob("cache/slurm/*_result.*"))) < 2:
+        time.sleep(0.2)
+
+    assert same(kept(tmp_path / "cache"), expected)
+
+
+# ---- Ray -------------------------------------------------------------------------------------------------------------
+class RayError(Exception):
+    """What Ray raises."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """A piece of work that was sent, and already done."""
+
+    value: Any
+
+
+class InlineRay:
+    """A stand-in for Ray: work is done here as soon as it is sent; the last that was sent is done first."""
+
+    def __init__(self, fail: Exception | None = None) -> None:
+        self.exceptions, self.fail, self.calls, self.settings = SimpleNamespace(RayError=RayError), fail, 0, dict[str, Any]()
+
+    def put(self, content: bytes) -> bytes:
+        return content
+
+    def get(self, answer: Any) -> Any:
+        if not isinstance(answer, Sent):
+            return answer
+        if self.fail:
+            error = RayError("a task failed")
+            error.cause = self.fail  # type: ignore[attr-defined]
+            raise error
+        return answer.value
+
+    def remote(self, function: Callable[..., Any]) -> Any:
+        def sent(*asked: Any) -> Sent:
+            self.calls += 1
+            return Sent(function(*asked))
+
+        def options(**settings: Any) -> Any:
+            self.settings = settings
+            return SimpleNamespace(remote=sent)
+
+        return SimpleNamespace(options=options)
+
+    def wait(self, waiting: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        assert num_returns == 1
+        return waiting[-1:], waiting[:-1]
+
+
+def inline(monkeypatch: pytest.MonkeyPatch, fail: Exception | None = None) -> tuple[InlineRay, cluster.Cluster]:
+    found = InlineRay(fail)
+    monkeypatch.setattr(cluster, "_ray", lambda: found)
+    return found, cluster.Cluster(found, "cpu")
+
+
+@pytest.mark.usefixtures("four_at_once")
+@pytest.mark.parametrize("few", [0, 1 << 30], ids=["checkpoints", "all states"])
+def test_a_truth_whose_pieces_were_sent_as_bytes_is_that_of_one_process(
+    few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(tmp_path / "alone")
+    monkeypatch.setattr(workers, "FEW", few)
+    found, nodes = inline(monkeypatch)
+    with machine.one_thread():
+        cluster.train(nodes, suites.task(TASK), 0, tmp_path, Silent)
+        assert found.calls == 26 + 5
+        cluster.train(nodes, suites.task(TASK), 0, tmp_path, Silent)
+        assert found.calls == 26 + 5  # all were there
+        trained, usual = [], Loop._trained
+
+        def noted(loop: Loop, *asked: Any) -> torch.Tensor:
+            trained.append(len(loop.batches))
+            return usual(loop, *asked)
+
+        monkeypatch.setattr(Loop, "_trained", noted)
+        truth.answer(suites.task(TASK), 0, tmp_path, "cpu", Silent)
+
+    assert trained == [1]  # the step of the warm-up
+    assert same(kept(tmp_path), expected)
+    assert found.settings == {"num_cpus": 1, "max_retries": cluster.RETRIES}
+
+
+def test_a_truth_of_subsets_from_several_starts_goes_over_a_cluster_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(suites.task(TASK), truth=Subsets(0.5, count=6, repeats=2))
+    with machine.one_thread():
+        cluster.train(inline(monkeypatch)[1], task, 0, tmp_path, Silent)
+        (_, there), (_, here) = (truth.answer(task, 0, cache, "cpu", Silent) for cache in (tmp_path, tmp_path / "alone"))
+
+    assert torch.equal(there.repeats, here.repeats)
+
+
+def test_a_node_with_another_version_and_a_piece_that_fails_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, nodes = inline(monkeypatch)
+    monkeypatch.setattr(cluster, "_here", iter([("1.1", "0.9"), ("1.1", "1.0"), ("1.1", "1.0")]).__next__)
+    with pytest.raises(LoobenchError, match=r"has loobench 1.0 \(protocol 1.1\), this process 0.9 .*: install the same on all"):
+        cluster.train(nodes, suites.task(TASK), 0, tmp_path, Silent)
+
+    monkeypatch.undo()
+    _, nodes = inline(monkeypatch, ValueError("no\nroom"))
+    with pytest.raises(LoobenchError, match="a piece of work failed on the Ray cluster: ValueError: no; what was done is kept"):
+        cluster.train(nodes, suites.task(TASK), 0, tmp_path, Silent)
+
+
+def test_an_address_that_is_none_or_where_nobody_or_another_program_answers_is_an_error_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.create_server(("127.0.0.1", 0)) as closed:
+        free = closed.getsockname()[1]
+        closed.close()
+        for address, said in (
+            ("nonsense", "--ray takes auto, HOST:PORT or ray://HOST:PORT, got 'nonsense'"),
+            ("host:99999", "--ray takes auto"),
+            (f"127.0.0.1:{free}", f"no Ray cluster answers at 127.0.0.1:{free}: Connection refused; start one by"),
+            (f"ray://127.0.0.1:{silent.getsockname()[1]}", "timed out"),
+        ):
+            began = time.monotonic()
+            assert main(["truth", TASK, "--cache", "cache", "--ray", address]) == 2
+            assert time.monotonic() - began < 5
+            told = capsys.readouterr().err
+            assert said in told
+            assert told.count("\n") == 1
+
+
+def test_another_program_than_ray_is_told_by_how_it_greets() -> None:
+    def greet(server: socket.socket, content: bytes) -> None:
+        with server.accept()[0] as line:
+            line.sendall(content)
+
+    def answers(content: bytes) -> bytes:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = threading.Thread(target=greet, args=(server, content))
+            thread.start()
+            found = cluster._greeted("127.0.0.1", server.getsockname()[1])
+            thread.join()
+            return found
+
+    assert answers(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + b"settings") == b"\x04"
+    assert answers(b"HTTP/1.1 400 Bad Request") != b"\x04"
+
+
+def test_where_ray_is_not_installed_that_is_said_and_without_the_option_it_is_not_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert main(["truth", TASK, "--cache", "cache"]) == 0
+    assert main(["truth", TASK, "--cache", "cache", "--ray", "auto"]) == 2
+    assert "error: --ray needs Ray, which is not installed here: pip install 'loobench[ray]'" in capsys.readouterr().err
+
+
+ON_A_CLUSTER = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from benchmark.base import machine
+from benchmark.retraining import chunks
+from benchmark.running import cluster
+from benchmark.tasks import suites
+from benchmark.truths import truth
+from test_workers import Silent
+
+cache, killed_after = Path(sys.argv[1]), int(sys.argv[2])
+task = suites.task(sys.argv[3])
+chunks.at_once = lambda problem, gram: 4
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = nodes.add_node(num_cpus=1)
+folder = truth.path(task.digest(), 0, cache, "cpu").with_suffix(".chunks")
+
+def kill():
+    while len(list(folder.glob("*.safetensors"))) < killed_after:
+        time.sleep(0.01)
+    print("killed", len(list(folder.glob("*.safetensors"))), flush=True)
+    nodes.remove_node(second, allow_graceful=False)
+
+killer = threading.Thread(target=kill)
+killer.start()
+with machine.one_thread(), cluster.connected(nodes.address, "cpu") as found:
+    cluster.train(found, task, 0, cache, Silent)
+killer.join()
+nodes.shutdown()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("ray"), reason="needs Ray: pip install 'loobench[ray]'")
+@pytest.mark.parametrize("after", [4, 16])
+@pytest.mark.usefixtures("four_at_once")
+def test_on_a_ray_cluster_of_two_nodes_one_of_which_is_killed_the_truth_is_the_same(after: int, tmp_path: Path) -> None:
+    expected = alone(tmp_path / "alone")
+    places = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    asked = [sys.executable, "-P", "-c", ON_A_CLUSTER, str(tmp_path), str(after), TASK]
+    done = subprocess.run(asked, env=places, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert after <= int(done.stdout.partition("killed ")[2].split()[0]) < 26
+    assert len(list(folder(tmp_path).glob("*.safetensors"))) == 31
+
+    assert main(["truth", TASK, "--cache", str(tmp_path)]) == 0
     assert same(kept(tmp_path), expected)

@@ -19,11 +19,29 @@ def submitted(command: Sequence[str], workers: int, folder: Path, settings: Iter
     if workers < 1:
         raise LoobenchError(f"--slurm takes a number of workers, 1 or more, got {workers}")
     given = _settings(settings)
-    executor = _executor(folder, str(given.pop("cluster", "slurm")), {"name": "loobench", "timeout_min": LONGEST, **given})
-    from submitit.helpers import CommandFunction
+    cluster = str(given.pop("cluster", "slurm"))
+    try:
+        from submitit import AutoExecutor
+        from submitit.helpers import CommandFunction
+    except ImportError as error:
+        raise LoobenchError(
+            "--slurm needs submitit, which is not installed here: pip install 'loobench[slurm]', or submit an array with "
+            "--part by a script, as docs/workers.md has it"
+        ) from error
+    calls = [CommandFunction([*command, "--part", f"{number}/{workers}"]) for number in range(1, workers + 1)]
+    try:
+        return _submitted(AutoExecutor(folder=folder, cluster=cluster), calls, given)
+    except Exception as error:  # submitit raises whatever kind
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise LoobenchError(
+            f"submitit cannot submit to {cluster} here: {what}; mend --slurm-set, or see docs/workers.md"
+        ) from error
 
+
+def _submitted(executor: Any, calls: Sequence[Any], given: dict[str, Any]) -> list[str]:
+    executor.update_parameters(**{"name": "loobench", "timeout_min": LONGEST, **given})
     with executor.batch():
-        jobs = [executor.submit(CommandFunction([*command, "--part", f"{n}/{workers}"])) for n in range(1, workers + 1)]
+        jobs = [executor.submit(call) for call in calls]
     return [str(job.job_id) for job in jobs]
 
 
@@ -35,22 +53,3 @@ def _settings(settings: Iterable[str]) -> dict[str, Any]:
             raise LoobenchError(f"--slurm-set takes NAME=VALUE, as in slurm_partition=gpu, got {setting!r:.60}")
         found[name] = int(value) if value.isdecimal() else value
     return found
-
-
-def _executor(folder: Path, cluster: str, parameters: dict[str, Any]) -> Any:
-    try:
-        import submitit
-    except ImportError as error:
-        raise LoobenchError(
-            "--slurm needs submitit, which is not installed here: pip install 'loobench[slurm]', or submit an array with "
-            "--part by a script, as docs/workers.md has it"
-        ) from error
-    try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        executor.update_parameters(**parameters)
-    except Exception as error:  # submitit raises whatever kind
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise LoobenchError(
-            f"submitit cannot submit to {cluster} here: {what}; mend --slurm-set, or see docs/workers.md"
-        ) from error
-    return executor
