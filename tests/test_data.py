@@ -325,5 +325,5 @@ def test_an_unknown_data_set_or_subset_is_an_error_with_a_hint(tmp_path: Path) -
         data.load("minst", tmp_path)
     with pytest.raises(LoobenchError, match="unknown subset of mnist '1-8': did you mean 1-7"):
         features("mnist", "1-8", tmp_path)
-    with pytest.raises(LoobenchError, match="unknown subset of sst2 'all': known: words"):
+    with pytest.raises(LoobenchError, match="unknown subset of sst2 'all': known: tokens-32, tokens-64, words"):
         features("sst2", "all", tmp_path)

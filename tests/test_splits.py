@@ -144,8 +144,13 @@ SIZES = {  # rows of the train split and of the other
     ("mnist", "all"): (60_000, 10_000),
     ("mnist", "1-7"): (13_007, 2163),
     ("cifar10", "all"): (50_000, 10_000),
+    ("cifar10", "cat-dog"): (10_000, 2000),
     ("20news", "ibm-mac"): (1168, 777),
+    ("20news", "characters-64"): (0, 0),
+    ("20news", "characters-256"): (0, 0),
     ("sst2", "words"): (20_000, 864),
+    ("sst2", "tokens-32"): (67_349, 872),
+    ("sst2", "tokens-64"): (67_349, 872),
 }
 
 
