@@ -260,25 +260,23 @@ def growth_tasks() -> Iterator[Task]:
             yield _sampled(f"growth-mnist-{fit}-{size}", ("mnist", "all"), (size, 20, 0), how, (50, 2, (2,)), 50, **more)
 
 
-FEW: dict[str, Any] = {"query": 20}
+TEN: dict[str, Any] = {"query": 10, "leave_out": 50}
+FIVE: dict[str, Any] = {"query": 5, "leave_out": 16}  # a sweep back costs as many Hessian products a step as there are queries
 SMALLER: dict[str, dict[str, Any]] = {
-    "mnist-logistic": FEW | {"leave_out": 50, "horizons": (1, 5)},
-    "mnist-mlp": FEW | {"leave_out": 50, "horizons": (1, 5)},
-    "mnist-mlp-relu": FEW | {"leave_out": 50, "epochs": 1, "horizons": (1,)},
-    "mnist-mlp-relu-subsets": FEW | {"train": 5000, "truth": Subsets(0.5, count=50, repeats=2)},
-    "cifar2-resnet9": FEW
-    | {"model": "resnet9-8", "train": 1000, "leave_out": 16, "batch": 32, "epochs": 2, "horizons": (1, 2)},
-    "cifar2-resnet9-relu-subsets": FEW
-    | {"model": "resnet9-8-relu", "train": 500, "batch": 32, "epochs": 2, "horizons": (2,)}
-    | {"truth": Subsets(0.5, count=20, repeats=2)},
-    "cifar10-resnet9": FEW
-    | {"model": "resnet9-8", "train": 2000, "leave_out": 16, "batch": 64, "epochs": 1, "horizons": (1,)}
-    | {"optimizer": Sgd(0.02, momentum=0.9, schedule=OneCycle(32))},
-    "sst2-transformer": FEW | {"train": 1000, "leave_out": 32},
-    "sst2-transformer-wide": FEW
-    | {"model": "encoder-2x64-64", "train": 1000, "leave_out": 16}
-    | {"optimizer": Adam(0.0005, decay=0.01, schedule=WarmUp(8))},
-    "news-char-gpt": FEW
-    | {"model": "writer-2x64-64", "subset": "characters-64", "train": 600, "leave_out": 16, "epochs": 2, "horizons": (1, 2)}
-    | {"optimizer": Adam(0.001, beta2=0.99, decay=0.1, schedule=WarmUp(8))},
+    "mnist-logistic": TEN | {"horizons": (1, 5)},
+    "mnist-mlp": TEN | {"horizons": (1, 5)},
+    "mnist-mlp-relu": TEN | {"epochs": 1, "horizons": (1,)},
+    "mnist-mlp-relu-subsets": {"query": 10, "train": 5000, "truth": Subsets(0.5, count=50, repeats=2)},
+    "cifar2-resnet9": FIVE | {"model": "resnet9-8", "train": 500, "batch": 32, "epochs": 2, "horizons": (1, 2)},
+    "cifar2-resnet9-relu-subsets": {"query": 5, "train": 200, "truth": Subsets(0.5, count=20, repeats=2)}
+    | {"model": "resnet9-8-relu", "batch": 32, "epochs": 2, "horizons": (2,)},
+    "cifar10-resnet9": FIVE
+    | {"model": "resnet9-8", "train": 1000, "batch": 64, "epochs": 1, "horizons": (1,)}
+    | {"optimizer": Sgd(0.02, momentum=0.9, schedule=OneCycle(16))},
+    "sst2-transformer": FIVE | {"train": 1000, "horizons": (1, 3)},
+    "sst2-transformer-wide": FIVE
+    | {"model": "encoder-2x64-64", "train": 500, "optimizer": Adam(0.0005, decay=0.01, schedule=WarmUp(4))},
+    "news-char-gpt": FIVE
+    | {"model": "writer-2x64-64", "subset": "characters-64", "train": 300, "epochs": 2, "horizons": (1, 2)}
+    | {"optimizer": Adam(0.001, beta2=0.99, decay=0.1, schedule=WarmUp(5))},
 }
