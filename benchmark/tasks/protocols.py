@@ -257,7 +257,7 @@ def growth_tasks() -> Iterator[Task]:
     for model, fit in (("mlp-128-softplus", "mlp"), ("mlp-128", "mlp-relu")):
         for size in (200, 1000, 5000, 20_000, 60_000):
             how, more = (model, Sgd(0.05), 0.001), {"scaling": "pixels", "dtype": "float64"}
-            yield _sampled(f"growth-mnist-{fit}-{size}", ("mnist", "all"), (size, 20, 0), how, (50, 2, (2,)), 50, **more)
+            yield _sampled(f"growth-mnist-{fit}-{size}", ("mnist", "all"), (size, 5, 0), how, (50, 2, (2,)), 50, **more)
 
 
 TEN: dict[str, Any] = {"query": 10, "leave_out": 50}
