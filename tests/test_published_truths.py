@@ -656,6 +656,7 @@ def test_a_hub_that_fails_gives_one_line_and_nothing_is_kept(
     assert not [*(tmp_path / "cache/downloads").iterdir()]
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_once_is_asked_again(root: Path, serve: Callable[..., str], loobench: Loobench) -> None:
     done = loobench("truth", NAME, "--from-hub", f"ada/truths@{COMMIT}", HF_ENDPOINT=serve(root, "503", 1))
 
@@ -681,6 +682,7 @@ def test_what_the_hub_lacks_is_said(
     assert message in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_down_is_said(loobench: Loobench) -> None:
     for option in ("ada/truths@main", "--push"):
         done = loobench("truth", NAME, *(("--push", "ada/truths") if option == "--push" else ("--from-hub", option)))

@@ -347,6 +347,7 @@ def trained(name: str, cache: Path) -> Trajectory:
 
 
 MODULES = ["cifar2-resnet9", "sst2-transformer", "news-char-gpt"]
+QUICK = "sst2-transformer"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -389,7 +390,7 @@ def test_initial_parameters_of_a_module_are_what_torch_draws_from_the_stream_of_
     assert torch.equal(given.initial, nn.utils.parameters_to_vector(net.parameters()).detach().double())
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != QUICK)) for name in MODULES])
 def test_an_export_of_a_module_of_a_suite_is_redone_by_a_program_that_does_not_know_us(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
