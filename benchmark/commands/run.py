@@ -29,7 +29,7 @@ WANDB = (
     o.option("--seeds", metavar="N|A-B", help="The first N seeds, or A to B, from 0 to 99.  [default: the suite's]"),
     o.flag("--full", help="The papers' full sizes, of suites that have them; for a GPU."),
     *(o.DEVICE, o.DTYPE, *o.MEANS, o.CACHE, o.WRITTEN, o.PUBLISH, o.REPLACE, o.by("computes, as results say")),
-    *(o.SANDBOX, *o.STRANGERS, *WANDB),
+    *(o.RAY, o.SANDBOX, *o.STRANGERS, *WANDB),
     examples=(
         "loobench run --suite quick",
         "loobench run --suite hara2019 --seeds 2 --estimator sgd-ie --estimator if-cg",
@@ -50,6 +50,8 @@ def command(options: o.Options) -> int:
         _tell_missing()
     old, found = superseded(plan), []
     with tracking.tracker(asked, plan.store.folder, plan.setup.cache) as track:
+        if options.ray:
+            _spread(options.ray, plan, track.bar(terminal.bar))
         for one in execute(plan, track.bar(terminal.bar)):
             found.append(one)
             if isinstance(one, Outcome):
@@ -65,6 +67,15 @@ def command(options: o.Options) -> int:
         fresh = sum(outcome.fresh for outcome in outcomes)
         print(f"\n{fresh} cells computed, {len(outcomes) - fresh} were already there; results in {plan.store.folder}")
     return o.FAILED if failures else 0
+
+
+def _spread(address: str, plan: Any, bar: Any) -> None:
+    """Train the truths of a plan on a Ray cluster; estimators run here, so that their times are of one machine."""
+    from benchmark.base import machine
+    from benchmark.running import cluster
+
+    with machine.one_thread(), cluster.connected(address, plan.setup.device) as found:
+        cluster.train_all(found, plan, bar)
 
 
 def _told_afresh(old: Sequence[Path], cache: Path) -> list[Path]:

@@ -3,20 +3,21 @@
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import benchmark
 from benchmark.base import machine
-from benchmark.base.errors import LoobenchError
+from benchmark.base.errors import Diverged, LoobenchError
 from benchmark.base.files import digest, pack, unpack
 from benchmark.core.problem import map_tensors
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.engine import query_losses
 from benchmark.retraining.train import Clock, departures, retrain, together, trained, trained_visits
+from benchmark.running.plan import Plan
 from benchmark.sandbox import transport
 from benchmark.tasks.definition import AnyTask
 from benchmark.truths import limits, truth, workers
@@ -152,6 +153,16 @@ def train(cluster: Cluster, task: AnyTask, seed: int, cache: Path, bar: MakeBar,
             _chunks(cluster, task, start, asked, at, means, r, shown.update)
     if asked.removed is None:
         _figures(cluster, task, seed, start, asked, at, means)
+
+
+def train_all(cluster: Cluster, plan: Plan, bar: MakeBar) -> None:
+    """Train the truths of a plan's cells that are not done yet; those that diverge are left to the run, which says so."""
+    for work in plan.work():
+        found = [plan.store.find(one.result).cells.get(str(work.seed)) for one in work.asked]
+        if all(cell and not cell.failed for cell in found):
+            continue
+        with suppress(Diverged):
+            train(cluster, work.task, work.seed, plan.setup.cache, bar, plan.setup.means)
 
 
 def _chunks(
