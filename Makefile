@@ -30,7 +30,7 @@ test-slow: $(READY)  ## the tests that are marked slow
 	$(BIN)/python -m pytest --numprocesses auto -m slow
 
 test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
-	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"
+	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker or ray_cluster or submitit"
 
 test-uv: $(BARE)/.ready  ## set up .venv-uv by uv, which compiles no library ahead, then test what uses libraries
 	$(BARE)/bin/python -B -m pytest --numprocesses auto tests/test_estimators.py tests/test_data_baselines.py tests/test_conformance.py \
@@ -77,5 +77,5 @@ $(READY): pyproject.toml constraints.txt
 
 $(PEERS)/.ready: pyproject.toml constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-peers.txt --editable '.[dev,peers]'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-peers.txt --editable '.[dev,peers,ray,slurm]'
 	touch $@
