@@ -14,7 +14,7 @@ PEERS := .venv-peers
 UV ?= uv
 BARE := .venv-uv
 
-.PHONY: help run test test-slow test-peers test-uv mutants lint report publish figures verify-pr gpu clean
+.PHONY: help run test test-slow test-peers test-ray test-uv mutants lint report publish figures verify-pr gpu clean
 
 help:  ## show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1: /' | awk -F': ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -30,7 +30,11 @@ test-slow: $(READY)  ## the tests that are marked slow
 	$(BIN)/python -m pytest --numprocesses auto -m slow
 
 test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
-	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker or ray_cluster or submitit"
+	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"
+
+test-ray: $(READY)  ## add Ray and submitit to .venv, then test truths on a cluster of two nodes and as an array of jobs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray,slurm]'
+	$(BIN)/python -m pytest tests/test_workers.py -k "(ray_cluster and 4) or submitit"
 
 test-uv: $(BARE)/.ready  ## set up .venv-uv by uv, which compiles no library ahead, then test what uses libraries
 	$(BARE)/bin/python -B -m pytest --numprocesses auto tests/test_estimators.py tests/test_data_baselines.py tests/test_conformance.py \
@@ -77,5 +81,5 @@ $(READY): pyproject.toml constraints.txt
 
 $(PEERS)/.ready: pyproject.toml constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-peers.txt --editable '.[dev,peers,ray,slurm]'
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-peers.txt --editable '.[dev,peers]'
 	touch $@

@@ -870,7 +870,7 @@ def kill():
     print("killed", len(list(folder.glob("*.safetensors"))), flush=True)
     nodes.remove_node(second, allow_graceful=False)
 
-killer = threading.Thread(target=kill)
+killer = threading.Thread(target=kill, daemon=True)  # which an error does not wait for
 killer.start()
 with machine.one_thread(), cluster.connected(nodes.address, "cpu") as found:
     cluster.train(found, task, 0, cache, Silent)
