@@ -45,6 +45,17 @@ def test_the_effects_are_those_of_the_samples_that_were_asked() -> None:
     assert torch.equal(charging.for_all(found, registered()["sgd-ie"], run, "cpu").effect, found.effect)
 
 
+@pytest.mark.parametrize(("name", "grows"), [("sgd-ie", False), ("acc-sgd-ie", True)])
+def test_time_is_drawn_on_where_counts_grow_and_noise_is_not(name: str, grows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = about(train(problem(epochs=2)), 5)
+    found = replace(estimate(registered()[name], run), seconds=1.0)
+    two = replace(estimate(registered()[name], about(run, 2)), seconds=0.4)
+    monkeypatch.setattr(charging, "estimate", lambda *_, **__: two)
+
+    whole = 1.0 + (len(run.problem.train) - 5) * 0.6 / 3
+    assert charging.for_all(found, registered()[name], run, "cpu").seconds == pytest.approx(whole if grows else 1.0)
+
+
 def opened_as(charged: str, cache: Path) -> tuple[Setup, object]:
     setup = Setup("cpu", cache, "a test")
     bar = lambda *_: type("Bar", (), {"update": lambda *_: None, "close": lambda *_: None})()  # noqa: E731

@@ -62,6 +62,10 @@ def growth(board: Board, table: Table) -> "Figure":
             left.plot(sizes, scores, **styles[name])
             right.plot(sizes, costs, label=short(name), **styles[name])
         frame(left, right, table, family)
+    sizes = sorted({int(task.results[0].task["train"]) for tasks in found.values() for task in tasks})
+    for one in axes:
+        one.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        one.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     handles, labels = axes[1].get_legend_handles_labels()
     for text in figure.legend(handles, labels, loc="outside right center").get_texts():
         text.set_parse_math(False)
@@ -78,6 +82,7 @@ def frame(left: "Axes", right: "Axes", table: Table, family: str) -> None:
     """Axes with units, and the line of exact retraining."""
     for axes in (left, right):
         axes.set_xscale("log")
+        axes.minorticks_off()
         axes.set_xlabel("training samples N")
     left.set_ylim(*within(left.get_ylim()))
     left.set_ylabel(score_name(table))

@@ -19,8 +19,9 @@ def for_all(found: Estimate, estimator: Estimator, run: Trajectory, device: str)
     """The estimate with time and counts ``c(N) = c(K) + (N - K) (c(K) - c(2)) / (K - 2)``, the slope at least 0.
 
     c(K) is what `found` cost, c(2) a second call that is asked for the first two samples alone. A backward sweep, which serves
-    all samples at once, costs for N what it costs for K; a shift that is carried for each sample N/K times as much. The effects
-    are those of `found`. Raises Failure where the second call fails.
+    all samples at once, costs for N what it costs for K; a shift that is carried for each sample N/K times as much. Times are
+    never equal, and N/K times their noise may be more than all of c(K): so time is drawn on only where the counts grow with
+    the samples asked, or where not all was counted. The effects are those of `found`. Raises Failure where the second call fails.
     """
     asked, everyone = len(run.problem.left_out), len(run.problem.train)
     if asked in (FEW, everyone):
@@ -33,4 +34,6 @@ def for_all(found: Estimate, estimator: Estimator, run: Trajectory, device: str)
 
     names = "gradients", "hessian_products"
     counts = {name: round(drawn(getattr(found.count, name), getattr(few.count, name))) for name in names}
-    return replace(found, seconds=drawn(found.seconds, few.seconds), count=Count(**counts, notes=found.count.notes))
+    grows = "uncounted" in found.count.notes or any(counts[name] > getattr(found.count, name) for name in names)
+    seconds = drawn(found.seconds, few.seconds) if grows else found.seconds
+    return replace(found, seconds=seconds, count=Count(**counts, notes=found.count.notes))
