@@ -49,7 +49,7 @@ def test_the_effects_are_those_of_the_samples_that_were_asked() -> None:
 def test_time_is_drawn_on_where_counts_grow_and_noise_is_not(name: str, grows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run = about(train(problem(epochs=2)), 5)
     found = replace(estimate(registered()[name], run), seconds=1.0)
-    two = replace(estimate(registered()[name], about(run, 2)), seconds=0.4)
+    two = replace(estimate(registered()[name], about(run, 2), judged=False), seconds=0.4)
     monkeypatch.setattr(charging, "estimate", lambda *_, **__: two)
 
     whole = 1.0 + (len(run.problem.train) - 5) * 0.6 / 3

@@ -62,10 +62,10 @@ def growth(board: Board, table: Table) -> "Figure":
             left.plot(sizes, scores, **styles[name])
             right.plot(sizes, costs, label=short(name), **styles[name])
         frame(left, right, table, family)
-    sizes = sorted({int(task.results[0].task["train"]) for tasks in found.values() for task in tasks})
+    ticks = sorted({int(task.results[0].task["train"]) for tasks in found.values() for task in tasks})
     for one in axes:
-        one.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        one.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
+        one.set_xticks(ticks, [f"{size:,}" for size in ticks])
+        one.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
     handles, labels = axes[1].get_legend_handles_labels()
     for text in figure.legend(handles, labels, loc="outside right center").get_texts():
         text.set_parse_math(False)

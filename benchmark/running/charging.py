@@ -21,7 +21,7 @@ def for_all(found: Estimate, estimator: Estimator, run: Trajectory, device: str)
     c(K) is what `found` cost, c(2) a second call that is asked for the first two samples alone. A backward sweep, which serves
     all samples at once, costs for N what it costs for K; a shift that is carried for each sample N/K times as much. Times are
     never equal, and N/K times their noise may be more than all of c(K): so time is drawn on only where the counts grow with
-    the samples asked, or where not all was counted. The effects are those of `found`. Raises Failure where the second call fails.
+    the samples asked, or where not all was counted. The effects are those of `found`. Raises Failure where the second fails.
     """
     asked, everyone = len(run.problem.left_out), len(run.problem.train)
     if asked in (FEW, everyone):
