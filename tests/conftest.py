@@ -7,14 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import pytest
 import torch
 
+Start = Callable[[type[BaseHTTPRequestHandler]], str]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 gc.disable()  # until all tests are known: what is imported and collected stays, and looking through it took 5 of 12 seconds
 
@@ -120,3 +123,20 @@ def loobench(tmp_path: Path, warm: socket.socket) -> Callable[..., subprocess.Co
             return subprocess.CompletedProcess(arguments, status, output.read(), errors.read())
 
     return run
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Serve by a handler; returns the address."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(handler: type[BaseHTTPRequestHandler]) -> str:
+        servers.append(server := ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -7,39 +7,20 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, Start
 
 from benchmark.base.errors import LoobenchError
 from benchmark.tasks import data, hub
 
 Loobench = Callable[..., subprocess.CompletedProcess[str]]
-Start = Callable[[type[BaseHTTPRequestHandler]], str]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Serve by a handler; returns the address."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def serve(handler: type[BaseHTTPRequestHandler]) -> str:
-        servers.append(server := ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def always(status: int, **headers: str) -> type[BaseHTTPRequestHandler]:

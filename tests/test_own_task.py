@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from owned import Tokens, confident, data, tokens
+from plain import redone
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -316,13 +317,11 @@ def test_an_estimator_in_the_sandbox_is_given_the_module_and_answers_alike() -> 
 def test_an_export_is_redone_by_a_program_that_does_not_know_us() -> None:
     assert main(["truth", f"{OWNED}:own-confidence", "--export", "out"]) == 0
     sample = str(int(load_file("out/problem.safetensors")["left_out"][2]))
-    blind = "import runpy, sys; sys.modules['benchmark'] = None; sys.argv[:] = ['redo.py', sys.argv[1]]; "
-    command = [sys.executable, "-c", blind + "runpy.run_path('out/redo.py', run_name='__main__')", sample]
 
-    assert subprocess.run(command, check=False).returncode == 0
+    assert redone(sample) == 0
     program = Path("out/redo.py")
     program.write_text(program.read_text().replace("/ size).backward", "/ (size + 1)).backward"))
-    assert subprocess.run(command, check=False).returncode == 1
+    assert redone(sample) == 1
 
 
 @pytest.mark.parametrize("query", ["margin", pytest.param("logit", marks=pytest.mark.slow)])

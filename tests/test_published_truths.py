@@ -8,11 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy as np
 import owned
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHARED, Start
 from safetensors.torch import load_file
 
 from benchmark.base import machine
@@ -538,7 +536,7 @@ class Faults:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., str]]:
+def serve(start: Start) -> Callable[..., str]:
     """The Hub beside the checkout with data sets of a folder, faults in what it sends, and commits."""
     if not (at := SHARED / "hub" / "serve_hub.py").exists():
         pytest.skip("needs the shared Hub server beside the checkout")
@@ -546,9 +544,8 @@ def serve() -> Iterator[Callable[..., str]]:
     assert spec
     assert spec.loader
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    servers: list[ThreadingHTTPServer] = []
 
-    def start(root: Path, fault: str = "", times: int = 10**6) -> str:
+    def serving(root: Path, fault: str = "", times: int = 10**6) -> str:
         left = [times]
 
         class Handler(module.Hub):  # type: ignore[name-defined,misc]
@@ -568,15 +565,9 @@ def serve() -> Iterator[Callable[..., str]]:
                     self.route()
 
         Handler.root = root
-        servers.append(server := ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
+        return start(Handler)
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return serving
 
 
 def committed(handler: Any, root: Path) -> bool:

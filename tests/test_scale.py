@@ -1,8 +1,6 @@
 """The suites of many samples: their data, their models, and that small twins are trained as by a plain torch loop."""
 
 import re
-import subprocess
-import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain import loop, masks
+from plain import loop, masks, redone
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -398,10 +396,8 @@ def test_an_export_of_a_module_of_a_suite_is_redone_by_a_program_that_does_not_k
     monkeypatch.setitem(TASKS, task.name, task)
     assert main(["truth", task.name, "--export", "out"]) == 0
     sample = str(int(load_file("out/problem.safetensors")["left_out"][1]))
-    blind = "import runpy, sys; sys.modules['benchmark'] = None; sys.argv[:] = ['redo.py', sys.argv[1]]; "
-    command = [sys.executable, "-c", blind + "runpy.run_path('out/redo.py', run_name='__main__')", sample]
 
-    assert subprocess.run(command, check=False).returncode == 0
+    assert redone(sample) == 0
     program = Path("out/redo.py")
     program.write_text(program.read_text().replace("/ size).backward", "/ (size + 1)).backward"))
-    assert subprocess.run(command, check=False).returncode == 1
+    assert redone(sample) == 1

@@ -50,9 +50,9 @@ def _tasks(options: o.Options) -> Listing:
     chosen = _chosen(options.suite)
     rows = [[t.name, t.model, t.optimizer.name, str(t.train), str(t.epochs)] for t in chosen]
     records = [{**task.record(), "digest": task.digest()} for task in chosen]
-    if not options.suite:
-        rows += [[line(name), f"package {line(point.module)}", "?", "?", "?"] for name, point in packaged().items()]
-        records += [{"name": line(name), "package": line(point.module)} for name, point in packaged().items()]
+    theirs = {} if options.suite else {line(name): line(point.module) for name, point in packaged().items()}
+    rows += [[name, f"package {module}", "?", "?", "?"] for name, module in theirs.items()]
+    records += [{"name": name, "package": module} for name, module in theirs.items()]
     return Listing(["task", "model", "optimizer", "N", "epochs"], rows, "model", records)
 
 

@@ -77,44 +77,40 @@ class ResNetRecipe:
 
 
 @dataclass(frozen=True)
-class EncoderRecipe:
-    """A transformer that classifies texts of `length` tokens, padded by 0; one output per class, with the cross-entropy."""
+class TextRecipe:
+    """A transformer of texts of `length` tokens."""
 
     vocabulary: int
     length: int
     depth: int
     width: int
     heads: int = 4
+
+    def _settings(self, inputs: int) -> dict[str, Any]:
+        """What both kinds are made of. Raises LoobenchError for texts of another length."""
+        if inputs != self.length:
+            raise LoobenchError(
+                f"a transformer of texts of {self.length} tokens got rows of {inputs}: take the data cut to {self.length}"
+            )
+        return {name: getattr(self, name) for name in ("vocabulary", "width", "depth", "heads", "length")}
+
+
+class EncoderRecipe(TextRecipe):
+    """It classifies texts, padded by 0; one output per class, with the cross-entropy."""
 
     def build(self, inputs: int, classes: int) -> Module:
         """The classifier of texts. Raises LoobenchError for texts of another length."""
-        _check_length(self.length, inputs)
-        settings = {"vocabulary": self.vocabulary, "width": self.width, "depth": self.depth, "heads": self.heads}
-        shapes = Shapes((inputs,), (classes,))
-        return _module(Encoder, "cross-entropy", shapes, **settings, classes=classes, length=self.length)
+        shapes, settings = Shapes((inputs,), (classes,)), self._settings(inputs)
+        return _module(Encoder, "cross-entropy", shapes, **settings, classes=classes)
 
 
-@dataclass(frozen=True)
-class WriterRecipe:
-    """A causal transformer that says the next of `vocabulary` tokens at each of `length` places; the mean loss over them."""
-
-    vocabulary: int
-    length: int
-    depth: int
-    width: int
-    heads: int = 4
+class WriterRecipe(TextRecipe):
+    """It says the next of `vocabulary` tokens at each of `length` places; the mean loss over them."""
 
     def build(self, inputs: int, classes: int) -> Module:  # noqa: ARG002
         """The model of texts. Raises LoobenchError for texts of another length."""
-        _check_length(self.length, inputs)
-        settings = {"vocabulary": self.vocabulary, "width": self.width, "depth": self.depth, "heads": self.heads}
-        shapes = Shapes((inputs,), (inputs, self.vocabulary))
-        return _module(CausalTransformer, "token-cross-entropy", shapes, **settings, length=self.length)
-
-
-def _check_length(length: int, inputs: int) -> None:
-    if inputs != length:
-        raise LoobenchError(f"a transformer of texts of {length} tokens got rows of {inputs}: take the data cut to {length}")
+        shapes, settings = Shapes((inputs,), (inputs, self.vocabulary)), self._settings(inputs)
+        return _module(CausalTransformer, "token-cross-entropy", shapes, **settings)
 
 
 def _module(kind: type[nn.Module], loss: str, one: Shapes, **settings: Any) -> Module:

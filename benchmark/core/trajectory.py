@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import ceil
 from threading import local
 from typing import Any
 
@@ -110,6 +111,18 @@ class FinalState(Record):
             self._asked.append(at)  # type: ignore[attr-defined]
             raise Withheld("this task shows the final model alone, not the states before it")
         return self.last.clone()[tuple(rest)]
+
+
+def between(steps: int) -> int:
+    """Steps between the states that are kept of a run of so many steps, where not all are: about sqrt(T)."""
+    every: int = ceil(steps**0.5)
+    return every
+
+
+def replayed(problem: Problem, kept: Tensor, every: int) -> "Trajectory":
+    """A run of which every so many states (C, S, P) are kept, from the first on."""
+    states: Any = kept if every == 1 else Replay(problem, kept, every, problem.steps)
+    return Trajectory(problem, states)
 
 
 @dataclass(frozen=True, eq=False)

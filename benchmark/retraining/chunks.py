@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from math import ceil, prod
+from math import prod
 from threading import Event
 
 import torch
@@ -20,6 +20,7 @@ from benchmark.base.means import allowing as allowing
 from benchmark.core import layers
 from benchmark.core.optimizers import Adam, Muon
 from benchmark.core.problem import Problem
+from benchmark.core.trajectory import between
 from benchmark.retraining.engine import native
 from benchmark.retraining.generic import query_block, work
 
@@ -107,7 +108,7 @@ def shared_bytes(problem: Problem, runs: int, gram: bool, means: Means = FREE) -
 def spacing(problem: Problem, means: Means) -> int:
     """Steps from one kept state of the reference run to the next: 1, or sqrt(T) where all would take half of the memory."""
     scarce = means.memory is not None and 4 * (problem.steps + 1) * _state_bytes(problem) > means.memory  # a list and a tensor
-    return ceil(problem.steps**0.5) if scarce else 1
+    return between(problem.steps) if scarce else 1
 
 
 def states_bytes(problem: Problem, means: Means) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmark.base.errors import LoobenchError
 from benchmark.core import calculus
 from benchmark.core.problem import Problem
-from benchmark.core.trajectory import Replay, Trajectory
+from benchmark.core.trajectory import Replay, Trajectory, replayed
 from benchmark.retraining import chunks, engine
 from benchmark.retraining.chunks import Means, Stopped
 from benchmark.retraining.dense import Gram
@@ -28,15 +28,18 @@ def train(problem: Problem, every: int = 1) -> Trajectory:
         state = problem.step(t, state, problem.weights(t))
         if (t + 1) % every == 0:
             kept.append(state)
-    if every == 1:
-        return Trajectory(problem, torch.stack(kept))
-    replay: Any = Replay(problem, torch.stack(kept), every, problem.steps)
-    return Trajectory(problem, replay)
+    return replayed(problem, torch.stack(kept), every)
 
 
 def trained(problem: Problem, means: Means) -> Trajectory:
     """The reference run, with as many of its states kept as the memory allows."""
     return train(problem, every=chunks.spacing(problem, means))
+
+
+def held(run: Trajectory, means: Means) -> Trajectory:
+    """A run with all of its states, those between checkpoints computed again, where the memory allows that."""
+    whole = isinstance(run.states, Replay) and chunks.spacing(run.problem, means) == 1
+    return Trajectory(run.problem, run.whole()) if whole else run
 
 
 class Ledger(Protocol):

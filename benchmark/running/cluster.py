@@ -16,7 +16,7 @@ from benchmark.core.problem import map_tensors
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.retraining.engine import query_losses
-from benchmark.retraining.train import Clock, departures, retrain, together, trained, trained_visits
+from benchmark.retraining.train import Clock, retrain, trained_visits
 from benchmark.running.plan import Plan
 from benchmark.sandbox import transport
 from benchmark.tasks.definition import AnyTask
@@ -29,6 +29,7 @@ PATIENCE = 4.0  # seconds that an address has to answer, and that Ray then has t
 RETRIES = 10  # of a piece whose node died
 PREFACE, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # how HTTP/2 begins (RFC 9113)
 Here = tuple[str, str]  # protocol and version of loobench
+Given = tuple[list[Any], str]  # a run that is held for all nodes, and its digest
 
 
 # ---- the cluster -----------------------------------------------------------------------------------------------------
@@ -37,10 +38,14 @@ class Cluster:
 
     def __init__(self, ray: Any, device: str) -> None:
         self.ray, self.device = ray, device
+        self.last: tuple[Trajectory, Given] | None = None
 
-    def held(self, content: bytes) -> list[Any]:
-        """Bytes that all nodes can have; in a list, so that a piece of work gets them when it asks for them."""
-        return [self.ray.put(content)]
+    def given(self, run: Trajectory) -> Given:
+        """A run as bytes that all nodes can have, sent once; in a list, so that a piece of work gets them when it asks."""
+        if self.last is None or self.last[0] is not run:
+            content = transport.encode(workers.checkpoints(run))
+            self.last = run, ([self.ray.put(content)], digest(content))
+        return self.last[1]
 
     def done(self, function: Callable[..., Any], given: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """What a function gives for each of the arguments, with their number, as it comes.
@@ -170,13 +175,10 @@ def _chunks(
 ) -> None:
     """Train the missing chunks of the r-th problem of a design."""
     problem, files = asked.problems[r], truth.ledger(task, start, asked, at, means, r)
-    run = start.run if problem is start.run.problem else trained(problem, means)
-    starts = departures(problem, asked.keep)
-    parts = together(starts, truth.planned(problem, means, len(asked.keep)).runs)
+    _, parts = truth.parted(problem, asked.keep, means)
     missing = [rows for rows in parts if files.find(rows) is None]
     progress(trained_visits(problem, 0, len(asked.keep) - sum(map(len, missing))))
-    content = transport.encode(workers.checkpoints(run))
-    held, name = cluster.held(content), digest(content)
+    held, name = cluster.given(truth.run_of(problem, start.run, means))
     masks = (pack({"keep": asked.keep[rows.to(asked.keep.device)]}, {}) for rows in missing)
     for number, answer in cluster.done(chunk, ((_here(), held, name, mask, cluster.device) for mask in masks)):
         tensors, facts = unpack(answer, "a chunk from the cluster")
@@ -189,8 +191,7 @@ def _figures(cluster: Cluster, task: AnyTask, seed: int, start: Reference, asked
     """Compute the missing figures of a truth of leave-one-out, whose chunks are all there."""
     run, kept = start.run, truth.figures(task, start, asked, at, means)
     effect = truth.effects(run, asked, run.problem, truth.ledger(task, start, asked, at, means), means).cpu()
-    content = transport.encode(workers.checkpoints(run))
-    held, name, packed = cluster.held(content), digest(content), pack({"effect": effect}, {})
+    (held, name), packed = cluster.given(run), pack({"effect": effect}, {})
     missing = [one for one in limits.figures(run, effect, task.epochs, seed) if not kept.has(one)]
     given = ((_here(), held, name, packed, one, task.epochs, seed, cluster.device) for one in missing)
     for number, answer in cluster.done(figure, given):

@@ -5,7 +5,6 @@ from math import ceil, prod
 from pathlib import Path
 from statistics import median
 
-import torch
 from torch import Tensor
 
 from benchmark.core.problem import Problem
@@ -14,9 +13,8 @@ from benchmark.retraining import chunks, engine
 from benchmark.retraining.chunks import Means
 from benchmark.retraining.dense import Gram
 from benchmark.retraining.engine import gram_pays
-from benchmark.retraining.train import departures
 from benchmark.studies import speed
-from benchmark.tasks.definition import AnyTask, build
+from benchmark.tasks.definition import AnyTask
 from benchmark.tasks.questions import FurtherTraining
 from benchmark.truths import truth
 from benchmark.truths.counterfactuals import Design, design
@@ -53,8 +51,7 @@ def of_task(task: AnyTask, seed: int, cache: Path, device: str, means: Means) ->
     if isinstance(task.truth, FurtherTraining):
         run = truth.reference(task, seed, cache, device, means)
     else:
-        problem = build(task, seed, cache, device)
-        truth.check_memory(problem, means)
+        problem = truth.fitted(task, seed, cache, device, means)
         run = Trajectory(problem, problem.start()[None])
     return forecast(design(task, run, seed), means)
 
@@ -67,23 +64,20 @@ def forecast(asked: Design, means: Means) -> Forecast:
     """
     problem = asked.problems[0]
     gram, repeats = gram_pays(problem), len(asked.problems)
-    planned = chunks.plan(problem, len(asked.keep), gram, means)
-    starts = departures(problem, asked.keep)
-    parts = torch.split(starts[starts.argsort(stable=True)], planned.runs)
-    last = problem.horizons[-1]
-    trained = sum((last - int(part.min())) * len(part) for part in parts)
-    steps = sum(last - int(part.min()) for part in parts)
-    step, reading = _tried(problem, asked.keep[: planned.runs], gram)
+    starts, parts = truth.parted(problem, asked.keep, means)
+    lengths, at_once = [problem.horizons[-1] - int(starts[rows].min()) for rows in parts], max(map(len, parts))
+    steps, trained = sum(lengths), sum(length * len(rows) for length, rows in zip(lengths, parts, strict=True))
+    step, reading = _tried(problem, asked.keep[:at_once], gram)
     item = problem.initial.element_size()
     return Forecast(
         runs=repeats * len(asked.keep),
-        at_once=planned.runs,
+        at_once=at_once,
         chunks=repeats * len(parts),
         steps=repeats * steps,
         flops=repeats * speed.flops(problem, 1) * trained / problem.steps,
         state=problem.optimizer.rows * problem.model.parameters * item,
         kept=chunks.states_bytes(problem, means),
-        message=prod((len(problem.horizons), planned.runs, problem.queries)) * item,
+        message=prod((len(problem.horizons), at_once, problem.queries)) * item,
         seconds=repeats * (steps * step + len(parts) * len(problem.horizons) * reading),
     )
 

@@ -143,7 +143,7 @@ class Case:
         keep = torch.cat([asked[:-1][evenly(len(asked) - 1, self.count)], asked[-1:]])
         means = Means(beside(self.run.states.nbytes, self.means).memory)
         turned = _turned(problem)
-        states = (self.run if problem is self.problem else trained(problem, means)).states
+        states = truth.run_of(problem, self.run, means).states
         visits = 2 * int((problem.batches >= 0).sum()) * len(keep)
         with closing(self.bar(visits, f"{self.task.name}: some of the runs, twice", "visit")) as shown:
             effect = against_all(problem, keep, states=states, means=means, ledger=clock, progress=shown.update)

@@ -1,10 +1,16 @@
 """The record of a truth: exact effects, what they took, and how exact they are."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from benchmark.base.files import tensor_digest
+
+
+def largest(floors: Iterable[float | None]) -> float | None:
+    """The largest of those that are defined; None where none is."""
+    return max((floor for floor in floors if floor is not None), default=None)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import json_digest, read, read_sealed, tensor_digest, write, write_sealed
 from benchmark.base.records import Mismatch, decode, encode
 from benchmark.core.problem import Problem
-from benchmark.core.trajectory import Replay, Trajectory
-from benchmark.retraining.chunks import Means, spacing
-from benchmark.truths.effects import Noise
+from benchmark.core.trajectory import Trajectory, between, replayed
+from benchmark.retraining.chunks import Means
+from benchmark.retraining.train import held
+from benchmark.truths.effects import Noise, largest
 
 FORMAT = 1
 INDEX, TABLE, CARD = "index.json", "truths.jsonl", "README.md"
@@ -146,8 +146,7 @@ class Facts:
 
 def worst(noise: Noise | None) -> float | None:
     """The larger of the stated noise floors, over the spread of the effects; None where there is none."""
-    stated = (noise.repeat, noise.float64) if noise else ()
-    return max((floor for floor in stated if floor is not None), default=None)
+    return largest((noise.repeat, noise.float64) if noise else ())
 
 
 @dataclass(frozen=True)
@@ -229,14 +228,12 @@ class Checkpoints:
         """The run they are of, with states between computed again; all held where the memory allows that."""
         grid = torch.tensor([self.steps.index(t) for t in range(0, problem.steps + 1, self.every)])
         kept = self.states[grid].to(problem.initial.device)
-        replay: Any = Replay(problem, kept, self.every, problem.steps)
-        run = Trajectory(problem, replay)
-        return run if spacing(problem, means) > 1 else Trajectory(problem, run.whole())
+        return held(replayed(problem, kept, self.every), means)
 
 
 def chosen(problem: Problem) -> tuple[int, tuple[int, ...]]:
     """How many steps lie between checkpoints, about sqrt(T), and after which steps there is one."""
-    every = ceil(problem.steps**0.5)
+    every = between(problem.steps)
     return every, tuple(sorted({*range(0, problem.steps + 1, every), *problem.horizons, problem.steps}))
 
 

@@ -22,7 +22,7 @@ from benchmark.base.records import encode
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.chunks import FREE, Means
 from benchmark.tasks import data, hub
-from benchmark.tasks.definition import AnyTask, build, record_digest
+from benchmark.tasks.definition import AnyTask, record_digest
 from benchmark.truths import layout, truth, vetting, workers
 from benchmark.truths.counterfactuals import design
 from benchmark.truths.download import fetch
@@ -187,8 +187,7 @@ def take(
     where, nonce = place(named, taken=True), secrets.randbits(64) if nonce is None else nonce
     if spots < 1:
         raise LoobenchError(f"--spot takes 1 or more samples to train without, got {spots}: effects are not taken unseen")
-    problem = build(task, seed, cache, device)
-    truth.check_memory(problem, means)
+    problem = truth.fitted(task, seed, cache, device, means)
     with _at_hand(where, task, seed, device, cache) as files:
         tensors, facts = layout.read_facts(files.folder / files.entry.key.file, files.entry)
         exactly = vetting.same_bits(facts.made, device)

@@ -33,7 +33,7 @@ from benchmark.retraining.train import (
 )
 from benchmark.tasks.definition import AnyTask, Task, build, flipped
 from benchmark.truths.counterfactuals import Design, design, each_sample
-from benchmark.truths.effects import GroundTruth, Noise
+from benchmark.truths.effects import GroundTruth, Noise, largest
 from benchmark.truths.layout import adopted
 from benchmark.truths.limits import (
     EACH,
@@ -95,7 +95,7 @@ def answer(
             agreed(worker, f"the truth of {task.name}, seed {seed}", _run_file(task, seed, cache, device))
         shown = held.enter_context(closing(_bar(bar, task, seed, start.run)))
         return start.run, cached_truth(
-            task, seed, start.run, cache, device, means, digest=start.digest, worker=worker, progress=shown.update
+            task, seed, start.run, cache, device, means, start=start, worker=worker, progress=shown.update
         )
 
 
@@ -119,13 +119,12 @@ def begun(task: AnyTask, seed: int, cache: Path, device: str, means: Means, *, s
     if not shared and not at.exists():
         run = reference(task, seed, cache, device, means)
         return Reference(run, run.digest())
-    problem = build(task, seed, cache, device)
-    check_memory(problem, means)
+    problem = fitted(task, seed, cache, device, means)
     lock = claimed(cache / "locks" / f"{at.stem}-run.lock", f"the reference run of {task.name}, seed {seed}")
     with lock if shared else nullcontext():
         if found := kept_reference(at, problem, means):
             return found
-        run = reference(task, seed, cache, device, means)
+        run = _trained(task, seed, problem, cache, device, means)
         made = Reference(run, run.digest())
         if shared:
             keep_reference(at, made)
@@ -137,8 +136,17 @@ def reference(task: AnyTask, seed: int, cache: Path, device: str, means: Means =
 
     Raises Diverged, and LoobenchError where retraining will not fit the memory.
     """
+    return _trained(task, seed, fitted(task, seed, cache, device, means), cache, device, means)
+
+
+def fitted(task: AnyTask, seed: int, cache: Path, device: str, means: Means) -> Problem:
+    """The problem of a task and seed. Raises LoobenchError where retraining will not fit the memory."""
     problem = build(task, seed, cache, device)
     check_memory(problem, means)
+    return problem
+
+
+def _trained(task: AnyTask, seed: int, problem: Problem, cache: Path, device: str, means: Means) -> Trajectory:
     run = adopted(problem, path(task.digest(), seed, cache, device), means) or trained(problem, means)
     if not run.states[problem.steps].isfinite().all():  # what is not finite does not become so again
         raise Diverged(f"training of {task.name}, seed {seed}, diverged: its parameters are not finite; lower the rate")
@@ -208,9 +216,8 @@ def _seconds(run: Trajectory, asked: Design, ledgers: Sequence[Clock], means: Me
 def timed(run: Trajectory, asked: Design, means: Means) -> float:
     """Seconds that a design takes on this machine: those of some chunks, evenly spread, scaled to all by sample visits."""
     problem, clock = asked.problems[0], Clock()
-    states = (run if problem is run.problem else trained(problem, means)).states
-    starts = departures(problem, asked.keep)
-    parts = together(starts, planned(problem, means, len(asked.keep)).runs)
+    states = run_of(problem, run, means).states
+    starts, parts = parted(problem, asked.keep, means)
     for i in evenly(len(parts), TIMED).tolist():
         rows = parts[i]
         keep = asked.keep[rows.to(asked.keep.device)]
@@ -221,11 +228,22 @@ def timed(run: Trajectory, asked: Design, means: Means) -> float:
     return clock.seconds / clock.visits * whole * len(asked.problems)
 
 
+def run_of(problem: Problem, run: Trajectory, means: Means) -> Trajectory:
+    """The run with every sample of one of a design's problems: the reference run where it is that one's, else trained."""
+    return run if problem is run.problem else trained(problem, means)
+
+
+def parted(problem: Problem, keep: Tensor, means: Means) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The steps (R,) before which runs with the masks (R, N) begin, and their numbers in chunks as they are trained."""
+    starts = departures(problem, keep)
+    return starts, together(starts, planned(problem, means, len(keep)).runs)
+
+
 def effects(
     run: Trajectory, asked: Design, problem: Problem, ledger: Clock, means: Means, progress: Progress = lambda visits: None
 ) -> Tensor:
     """Effects (H, M, Q) of a design's groups in one of its problems."""
-    states = (run if problem is run.problem else trained(problem, means)).states
+    states = run_of(problem, run, means).states
     return against_all(problem, asked.keep, states=states, means=means, ledger=ledger, progress=progress)
 
 
@@ -242,12 +260,7 @@ def noise(run: Trajectory, effect: Tensor, means: Means, figured: Figured = EACH
         return deviation(effect, some, leave_one_out(again, means=left, ledger=figured.ledger("float64")))
 
     found = figured({"noise": lambda: noise_floor(run, effect, means, figured.ledger("noise")), "float64": double})
-    return Noise(_worst(found["noise"]), _worst(found["float64"]), len(some))
-
-
-def _worst(floor: Curve) -> float | None:
-    """The largest of a curve; None where it has none."""
-    return max((value for value in floor if value is not None), default=None)
+    return Noise(largest(found["noise"]), largest(found["float64"]), len(some))
 
 
 def path(task_digest: str, seed: int, cache: Path, device: str) -> Path:
@@ -264,18 +277,18 @@ def cached_truth(
     device: str,
     means: Means = FREE,
     *,
-    digest: str = "",
+    start: Reference | None = None,
     worker: Presence | None = None,
     progress: Progress = lambda visits: None,
 ) -> GroundTruth:
     """The truth from the cache, if it is whole and of this very trajectory; else computed and kept. Timed on this machine.
 
     Chunks of runs are kept as they are done, so that a run that was stopped goes on from there. A truth that another process
-    computes into this cache is waited for; as a `worker`, it is computed together with others. `digest` is the trajectory's
-    where it was trained, by default as it is here.
+    computes into this cache is waited for; as a `worker`, it is computed together with others. `start` has the digest of the
+    run where it was trained, by default as it is here.
     """
-    at, asked = path(task.digest(), seed, cache, device), design(task, run, seed)
-    start, meeting = Reference(run, digest or run.digest()), _meeting(task, seed, cache, device)
+    at, asked, meeting = path(task.digest(), seed, cache, device), design(task, run, seed), _meeting(task, seed, cache, device)
+    start = start or Reference(run, run.digest())
 
     def made() -> Sealed:
         with present(meeting, ALONE) if worker is None else nullcontext(worker) as here:
@@ -418,20 +431,12 @@ def cached_uses(
 
     at = path(task.digest(), seed, cache, device).with_suffix(".uses")
     with computing(task, seed, cache, device):
-        return unpacked(*_kept_or_made(at, "preparation of uses", lambda facts: facts["of"] == of, made))
-
-
-def _kept_or_made(at: Path, what: str, fits: Callable[[dict[str, Any]], bool], make: Callable[[], Sealed]) -> Sealed:
-    """The content of a file of the cache where its facts fit; else what is made, which it then holds."""
-    found = known(at, {}, what)
-    if found and fits(found[1]):
-        return found
-    made = make()
-    write_sealed(at, *made)
-    return made
+        found = known(at, {}, "preparation of uses")
+        if not (found and found[1]["of"] == of):
+            write_sealed(at, *(found := made()))
+    return unpacked(*found)
 
 
 def _of(start: Reference, asked: Design, means: Means) -> str:
     """Digest of what a truth is of: problem, trajectory, and how many runs are trained at once."""
-    problem = start.run.problem
-    return json_digest([problem.digest(), start.digest, planned(problem, means, len(asked.keep)).runs])
+    return json_digest([start.problem, start.digest, planned(start.run.problem, means, len(asked.keep)).runs])

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from math import ceil
+from functools import cached_property
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -22,10 +22,10 @@ from benchmark.base.errors import DamagedFile, LoobenchError
 from benchmark.base.files import SILENCE, json_digest, read_sealed, write, write_sealed
 from benchmark.base.streams import stream
 from benchmark.core.problem import Problem
-from benchmark.core.trajectory import Replay, Trajectory
+from benchmark.core.trajectory import Replay, Trajectory, between, replayed
 from benchmark.retraining import chunks
 from benchmark.retraining.chunks import MIB, Means
-from benchmark.retraining.train import Clock
+from benchmark.retraining.train import Clock, held
 
 FEW = 256 * MIB  # of states of a reference run, which are all written where they take no more; else checkpoints
 Sealed = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and facts of a file of the cache
@@ -325,22 +325,26 @@ class Reference:
     run: Trajectory
     digest: str
 
+    @cached_property
+    def problem(self) -> str:
+        """The digest of its problem, which is read whole for it."""
+        return self.run.problem.digest()
+
 
 def checkpoints(run: Trajectory) -> Trajectory:
     """A run with all of its states where they are few, else with every so many, about as many as there are between two."""
     problem, states = run.problem, run.states
     if isinstance(states, Replay) or states.nbytes <= FEW:
         return run
-    every = ceil(problem.steps**0.5)
-    replay: Any = Replay(problem, states[::every].clone(), every, problem.steps)
-    return replace(run, states=replay)
+    every = between(problem.steps)
+    return replace(run, states=replayed(problem, states[::every].clone(), every).states)
 
 
 def keep_reference(at: Path, reference: Reference) -> None:
     """Write a reference run, as checkpoints where its states are many."""
     states = checkpoints(reference.run).states
     kept, every = (states.kept, states.every) if isinstance(states, Replay) else (states, 1)
-    facts = {"problem": reference.run.problem.digest(), "trajectory": reference.digest, "every": every}
+    facts = {"problem": reference.problem, "trajectory": reference.digest, "every": every}
     write_sealed(at, {"states": kept}, facts)
 
 
@@ -363,13 +367,8 @@ def kept_reference(at: Path, problem: Problem, means: Means) -> Reference | None
 
 def _read(problem: Problem, kept: Tensor, every: int, means: Means) -> Trajectory:
     """The run of states that were kept, with as many of them held as the memory allows."""
-    spacing = chunks.spacing(problem, means)
-    if spacing == 1 == every:
-        return Trajectory(problem, kept)
-    step = spacing if every == 1 else every
-    replay: Any = Replay(problem, kept if step == every else kept[::step].clone(), step, problem.steps)
-    run = Trajectory(problem, replay)
-    return run if spacing > 1 else Trajectory(problem, run.whole())
+    step = chunks.spacing(problem, means) if every == 1 else every
+    return held(replayed(problem, kept if step == every else kept[::step].clone(), step), means)
 
 
 def stated_digest(at: Path) -> str | None:
