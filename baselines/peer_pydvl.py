@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.estimating import LOSSES, Problem, Trajectory, estimator, module
+from benchmark.estimating import LOSSES, Problem, Trajectory, blocks, estimator, module
 
 BATCH = 1000  # samples of one batch: all of them on small tasks
 Batch = tuple[Tensor, Tensor]
@@ -35,11 +35,11 @@ class TwoLogits(nn.Module):
     damping=0.1,
 )
 def direct(run: Trajectory, *, damping: float) -> Tensor:
-    """``<g_i, (H + damping I)^-1 u_q> / N`` (N, Q), H the Hessian of the mean loss, inverted by `DirectInfluence`.
+    """``<g_i, (H + damping I)^-1 u_q> / N`` (K, Q), H the Hessian of the mean loss, inverted by `DirectInfluence`.
 
     pyDVL's sign is ours, its scale is N times ours. H lacks the L2 term, whose weight_decay is added to the damping. pyDVL
     gives ``(H + damping I)^-1 u_q``; the products with our g_i, L2 term included, are taken here. Ours: the damping, for
-    pyDVL has no default. Cost: P Hessian products over all N samples and P^3, N + Q gradients.
+    pyDVL has no default. Cost: P Hessian products over all N samples and P^3, K + Q gradients.
     """
     return _effect(run, partial(_library().DirectInfluence, regularization=damping + run.problem.weight_decay))
 
@@ -60,7 +60,7 @@ def cg(run: Trajectory, *, damping: float, iterations: int) -> Tensor:
     Tolerances are pyDVL's. Queries are asked one at a time: of several at once pyDVL solves no more than P, and returns zeros
     for the rest. Off a minimum, where H + damping I is not definite, the iteration need not converge. Ours: the damping and
     the number of iterations, which pyDVL sets to 10 P. Cost: up to `iterations` Hessian products a query over all N samples,
-    N + Q gradients.
+    K + Q gradients.
     """
     build = partial(_library().CgInfluence, maxiter=iterations, warn_on_max_iteration=False)
     return _effect(run, partial(build, regularization=damping + run.problem.weight_decay))
@@ -80,7 +80,7 @@ def nystrom(run: Trajectory, *, damping: float, rank: int) -> Tensor:
     """As `direct`, with H replaced by its Nystroem sketch of so many random directions: `NystroemSketchInfluence`.
 
     ``H ~ H Z (Z^T H Z)^-1 Z^T H``, Z (P, rank) orthonormal, negative eigenvalues of the sketch set to 0. Ours: damping and
-    rank, at most P. Cost: `rank` Hessian products over all N samples, N + Q gradients.
+    rank, at most P. Cost: `rank` Hessian products over all N samples, K + Q gradients.
     """
     rank = min(rank, run.problem.model.parameters)
     build = partial(_library().NystroemSketchInfluence, rank=rank)
@@ -104,7 +104,7 @@ def ekfac(run: Trajectory, *, damping: float) -> Tensor:
     (`update_diagonal`, without which pyDVL's EK-FAC is K-FAC). The slopes are of ``sum_c sqrt(p_c) log p_c``, one backward pass
     for all classes, and so not those of the Fisher matrix: at p = 1/C they are 0. pyDVL knows dense layers and cross-entropy
     alone, and works in float32 alone: one logit is given to it as two, 0 and f. Ours: the damping; pyDVL's is 0. Cost: two
-    passes over the N samples, and those of the layers' sizes cubed; N + Q gradients.
+    passes over the N samples, and those of the layers' sizes cubed; K + Q gradients.
     """
     problem = run.problem
     build = partial(_library().EkfacInfluence, update_diagonal=True)
@@ -118,7 +118,7 @@ def _ekfac(build: Callable[..., Any], problem: Problem, damping: float, whole: n
 
 
 def _effect(run: Trajectory, build: Callable[..., Any], dtype: torch.dtype | None = None) -> Tensor:
-    """``<g_i, f_q> / N`` (N, Q) of pyDVL's factors ``f_q = (H + damping I)^-1 u_q``."""
+    """``<g_i, f_q> / N`` (K, Q) of pyDVL's factors ``f_q = (H + damping I)^-1 u_q``."""
     problem, dtype = run.problem, dtype or run.final.dtype
     train = problem.train[problem.train.by_content()]  # so that no rounding depends on our order
     parts = [train[rows] for rows in torch.split(torch.arange(len(train)), BATCH)]
@@ -127,7 +127,8 @@ def _effect(run: Trajectory, build: Callable[..., Any], dtype: torch.dtype | Non
         method = build(module(problem.model, run.final.to(dtype)), partial(_loss, problem.model.loss))
         method.fit([_batch(problem, part.inputs.to(dtype), part.targets) for part in parts])
         factors = torch.cat([method.influence_factors(*_batch(problem, x[None], y[None])).detach() for x, y in asked])
-    effect = problem.gradients(run.final, problem.train) @ factors.to(run.final).T / len(train)
+    solved, rows = factors.to(run.final).T, blocks(problem.left_out, run.final.nbytes)
+    effect = torch.cat([problem.gradients(run.final, problem.train[some]) @ solved for some in rows]) / len(train)
     return effect.mean(1, keepdim=True) if problem.query_kind == "mean" else effect
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.estimating import LOSS_SLOPES, Problem, Samples, System, Trajectory, estimator, mlp, solve
+from benchmark.estimating import LOSS_SLOPES, Problem, Samples, System, Trajectory, blocks, estimator, mlp, solve
 
 SMALL = 1000  # parameters of a last layer whose Hessian is made explicit
 PAPER = "Yeh et al. 2018, arXiv:1811.09720, theorem 3.1"
@@ -19,15 +19,16 @@ def representer(run: Trajectory, *, penalty: float, steps: int) -> Tensor:
     x (F + 1,) are the inputs of the last layer at theta_T and a 1 for the bias, l' (C,) the slopes of losses in the outputs at
     the optimum ``W = sum_i a_i x_i^T`` of ``1/N sum_i loss(W x_i) + penalty/2 |W|^2``, found by at most `steps` of Newton's
     method from 0 (the paper descends from the final weights; the optimum is one). The penalty is twice the 0.003 of the
-    released codes, whose term has no half. (N, Q). Cost: of the last layer, N gradients a step and N Hessian products for each
+    released codes, whose term has no half. (K, Q). Cost: of the last layer, N gradients a step and N Hessian products for each
     of its iterations.
     """
     problem = run.problem
     last = of_last_layer(run, penalty)
     optimum = minimum(last, steps)
-    model, (train, query) = last.problem.model, (last.problem.train, last.problem.query)
-    slopes = [LOSS_SLOPES[model.loss](model.outputs(optimum, some.inputs), some.targets) for some in (train, query)]
-    effect = slopes[0] @ slopes[1].T * (train.inputs @ query.inputs.T + 1) / (penalty * len(train))
+    model, size = last.problem.model, len(last.problem.train)
+    asked, query = last.problem.train[problem.left_out], last.problem.query
+    slopes = [LOSS_SLOPES[model.loss](model.outputs(optimum, some.inputs), some.targets) for some in (asked, query)]
+    effect = slopes[0] @ slopes[1].T * (asked.inputs @ query.inputs.T + 1) / (penalty * size)
     return effect.mean(1, keepdim=True) if problem.query_kind == "mean" else effect
 
 
@@ -51,7 +52,7 @@ def minimum(run: Trajectory, steps: int) -> Tensor:
     """The parameters (P,) of least mean training loss, by Newton steps that are halved until they do not go up."""
     problem, theta = run.problem, run.final
     for _ in range(steps):
-        gradient = problem.gradients(theta, problem.train).mean(0)
+        gradient = mean_gradient(problem, theta)
         if not gradient.abs().max() > 10 * torch.finfo(theta.dtype).eps:
             break
         system = System(Trajectory(problem, theta[None, None]), "hessian", 0.0)
@@ -60,6 +61,12 @@ def minimum(run: Trajectory, steps: int) -> Tensor:
         if torch.equal(before, theta):
             break
     return theta
+
+
+def mean_gradient(problem: Problem, theta: Tensor) -> Tensor:
+    """That of the mean training loss (P,)."""
+    parts = blocks(torch.arange(len(problem.train), device=theta.device), theta.nbytes)
+    return torch.stack([problem.gradients(theta, problem.train[rows]).sum(0) for rows in parts]).sum(0) / len(problem.train)
 
 
 def downhill(problem: Problem, theta: Tensor, step: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from baselines.representer import mean_gradient
 from benchmark.base.means import Means, allowing
 from benchmark.core import blocks as held
 from benchmark.core.blocks import blocks
@@ -29,11 +30,13 @@ BLOCKED = (
     "if-cg",
     "if-ekfac",
     "if-datainf",
+    "if-direct-fisher",
     "trak",
     "if-projected",
     "if-dropout",
 )
-OTHERS = ("source", "knn-shapley", "el2n", "outlier-gradient-l2")
+ROOTED = ("if-direct-gauss-newton", "newton-loo")  # by a matrix (N C, N C), of a root in blocks
+OTHERS = ("representer", "source", "knn-shapley", "el2n", "outlier-gradient-l2")
 
 
 class Largest(TorchDispatchMode):
@@ -95,13 +98,22 @@ def test_neighbours_are_sorted_for_some_queries_at_a_time(run: Trajectory) -> No
     assert torch.allclose(found, whole, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", [name for name in (*BLOCKED, *OTHERS) if name not in ("source", "if-cg")])
+@pytest.mark.parametrize("name", [name for name in (*BLOCKED, *ROOTED, *OTHERS) if name not in ("source", "if-cg")])
 def test_blocks_do_not_change_what_is_answered(name: str, run: Trajectory) -> None:
     whole = registered()[name](run)
     with allowing(SMALL):
         found = registered()[name](run)
 
     assert torch.allclose(found, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_the_mean_gradient_of_a_last_layer_is_summed_in_blocks(run: Trajectory) -> None:
+    expected = run.problem.gradients(run.final, run.problem.train).mean(0)
+    with allowing(SMALL), Largest() as largest:
+        found = mean_gradient(run.problem, run.final)
+
+    assert largest.numbers < MANY * len(run.final)
+    assert torch.allclose(found, expected, rtol=1e-12, atol=1e-15)
 
 
 def test_products_with_the_fisher_matrix_are_those_of_the_definition_in_blocks_too(run: Trajectory) -> None:

@@ -1,5 +1,8 @@
 """Rows in blocks: of how many samples, or queries, something large is held at once."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,16 @@ from benchmark.core import calculus
 WHOLE = 256 * 2**20  # bytes up to which all rows are one block
 PART = 128 * 2**20  # bytes of a block where they are not; of less than 32 MiB glibc does not use again what was freed
 SHARE = 8  # a block takes no more of the memory that is allowed than one part in so many: what is made of it needs room too
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of rows that are computed again each time that one goes through them."""
+
+    compute: Callable[[], Iterator[Tensor]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.compute()
 
 
 def blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """Inverse-curvature products ``(A + shift I)^-1 v``: one front, a table of solvers, three curvatures A."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError, Unsolved, unknown
 from benchmark.core import calculus, kronecker
-from benchmark.core.blocks import blocks
+from benchmark.core.blocks import Blocks, blocks
 from benchmark.core.models import Model
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import Trajectory
@@ -61,12 +61,16 @@ class System:
 
         Held for the next time where all are one block, else computed again.
         """
-        everyone = torch.arange(len(self.problem.train), device=self.run.final.device)
+        everyone = self._everyone
         if len(blocks(everyone, self.run.final.nbytes)) == 1:
             yield self.gradients if rows is None else self.gradients[rows]
             return
         for some in blocks(everyone if rows is None else rows, self.run.final.nbytes):
             yield self._gradients(self.problem.train[some])
+
+    @property
+    def _everyone(self) -> Tensor:
+        return torch.arange(len(self.problem.train), device=self.run.final.device)
 
     def _gradients(self, samples: Samples) -> Tensor:
         found = self.problem.gradients(self.run.final, samples)
@@ -90,13 +94,20 @@ class System:
         return self.products(vectors) + self.shift * vectors
 
     @cached_property
-    def root(self) -> Tensor:
-        """B (M, P) with ``A = B^T B / N``, M = N C, or N for the Fisher matrix. Raises LoobenchError for the Hessian."""
+    def root(self) -> Iterable[Tensor]:
+        """B (M, P) with ``A = B^T B / N``, M = N C, or N for the Fisher matrix, in blocks of rows.
+
+        Held where all are one block, else computed again each time. Raises LoobenchError for the Hessian.
+        """
         if self.matrix == "fisher":
-            return self.gradients
+            return Blocks(self.gradient_blocks)
         if self.matrix == "hessian":
             raise LoobenchError("the Hessian has no root: take gauss-newton or fisher")
-        return kronecker.curvature_roots(self.problem, self.run.final, self.problem.train).flatten(0, 1)
+        parts = blocks(self._everyone, self.problem.model.classes * self.run.final.nbytes)
+        return Blocks(lambda: map(self._roots, parts)) if len(parts) > 1 else [self._roots(parts[0])]
+
+    def _roots(self, rows: Tensor) -> Tensor:
+        return kronecker.curvature_roots(self.problem, self.run.final, self.problem.train[rows]).flatten(0, 1)
 
     @property
     def low(self) -> bool:
@@ -157,7 +168,8 @@ def direct(system: System, vectors: Tensor) -> tuple[Tensor, int]:
     With damping whatever the matrix' signs; without, a singular or indefinite one is refused.
     """
     if system.low:
-        return through(system.root / len(system.problem.train) ** 0.5, system.shift)(vectors), 1
+        size = len(system.problem.train) ** 0.5
+        return through(Blocks(lambda: (rows / size for rows in system.root)), system.shift)(vectors), 1
     matrix = system.explicit()
     if not system.damping:
         refuse_singular(matrix)
@@ -165,15 +177,21 @@ def direct(system: System, vectors: Tensor) -> tuple[Tensor, int]:
     return found, 1
 
 
-def through(root: Tensor, shift: float) -> Product:
-    """``(B^T B + shift I)^-1`` by way of the rows of B (M, P): ``(v - B^T (B B^T + shift I)^-1 B v) / shift``."""
-    inner = root @ root.T
+def through(root: Iterable[Tensor], shift: float) -> Product:
+    """``(B^T B + shift I)^-1`` by way of the rows of B (M, P): ``(v - B^T (B B^T + shift I)^-1 B v) / shift``.
+
+    B comes in blocks of rows, gone through more than once: a list, or `System.root`. Two of them are held at once.
+    """
+    inner = torch.cat([torch.cat([left @ right.T for right in root], dim=1) for left in root])
     inner.diagonal().add_(shift)
     factors = torch.linalg.lu_factor(inner)
 
     def inverse(vectors: Tensor) -> Tensor:
-        inside: Tensor = torch.linalg.lu_solve(*factors, root @ vectors.T).T
-        return (vectors - inside @ root) / shift
+        inside = torch.linalg.lu_solve(*factors, torch.cat([rows @ vectors.T for rows in root]))  # (M, K)
+        left, at = vectors, 0
+        for rows in root:
+            left, at = left - inside[at : at + len(rows)].T @ rows, at + len(rows)
+        return left / shift
 
     return inverse
 
@@ -284,7 +302,7 @@ def nystrom(system: System, vectors: Tensor, *, rank: int) -> tuple[Tensor, int]
         raise Unsolved(f"the curvature is indefinite, {float(values[0]):.1e} in the span: take gauss-newton or fisher")
     kept = values > floor
     root = (axes[:, kept] / values[kept].sqrt()).T @ moved  # (kept, P)
-    return through(root, system.shift)(vectors), rank
+    return through([root], system.shift)(vectors), rank
 
 
 def kfac(system: System, vectors: Tensor, *, share: float) -> tuple[Tensor, int]:
