@@ -81,6 +81,7 @@ def test_a_task_that_can_be_answered_keeps_all_rules(case: str, monkeypatch: pyt
 
 
 LOSSES: dict[str, tuple[nn.Module, Any, Any]] = {
+    "mean-squared-error": (nn.Linear(5, 4), numbers()[0][:, :4], "mean-squared-error"),
     "squared-error": (nn.Linear(5, 1), numbers()[0][:, 0], "squared-error"),
     "binary-cross-entropy": (nn.Linear(5, 1), (numbers()[0][:, 0] > 0).long(), "binary-cross-entropy"),
     "token-cross-entropy": (

@@ -14,7 +14,7 @@ from benchmark.base.streams import drawn, stream
 from benchmark.core.code import code_of
 from benchmark.core.optimizers import Adam, OneCycle, Optimizer, Sgd
 from benchmark.core.problem import Problem, Samples
-from benchmark.core.reference import CausalTransformer, Encoder, ResNet9
+from benchmark.core.reference import CausalTransformer, Encoder, ResNet9, UNet
 from benchmark.core.sweep import backward
 from benchmark.core.wrapped import Module
 from benchmark.retraining import engine
@@ -98,12 +98,17 @@ def class_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
+def noise_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Torch's, the mean over pixels and draws."""
+    return nn.functional.mse_loss(outputs.flatten(1), targets, reduction="none").mean(1)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A module, and what it is of."""
 
     build: Callable[[], nn.Module]
-    data: str = "classes"  # of texts; "tokens" of texts, classes of "images"
+    data: str = "classes"  # of texts; "tokens" of texts, classes of "images", the "noise" in images
 
 
 CASES: dict[str, Kind] = {
@@ -111,13 +116,14 @@ CASES: dict[str, Kind] = {
     "causal": Kind(lambda: CausalTransformer(VOCABULARY, width=4, depth=2, heads=2, length=LENGTH), "tokens"),
     "resnet": Kind(lambda: ResNet9(2, CLASSES, groups=2, channels=1, side=8), "images"),
     "resnet-relu-max": Kind(lambda: ResNet9(2, CLASSES, 1, "relu", "max", channels=1, side=8), "images"),
+    "unet": Kind(lambda: UNet(2, side=8, draws=2, groups=2), "noise"),
     "gru": Kind(Recurrent),
     "tied": Kind(Tied, "tokens"),
     "frozen": Kind(Frozen),
     "buffers": Kind(Buffered),
 }
 LOSS = {"classes": ("cross-entropy", class_loss), "images": ("cross-entropy", class_loss)}
-LOSS |= {"tokens": ("token-cross-entropy", token_loss)}
+LOSS |= {"tokens": ("token-cross-entropy", token_loss), "noise": ("mean-squared-error", noise_loss)}
 every_case = pytest.mark.parametrize("name", CASES)
 
 
@@ -127,6 +133,8 @@ def samples(data: str, count: int, seed: int) -> Samples:
     labels = torch.from_numpy(random.randint(0, CLASSES, count))
     if data == "images":
         return Samples(torch.from_numpy(random.normal(size=(count, 64))), labels)
+    if data == "noise":
+        return Samples(*(torch.from_numpy(random.normal(size=(count, size))) for size in (2 * 65, 2 * 64)))
     texts = torch.from_numpy(random.randint(1, VOCABULARY, (count, LENGTH + 1)))
     if data == "tokens":
         targets = texts[:, 1:].clone()
@@ -215,7 +223,7 @@ def slopes(given: Problem) -> Tensor:
     return (up - down) / (2 * small)
 
 
-@pytest.mark.parametrize("name", ["encoder", "causal", "resnet", "gru", "tied"])
+@pytest.mark.parametrize("name", ["encoder", "causal", "resnet", "unet", "gru", "tied"])
 @pytest.mark.parametrize("kind", ["adam", "sgd-one-cycle-clipped"])
 def test_the_sweep_back_is_the_slope_of_the_run_and_the_sweep_forward_is_the_sweep_back(name: str, kind: str) -> None:
     optimizer, clip = OPTIMIZERS[kind]
@@ -291,21 +299,56 @@ def test_resnet_9_has_its_eight_convolutions_and_linear_layer_of_the_published_w
     assert not any(isinstance(layer, nn.BatchNorm2d | nn.Dropout) for layer in net.modules())
 
 
+def test_the_u_net_is_told_the_time_of_each_draw_and_sees_no_other_draw_or_image() -> None:
+    net, rows = net_of("unet"), samples("noise", 3, 5).inputs
+    later = rows.clone()
+    later[1, 64] += 0.1  # the time of the first draw of the second image
+    one, two = net(rows), net(later)
+
+    assert one.shape == (3, 2, 64)
+    close(net(rows[:1]), one[:1], 1e-12)
+    assert [[bool((one[i, draw] == two[i, draw]).all()) for draw in range(2)] for i in range(3)] == [
+        [True] * 2,
+        [False, True],
+        [True] * 2,
+    ]
+
+
+def test_the_u_net_has_about_a_million_parameters_and_what_is_on_the_way_down_comes_up() -> None:
+    net = UNet(32, draws=4)
+    small, rows = net_of("unet"), samples("noise", 1, 6).inputs
+    with torch.no_grad():
+        whole = small(rows)
+        for half in small.halves:
+            half.weight.zero_()
+            half.bias.zero_()
+        beside = small(rows)
+    net_of.cache_clear()
+
+    assert 9e5 < sum(part.numel() for part in net.parameters()) < 1.3e6
+    assert net(torch.zeros(2, 4 * 785)).shape == (2, 4, 784)
+    assert not torch.allclose(whole, beside)
+    assert float(beside.std()) > 0.1 * float(whole.std())
+
+
 def test_settings_that_do_not_fit_are_errors() -> None:
     for build, message in (
         (lambda: ResNet9(6, groups=4), "6 filters, which 4 groups do not divide"),
         (lambda: ResNet9(activation="gelo"), "unknown activation 'gelo': did you mean gelu"),
         (lambda: ResNet9(pool="mean"), "unknown pool 'mean'"),
+        (lambda: UNet(6), "a width that 4 groups divide and a side that 4 divides, got 6 and 28"),
+        (lambda: UNet(4, side=10), "got 4 and 10"),
         (lambda: Encoder(9, 2, width=6, heads=4), "width of 6 cannot be divided among 4 heads"),
     ):
         with pytest.raises(LoobenchError, match=message):
             build()
 
 
-@pytest.mark.parametrize("kind", [ResNet9, Encoder, CausalTransformer])
+@pytest.mark.parametrize("kind", [ResNet9, UNet, Encoder, CausalTransformer])
 def test_a_reference_model_is_built_by_its_name_and_settings(kind: type[nn.Module]) -> None:
     settings: dict[type, dict[str, object]] = {
         ResNet9: {"width": 4, "side": 8},
+        UNet: {"width": 4, "side": 8},
         Encoder: {"vocabulary": 9, "classes": 2, "width": 8},
         CausalTransformer: {"vocabulary": 9, "width": 8},
     }

@@ -23,7 +23,7 @@ from benchmark.core.code import Code
 from benchmark.core.optimizers import Adam, OneCycle, Sgd, WarmUp
 from benchmark.core.problem import Problem
 from benchmark.core.recipes import MODELS
-from benchmark.core.reference import CausalTransformer, Encoder, ResNet9
+from benchmark.core.reference import CausalTransformer, Encoder, ResNet9, UNet
 from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
 from benchmark.core.wrapped import Module
@@ -33,7 +33,7 @@ from benchmark.sandbox import client, transport
 from benchmark.sandbox.process import Allowance, server
 from benchmark.tasks import data
 from benchmark.tasks.definition import Task, build, pixels
-from benchmark.tasks.features import CHARACTERS, WORDS, features, with_test
+from benchmark.tasks.features import CHARACTERS, DRAWS, WORDS, features, with_test
 from benchmark.tasks.questions import LeaveOneOut, Subsets
 from benchmark.tasks.suites import SUITES, TASKS
 
@@ -123,6 +123,26 @@ def test_characters_of_posts_long_enough_are_read_and_the_next_ones_asked(length
     assert {0, 1} <= {*inputs.flatten().tolist()}
 
 
+@pytest.mark.parametrize("draws", DRAWS)
+def test_a_noised_digit_is_the_digit_and_the_noise_that_is_asked_by_the_cosine_and_sine_of_its_time(
+    draws: int, tmp_path: Path
+) -> None:
+    inputs, targets, own = with_test("mnist", f"noised-{draws}", tmp_path)
+    each, noise = inputs.reshape(-1, draws, 785).astype(float), targets.reshape(-1, draws, 784).astype(float)
+    time = each[:, :, 784:]
+    digits = [np.asarray(SETS["mnist"][split]["image"]).reshape(40, 1, 784) / 255 * 2 - 1 for split in ("train", "test")]
+
+    assert (own, inputs.dtype, targets.dtype) == (40, np.float32, np.float32)
+    assert np.allclose(
+        each[:, :, :784] - np.sin(np.pi / 2 * time) * noise, np.cos(np.pi / 2 * time) * np.concatenate(digits), atol=1e-5
+    )
+    assert 0 <= time.min() < 0.1 < 0.9 < time.max() <= 1
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    assert len(np.unique(noise)) > 0.99 * noise.size  # no two draws, digits or splits have the same
+    assert np.array_equal(features("mnist", f"noised-{draws}", tmp_path)[1], targets[:own])
+
+
 def test_cifar_2_is_cats_as_class_0_and_dogs_as_class_1(tmp_path: Path) -> None:
     rows, labels, own = with_test("cifar10", "cat-dog", tmp_path)
     table = SETS["cifar10"]["train"]
@@ -170,7 +190,7 @@ def twin(given: Problem) -> nn.Module:
     if isinstance(given.model, Module):
         code = given.model.code
         assert isinstance(code, Code)
-        kinds: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (ResNet9, Encoder, CausalTransformer)}
+        kinds: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (ResNet9, UNet, Encoder, CausalTransformer)}
         net = kinds[code.name](**dict(code.settings))
     else:
         widths = [(layer.inputs, layer.outputs) for layer in given.model.layers if hasattr(layer, "outputs")]
@@ -184,7 +204,9 @@ def twin(given: Problem) -> nn.Module:
 
 
 def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Torch's cross-entropy of each sample, the mean over its tokens."""
+    """Torch's cross-entropy of each sample, the mean over its tokens; of noise torch's squared error."""
+    if targets.is_floating_point():
+        return nn.functional.mse_loss(outputs, targets.view_as(outputs), reduction="none").flatten(1).mean(1)
     found = nn.functional.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none")
     return found.flatten(1).mean(1) if found.ndim > 1 else found
 
@@ -224,7 +246,9 @@ def test_the_truth_of_a_small_twin_is_what_a_plain_torch_loop_without_a_sample_d
 @every_large
 def test_a_large_task_is_built_of_the_samples_and_model_that_it_names(task: Task, tmp_path: Path) -> None:
     given = build(tiny(task, dtype="float32"), 0, tmp_path)
-    width = {"cifar10": 3072, "mnist": 784}.get(task.dataset) or int(task.subset.rpartition("-")[2])
+    last = task.subset.rpartition("-")[2]
+    noised = 785 * int(last) if task.subset.startswith("noised") else 784
+    width = {"cifar10": 3072, "mnist": noised}.get(task.dataset) or int(last)
 
     assert given.train.inputs.shape == (N, width)
     assert given.train.inputs.dtype == (torch.int64 if task.dataset in ("sst2", "20news") else torch.float32)
@@ -262,6 +286,8 @@ def test_data_that_do_not_fit_a_model_are_errors() -> None:
     for name, inputs, classes, message in (
         ("resnet9-8", 784, 10, r"images \(3, 32, 32\) needs 3072 inputs, got 784"),
         ("resnet9-8", 3072, 1, "at least 2 classes, got 1"),
+        ("unet-32x4", 785, 1, "rows of 4 noisy images of 28 x 28 and their times, and the noise as targets, got rows of 785"),
+        ("unet-8x1", 785, 10, "the noise as targets"),
         ("encoder-2x64-32", 64, 2, "texts of 32 tokens got rows of 64"),
         ("writer-2x64-64", 256, 97, "texts of 64 tokens got rows of 256"),
     ):
@@ -284,7 +310,7 @@ def test_samples_are_left_out_one_at_a_time_of_networks_without_kinks_but_for_on
         rough = {task.name for task in tasks if MODELS[task.model] in ROUGH and task.truth == LeaveOneOut()}
         assert len(rough) == 1
         assert {name.rpartition("mnist-")[2] for name in rough} == {"mlp-relu"}
-        assert {task.model.partition("-")[0] for task in tasks if isinstance(task.truth, Subsets)} == {"mlp", "resnet9"}
+        assert {task.model.partition("-")[0] for task in tasks if isinstance(task.truth, Subsets)} == {"mlp", "resnet9", "unet"}
 
 
 ROUGH = [recipe for recipe in MODELS.values() if getattr(recipe, "activation", None) == "relu" and recipe != MODELS["logistic"]]
@@ -341,10 +367,14 @@ def test_the_page_has_each_task_as_it_is() -> None:
 
 # ---- on their way to others ----------------------------------------------------------------------------------------------
 def trained(name: str, cache: Path) -> Trajectory:
-    return train(build(tiny(TASKS[f"scale-small-{name}"], leave_out=2), 0, cache))
+    return train(build(two_left_out(name), 0, cache))
 
 
-MODULES = ["cifar2-resnet9", "sst2-transformer", "news-char-gpt"]
+def two_left_out(name: str) -> Task:
+    return tiny(TASKS[f"scale-small-{name}"], leave_out=2, truth=LeaveOneOut())
+
+
+MODULES = ["cifar2-resnet9", "mnist-denoiser", "sst2-transformer", "news-char-gpt"]
 QUICK = "sst2-transformer"
 
 
@@ -392,7 +422,7 @@ def test_initial_parameters_of_a_module_are_what_torch_draws_from_the_stream_of_
 def test_an_export_of_a_module_of_a_suite_is_redone_by_a_program_that_does_not_know_us(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = tiny(TASKS[f"scale-small-{name}"], leave_out=2)
+    task = two_left_out(name)
     monkeypatch.setitem(TASKS, task.name, task)
     assert main(["truth", task.name, "--export", "out"]) == 0
     sample = str(int(load_file("out/problem.safetensors")["left_out"][1]))

@@ -16,6 +16,8 @@ from benchmark.core.code import Code, code_of
 OfOutputs = Callable[[Tensor, Tensor], Tensor]  # outputs (B, ...), targets (B, ...) -> (B,)
 Loss = Any  # one of ours by its name, or a function of outputs and targets
 Kind = TypeVar("Kind")
+REAL = ("mean-squared-error", "squared-error")  # of real targets, which are no classes
+OF_MANY = ("mean-squared-error", "token-cross-entropy")  # of a sample with several targets
 NO_TOKEN = -100  # the target of a token that does not count
 
 
@@ -49,6 +51,11 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.squeeze(-1) - targets) ** 2 / 2
 
 
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean of ``(f - y)^2`` over a sample's outputs, as torch has it. (B, ...), (B, ...) -> (B,)"""
+    return ((outputs.flatten(1) - targets.flatten(1)) ** 2).mean(1)
+
+
 def token_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """The mean `cross_entropy` over a sample's tokens, without those whose target is -100. (B, L, C), (B, L) -> (B,)"""
     return _mean_token(cross_entropy(outputs, targets.clamp(min=0)), targets)
@@ -79,6 +86,7 @@ LOSSES = ByLoss[OfOutputs](  # of each sample: outputs (B, C), targets (B,) -> (
     {
         "binary-cross-entropy": binary_cross_entropy,
         "cross-entropy": cross_entropy,
+        "mean-squared-error": mean_squared_error,
         "squared-error": squared_error,
         "token-cross-entropy": token_cross_entropy,
     },
@@ -89,6 +97,7 @@ LOSS_SLOPES = ByLoss[OfOutputs](  # of the loss in the outputs; (R, B, C), (B,)
     {
         "binary-cross-entropy": lambda outputs, targets: outputs.sigmoid() - targets[:, None],
         "cross-entropy": lambda outputs, targets: outputs.softmax(-1) - one_hot(targets, outputs.shape[-1]),
+        "mean-squared-error": _slope(mean_squared_error),
         "squared-error": lambda outputs, targets: outputs - targets[:, None],
         "token-cross-entropy": _slope(token_cross_entropy),
     },
@@ -105,6 +114,7 @@ LOSS_ROOTS = ByLoss[Callable[[Tensor], Tensor]](  # R (B, C, D) with R R^T the l
     {
         "binary-cross-entropy": lambda outputs: (outputs.sigmoid() * outputs.neg().sigmoid()).sqrt()[..., None],
         "cross-entropy": lambda outputs: _label_root(outputs.softmax(-1)),
+        "mean-squared-error": _no_root("mean-squared-error"),
         "squared-error": lambda outputs: torch.ones_like(outputs)[..., None],
         "token-cross-entropy": _no_root("token-cross-entropy"),
     },
@@ -167,8 +177,8 @@ def asked(loss: Loss, query: Loss) -> OfOutputs:
         return LOSSES[loss if query == "loss" else query]
     if query not in QUERIES:
         raise unknown("query function", query, ("loss", *QUERIES))
-    if loss == "squared-error":
-        raise LoobenchError(f"the query function {query} is of classes, the loss is squared-error: ask for the loss")
+    if loss in REAL:
+        raise LoobenchError(f"the query function {query} is of classes, the loss is {loss}: ask for the loss")
     return QUERIES[query]
 
 

@@ -11,7 +11,7 @@ from benchmark.base.streams import drawn, stream
 from benchmark.core.code import code_of
 from benchmark.core.layers import Image
 from benchmark.core.models import Block, Model, Network, cnn, mlp
-from benchmark.core.reference import CausalTransformer, Encoder, ResNet9
+from benchmark.core.reference import CausalTransformer, Encoder, ResNet9, UNet
 from benchmark.core.wrapped import Module, Shapes
 
 
@@ -77,6 +77,24 @@ class ResNetRecipe:
 
 
 @dataclass(frozen=True)
+class DenoiserRecipe:
+    """A U-Net over rows of noisy images (28, 28) and their times, several to a row; the mean squared error of the noise."""
+
+    width: int
+    draws: int
+
+    def build(self, inputs: int, classes: int) -> Module:
+        """The denoiser. Raises LoobenchError for rows of another size, and for classes."""
+        if inputs != self.draws * (28 * 28 + 1) or classes != 1:
+            raise LoobenchError(
+                f"a denoiser needs rows of {self.draws} noisy images of 28 x 28 and their times, and the noise as targets, "
+                f"got rows of {inputs}: take the data of so many draws"
+            )
+        shapes = Shapes((inputs,), (self.draws, 28 * 28))
+        return _module(UNet, "mean-squared-error", shapes, width=self.width, side=28, draws=self.draws)
+
+
+@dataclass(frozen=True)
 class TextRecipe:
     """A transformer of texts of `length` tokens."""
 
@@ -133,6 +151,8 @@ MODELS: dict[str, Recipe] = {
     "cifar-cnn": CnnRecipe((3, 32, 32), tuple(Block(filters, 3, padding=1, groups=4) for filters in (16, 32, 32))),
     **{f"resnet9-{width}": ResNetRecipe(width) for width in (8, 16, 64)},
     **{f"resnet9-{width}-relu": ResNetRecipe(width, "relu", "max") for width in (8, 64)},
+    "unet-8x1": DenoiserRecipe(8, 1),  # the second number is of draws of noise
+    "unet-32x4": DenoiserRecipe(32, 4),
     "encoder-2x64-32": EncoderRecipe(2000, 32, depth=2, width=64),  # the last number is of tokens
     "encoder-2x64-64": EncoderRecipe(8000, 64, depth=2, width=64),
     "encoder-4x256-64": EncoderRecipe(8000, 64, depth=4, width=256, heads=8),

@@ -1,4 +1,4 @@
-"""Models as a person would write them in torch: a residual network, a transformer that classifies and one that writes.
+"""Models as a person would write them in torch: residual network, denoiser, a transformer that classifies and one that writes.
 
 None has dropout or buffers that training changes, so that a left-out sample leaves no trace.
 """
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmark.base.errors import LoobenchError, unknown
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+FASTEST = 1000.0  # radians in the unit of time of its fastest wave; the slowest has 1
 POOLS: dict[str, Callable[[int], nn.Module]] = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}
 WHOLE: dict[str, Callable[[int], nn.Module]] = {"avg": nn.AdaptiveAvgPool2d, "max": nn.AdaptiveMaxPool2d}
 PADDING = 0  # the token that fills up a short text
@@ -83,6 +84,80 @@ class Residual(nn.Module):
         """Of any shape that `inside` keeps."""
         moved: Tensor = self.inside(values)
         return values + moved
+
+
+class UNet(nn.Module):
+    """A U-Net that says the noise in images (1, side, side): of rows (B, draws (side side + 1)) outputs (B, draws, side side).
+
+    A row has several draws of noise: each the pixels of the noisy image, and then its time in [0, 1]. Blocks of `width`, 2 and
+    4 times as many filters are told the time by a shift of each filter; the sides are halved twice and doubled twice, and
+    what was on the way down is put beside what comes up. All is smooth. Raises LoobenchError for a width that `groups` do
+    not divide, and for a side that 4 does not divide.
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, appendix B, smaller and without attention and dropout.
+    """
+
+    def __init__(self, width: int = 32, side: int = 28, draws: int = 1, groups: int = 4) -> None:
+        super().__init__()
+        if width % groups or side % 4:
+            raise LoobenchError(
+                f"UNet needs a width that {groups} groups divide and a side that 4 divides, got {width} and {side}: take others"
+            )
+        self.side, self.draws, self.waves = side, draws, width // 2
+        self.time = nn.Sequential(nn.Linear(2 * self.waves, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU())
+
+        def block(inputs: int, outputs: int) -> Timed:
+            return Timed(inputs, outputs, 4 * width, groups)
+
+        def half(filters: int) -> nn.Conv2d:
+            return nn.Conv2d(filters, filters, 3, stride=2, padding=1)
+
+        self.first = nn.Conv2d(1, width, 3, padding=1)
+        self.down = nn.ModuleList([block(width, width), block(width, 2 * width), block(2 * width, 4 * width)])
+        self.halves = nn.ModuleList([half(width), half(2 * width)])
+        self.middle = block(4 * width, 4 * width)
+        self.up = nn.ModuleList([block(6 * width, 2 * width), block(3 * width, width)])
+        self.last = nn.Sequential(nn.GroupNorm(groups, width), nn.SiLU(), nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(B, draws (side side + 1)) -> (B, draws, side side)"""
+        each = rows.reshape(-1, self.side**2 + 1)
+        time = self.time(self.of_time(each[:, -1:]))
+        wide = self.down[0](self.first(each[:, :-1].reshape(-1, 1, self.side, self.side)), time)
+        half = self.down[1](self.halves[0](wide), time)
+        values = self.middle(self.down[2](self.halves[1](half), time), time)
+        for block, beside in zip(self.up, (half, wide), strict=True):
+            values = block(torch.cat([_doubled(values), beside], dim=1), time)
+        outputs: Tensor = self.last(values).reshape(-1, self.draws, self.side**2)
+        return outputs
+
+    def of_time(self, time: Tensor) -> Tensor:
+        """Sines and cosines of the time, from slow to fast. (B, 1) -> (B, waves 2)"""
+        angles = time * FASTEST ** torch.linspace(0, 1, self.waves, dtype=time.dtype, device=time.device)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Timed(nn.Module):
+    """Two convolutions of 3 x 3, each after GroupNorm and SiLU, with a shift by the time between, added to what came in."""
+
+    def __init__(self, inputs: int, outputs: int, times: int, groups: int) -> None:
+        super().__init__()
+
+        def conv(inputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.GroupNorm(groups, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+
+        self.before, self.after, self.shift = conv(inputs), conv(outputs), nn.Linear(times, outputs)
+        self.past = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, values: Tensor, time: Tensor) -> Tensor:
+        """(B, inputs, side, side), (B, times) -> (B, outputs, side, side)"""
+        moved: Tensor = self.after(self.before(values) + self.shift(time)[:, :, None, None])
+        past: Tensor = self.past(values)
+        return past + moved
+
+
+def _doubled(images: Tensor) -> Tensor:
+    """Each pixel four times. (B, C, side, side) -> (B, C, 2 side, 2 side)"""
+    return images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
 
 # ---- sequences of tokens -------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from benchmark.base.errors import LoobenchError
 from benchmark.core.calculus import many
 from benchmark.core.code import Code
-from benchmark.core.losses import LOSSES, Loss, name_of
+from benchmark.core.losses import LOSSES, OF_MANY, Loss, name_of
 from benchmark.core.problem import Samples, map_tensors
 from benchmark.core.wrapped import Make, Module, Shapes
 
@@ -89,7 +89,7 @@ def _changes(net: nn.Module, inputs: Tensor) -> bool:
 
 def _losses(found: Module, outputs: Tensor, some: Samples) -> Tensor:
     named = name_of(found.loss)
-    if isinstance(found.loss, str) and found.loss != "token-cross-entropy" and some.targets.shape == (len(some), 1):
+    if isinstance(found.loss, str) and found.loss not in OF_MANY and some.targets.shape == (len(some), 1):
         raise LoobenchError(f"{named} takes targets (N,), got (N, 1): squeeze them, as targets[:, 0]")
     try:
         losses = LOSSES[found.loss](outputs, some.targets)

@@ -136,7 +136,9 @@ class Module:
         Raises Unsolved where outputs are of tokens, not of samples, and LoobenchError where there is no such layer.
         """
         if self.loss == "token-cross-entropy" or len(self.one.outputs) > 1:
-            raise Unsolved("what goes into the last layer must be of a sample, got a model with outputs for each of its tokens")
+            raise Unsolved(
+                "what goes into the last layer must be of a sample, got outputs for each of its parts, as its tokens"
+            )
         net, _ = self._here(theta)
         seen: list[Tensor] = []
         hooks = [

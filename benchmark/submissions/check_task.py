@@ -425,6 +425,8 @@ def _torch_loss(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.binary_cross_entropy_with_logits(outputs.squeeze(-1), targets, reduction="none")
     if loss == "squared-error":
         return functional.mse_loss(outputs.squeeze(-1), targets, reduction="none") / 2
+    if loss == "mean-squared-error":
+        return functional.mse_loss(outputs, targets.view_as(outputs), reduction="none").flatten(1).mean(1)
     if loss == "token-cross-entropy":
         each = functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none", ignore_index=losses.NO_TOKEN)
         return each.sum(1) / (targets != losses.NO_TOKEN).sum(1).clamp(min=1)

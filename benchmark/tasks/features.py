@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.base.errors import LoobenchError, unknown
+from benchmark.base.streams import stream
 from benchmark.tasks import data
 from benchmark.tasks.data import Splits, Table
 
 Features = tuple[
     np.ndarray, np.ndarray
-]  # (M, d) inputs of all M rows, float64, bytes or tokens; targets (M,), (M, L) if tokens
+]  # (M, d) inputs of all M rows, float64, float32, bytes or tokens; targets (M,), or (M, L)
 
 
 def embedded(splits: Splits) -> Features:
@@ -43,6 +44,22 @@ def mnist(splits: Splits) -> Features:
     return np.asarray(table["image"]).reshape(len(table["label"]), -1), np.asarray(table["label"])
 
 
+def noised_digits(splits: Splits, draws: int, of: str = "train") -> Features:
+    """Digits in noise, as rows of so many draws of pixels and a time; as targets the noise. (M, draws 785), (M, draws 784)
+
+    ``x = cos(pi t / 2) x_0 + sin(pi t / 2) e`` of pixels x_0 in [-1, 1], t uniform in [0, 1] and e standard normal (Ho et al.
+    2020, arXiv:2006.11239, eq. 4, with the cosine of Nichol and Dhariwal 2021, arXiv:2102.09672). Of the first 6,000 digits
+    of the split, float32. What is drawn is part of the data: the same at each visit, whatever the seed of a run.
+    """
+    images, random = np.asarray(splits[of]["image"])[:NOISED], stream(f"noise on {of} digits, {draws} draws", 0)
+    clean = images.reshape(len(images), 1, -1) / np.float32(127.5) - 1
+    time = random.uniform(size=(len(images), draws, 1)).astype(np.float32)
+    noise = random.normal(size=(len(images), draws, clean.shape[2])).astype(np.float32)
+    angle = np.pi / 2 * time
+    noisy = np.cos(angle) * clean + np.sin(angle) * noise
+    return np.concatenate([noisy, time], axis=2).reshape(len(images), -1), noise.reshape(len(images), -1)
+
+
 def cifar10(splits: Splits) -> Features:
     """Train images, ten classes, pixels as bytes: the red plane first, then green, then blue."""
     table = splits["train"]
@@ -50,6 +67,11 @@ def cifar10(splits: Splits) -> Features:
     return planes.reshape(len(planes), -1), np.asarray(table["label"])
 
 
+def _noised_with_test(splits: Splits, draws: int) -> tuple[Features, Features]:
+    return noised_digits(splits, draws), noised_digits(splits, draws, "test")
+
+
+DRAWS, NOISED = (1, 4), 6000  # of noise for each digit; digits that have it
 CAT, DOG = 3, 5
 
 
@@ -199,6 +221,7 @@ RECIPES: dict[tuple[str, str], Callable[[Splits], Features]] = {
     ("diabetes", "all"): diabetes,
     ("mnist", "1-7"): mnist_1_7,
     ("mnist", "all"): mnist,
+    **{("mnist", f"noised-{draws}"): partial(noised_digits, draws=draws) for draws in DRAWS},
     ("cifar10", "all"): cifar10,
     ("cifar10", "cat-dog"): cifar2,
     ("20news", "ibm-mac"): news_ibm_mac,
@@ -223,6 +246,7 @@ def _sst2_with_validation(splits: Splits) -> tuple[Features, Features]:
 WITH_TEST: dict[tuple[str, str], Callable[[Splits], tuple[Features, Features]]] = {  # train and test rows, apart
     ("mnist", "1-7"): _alike(mnist_1_7),
     ("mnist", "all"): _alike(mnist),
+    **{("mnist", f"noised-{draws}"): partial(_noised_with_test, draws=draws) for draws in DRAWS},
     ("cifar10", "all"): _alike(cifar10),
     ("cifar10", "cat-dog"): _alike(cifar2),
     ("20news", "ibm-mac"): _news,

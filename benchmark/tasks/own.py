@@ -16,7 +16,7 @@ from benchmark.base.files import tensor_digest
 from benchmark.base.streams import drawn, stream
 from benchmark.core import chains, optimizers, suitable
 from benchmark.core.code import Code, code_of
-from benchmark.core.losses import meant, name_of
+from benchmark.core.losses import REAL, meant, name_of
 from benchmark.core.models import Model
 from benchmark.core.optimizers import Optimizer
 from benchmark.core.problem import Problem, Samples, map_tensors
@@ -37,9 +37,7 @@ class Training:
     """
 
     model: nn.Module | Callable[[], nn.Module]  # which starts as it is; or what makes it, drawn anew for each seed
-    loss: (
-        Any  # "cross-entropy", "binary-cross-entropy", "squared-error", "token-cross-entropy", torch's, or (B, C), (B,) -> (B,)
-    )
+    loss: Any  # a name in `benchmark.core.losses.LOSSES`, torch's, or a function (B, C), (B,) -> (B,)
     train: Any
     query: Any
     optimizer: Optimizer
@@ -157,7 +155,7 @@ class OwnTask:
     @property
     def real_targets(self) -> bool:
         """Whether targets are real numbers, also where they are written as whole ones."""
-        return meant(self.training.loss) in ("binary-cross-entropy", "squared-error")
+        return meant(self.training.loss) in ("binary-cross-entropy", *REAL)
 
     @cached_property
     def model(self) -> Model:

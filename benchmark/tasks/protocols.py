@@ -200,6 +200,9 @@ def scale_tasks() -> Iterator[Task]:
     yield replace(_digits("scale-mnist-mlp-relu-subsets", "mlp-128"), leave_out=None, truth=HALVES, horizons=(5,))
     yield from _images()
     yield from _texts()
+    fit: Fit = "unet-32x4", Adam(0.001), 0.0
+    halves: dict[str, Any] = {"truth": HALVES, "leave_out": None}
+    yield replace(_sampled("scale-mnist-denoiser", ("mnist", "noised-4"), (5000, 64, 0), fit, (64, 20, (20,)), 2), **halves)
 
 
 HALVES = Subsets(0.5, count=64, repeats=2)
@@ -267,6 +270,8 @@ SMALLER: dict[str, dict[str, Any]] = {
     "mnist-mlp": TEN | {"horizons": (1, 5)},
     "mnist-mlp-relu": TEN | {"epochs": 1, "horizons": (1,)},
     "mnist-mlp-relu-subsets": {"query": 10, "train": 5000, "truth": Subsets(0.5, count=50, repeats=2)},
+    "mnist-denoiser": {"query": 5, "train": 200, "truth": Subsets(0.5, count=20, repeats=2), "model": "unet-8x1"}
+    | {"subset": "noised-1", "batch": 32, "epochs": 3, "horizons": (3,)},
     "cifar2-resnet9": FIVE | {"model": "resnet9-8", "train": 500, "batch": 32, "epochs": 2, "horizons": (1, 2)},
     "cifar2-resnet9-relu-subsets": {"query": 5, "train": 200, "truth": Subsets(0.5, count=20, repeats=2)}
     | {"model": "resnet9-8-relu", "batch": 32, "epochs": 2, "horizons": (2,)},
