@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import OPTIMIZERS, problem
 
-from benchmark.base.errors import LoobenchError
+from benchmark.base.errors import Failure, LoobenchError
 from benchmark.core.registry import registered
 from benchmark.core.trajectory import Trajectory
 from benchmark.retraining.train import train
@@ -54,6 +54,41 @@ def test_time_is_drawn_on_where_counts_grow_and_noise_is_not(name: str, grows: b
 
     whole = 1.0 + (len(run.problem.train) - 5) * 0.6 / 3
     assert charging.for_all(found, registered()[name], run, "cpu").seconds == pytest.approx(whole if grows else 1.0)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1e-5, 1e-3, 0.1])
+def test_a_time_that_hardly_grows_is_drawn_on_from_calls_so_far_apart_that_its_noise_does_not_count(slope: float) -> None:
+    random, asked = np.random.RandomState(0), []
+
+    def take(rows: int) -> float:
+        asked.append(rows)
+        return (1 + slope * rows) * (1 + 0.02 * random.uniform(-1, 1))
+
+    found = charging.drawn_time(take(2), take(50), take, 50, 60_000)
+
+    assert found == pytest.approx(1 + slope * 60_000, rel=0.15)
+    assert asked[2:] == {0.0: [400, 3200, 25_600, 60_000], 1e-5: [400, 3200, 25_600, 60_000], 1e-3: [400, 3200], 0.1: []}[slope]
+
+
+def test_who_cannot_answer_about_more_samples_is_charged_by_the_last_call_that_could_be_made() -> None:
+    def take(rows: int) -> float:
+        if rows > 400:
+            raise Failure("out-of-memory", "too many")
+        return 1.2
+
+    assert charging.drawn_time(1.0, 1.1, take, 50, 1000) == pytest.approx(1.2 + 600 * 0.2 / 398)
+
+
+def test_more_samples_are_those_left_out_and_others_in_order() -> None:
+    run = train(problem(epochs=2))
+    run = replace(run, problem=replace(run.problem, left_out=torch.tensor([3, 7, 11])))
+
+    assert [charging.some(run, rows).tolist() for rows in (2, 3, 6, 12)] == [
+        [3, 7],
+        [3, 7, 11],
+        [0, 1, 2, 3, 7, 11],
+        [*range(12)],
+    ]
 
 
 def opened_as(charged: str, cache: Path) -> tuple[Setup, object]:
