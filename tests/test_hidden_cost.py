@@ -183,8 +183,8 @@ def _works() -> None:
 @pytest.fixture(scope="module")
 def run() -> Trajectory:
     """A run whose retraining takes some hundred times what a call takes."""
-    given = problem(MODELS["cnn-norm"], train=60, batch=10, epochs=6)
-    return train(replace(given, horizons=(12, 24, 36)))
+    given = problem(MODELS["cnn-norm"], train=40, batch=10, epochs=9)
+    return train(replace(given, horizons=(4, 24, 36)))
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def test_a_call_that_warms_up_sees_a_made_up_problem_alone(run: Trajectory) -> N
 def test_the_call_that_is_scored_first_is_that_of_the_last_horizon(run: Trajectory) -> None:
     _, *scored = calls(run)
 
-    assert [one.problem.steps for one in scored] == [36, 24, 12]
+    assert [one.problem.steps for one in scored] == [36, 24, 4]
 
 
 def test_the_costliest_of_some_counts_has_the_most_of_each() -> None:
