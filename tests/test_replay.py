@@ -42,6 +42,8 @@ def test_its_states_are_those_of_the_whole_run_bit_for_bit(optimizer: str, every
 def test_an_estimator_says_the_same_of_it(name: str) -> None:
     variant = registered()[name]
     given = supported_by(variant)
+    if not variant.all_horizons:
+        given = replace(given, horizons=(given.steps,))
     whole, replayed = (estimate(variant, train(given, every)).effect for every in (1, 3))
 
     assert torch.allclose(replayed, whole, rtol=1e-8, atol=1e-10 * float(whole.abs().max()))
@@ -74,11 +76,11 @@ def test_what_is_done_to_a_state_that_was_given_out_changes_no_other() -> None:
 
 
 def test_few_states_are_kept_where_all_would_take_half_of_the_memory(tmp_path: Path) -> None:
-    task = replace(TASKS["quick-digits-mlp-adam"], train=60, query=20, batch=5, epochs=80, horizons=(80,), model="mlp-32")
-    short = Means(memory=100 * MIB)
+    task = replace(TASKS["quick-digits-mlp-adam"], train=60, query=20, batch=5, epochs=60, horizons=(60,), model="mlp-32")
+    short = Means(memory=75 * MIB)
     whole, replayed = (reference(task, 0, tmp_path, "cpu", means) for means in (Means(), short))
 
-    assert spacing(whole.problem, short) == 31  # sqrt(960) steps
+    assert spacing(whole.problem, short) == 27  # sqrt(720) steps
     assert replayed.states.nbytes < 0.1 * whole.states.nbytes
     assert replayed.digest() == whole.digest()
     for run, name in ((whole, "whole"), (replayed, "replayed")):
