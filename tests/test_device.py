@@ -94,6 +94,8 @@ def test_an_estimator_answers_on_a_gpu_what_it_does_on_the_cpu(name: str, gpu: G
     if "/" in name and gpu is not nullcontext:
         pytest.skip("a library asks torch itself where its tensors are")
     given = supported_by(estimator, epochs=1)
+    if not estimator.all_horizons:
+        given = replace(given, horizons=(given.steps,))
     expected = estimate(estimator, train(given)).effect
     with gpu():
         found = estimate(estimator, train(moved(given)), "cuda")
