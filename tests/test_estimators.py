@@ -97,11 +97,12 @@ def test_the_promised_estimators_are_registered() -> None:
     assert set(NAMES) <= set(registered())
 
 
-EACH = [here(name, "each") for name in registered()]  # one that is called for each horizon is the same for any query
-MEAN = [here(name, "mean") for name, one in registered().items() if one.all_horizons]
+KINDS = [  # one that is called for each horizon is called as alike for a mean query
+    (name, kind) for name, one in registered().items() for kind in ("each", "mean") if kind == "each" or one.all_horizons
+]
 
 
-@pytest.mark.parametrize(("name", "kind"), [*EACH, *MEAN])
+@pytest.mark.parametrize(("name", "kind"), [here(*one) for one in KINDS], ids=[f"{kind}-{name}" for name, kind in KINDS])
 def test_an_earlier_horizon_is_the_answer_of_a_run_that_ends_there(name: str, kind: str) -> None:
     run = train(supported_by(registered()[name], query_kind=kind))
     whole = estimate(registered()[name], run).effect

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ every_model = pytest.mark.parametrize("model", MODELS)
 every_matrix = pytest.mark.parametrize("matrix", MATRICES)
 
 
+@cache
 def reference(model: str = "mlp", **changes: Any) -> Trajectory:
     return train(problem(MODELS[model], **changes))
 
@@ -47,6 +49,7 @@ def gap(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@cache
 def curvature(run: Trajectory, matrix: str) -> Tensor:
     """A (P, P) by autograd, without L2 term."""
     given, theta = run.problem, run.final
