@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any
 
 import pytest
 import torch
 
 Start = Callable[[type[BaseHTTPRequestHandler]], str]
+WARM = pytest.StashKey[str]()
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 gc.disable()  # until all tests are known: what is imported and collected stays, and looking through it took 5 of 12 seconds
 
@@ -84,17 +86,50 @@ def hub(start_hub: Callable[..., str]) -> str:
     return start_hub()
 
 
+def warm_at(config: pytest.Config) -> str:
+    """The address of tests/warm.py, which is started when it is first asked for and ends with the session."""
+    if WARM not in config.stash:
+        folder = TemporaryDirectory(prefix="loobench-")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(at := f"{folder.name}/warm")
+            listener.listen()
+            program, handle = Path(__file__).with_name("warm.py"), listener.fileno()
+            process = subprocess.Popen([sys.executable, program, str(handle)], pass_fds=[handle], stdin=subprocess.PIPE)
+        config.stash[WARM] = at
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(process.communicate)
+    return config.stash[WARM]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The test processes of pytest-xdist share one."""
+    node.workerinput["warm"] = warm_at(node.config)
+
+
 @pytest.fixture(scope="session")
-def warm() -> Iterator[socket.socket]:
+def warm(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     """A line to tests/warm.py: commands start there in a tenth of the time."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        at = Path(__file__).with_name("warm.py")
-        process = subprocess.Popen([sys.executable, at, str(theirs.fileno())], pass_fds=[theirs.fileno()])
-        theirs.close()
-        yield ours
-        ours.close()
-        process.wait()
+    known = getattr(request.config, "workerinput", {})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as line:
+        line.connect(known.get("warm") or warm_at(request.config))
+        yield line
+
+
+def ended(warm: socket.socket, **asked: object) -> subprocess.CompletedProcess[str]:
+    """What a program ends with that is started there."""
+    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+        socket.send_fds(warm, [json.dumps(asked).encode()], [output.fileno(), errors.fileno()])
+        child = json.loads(warm.recv(64))
+        warm.settimeout(300)
+        try:
+            status = json.loads(warm.recv(64))
+        except TimeoutError:
+            os.kill(child, signal.SIGKILL)
+            raise
+        output.seek(0)
+        errors.seek(0)
+        return subprocess.CompletedProcess([], status, output.read(), errors.read())
 
 
 @pytest.fixture
@@ -108,21 +143,27 @@ def loobench(tmp_path: Path, warm: socket.socket) -> Callable[..., subprocess.Co
             "LOOBENCH_CACHE": str(tmp_path / "cache"),
         }
         whole = {**os.environ, **usual, **environment}
-        request = {"arguments": arguments, "folder": str(tmp_path), "environment": whole}
-        with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
-            socket.send_fds(warm, [json.dumps(request).encode()], [output.fileno(), errors.fileno()])
-            child = json.loads(warm.recv(64))
-            warm.settimeout(300)
-            try:
-                status = json.loads(warm.recv(64))
-            except TimeoutError:
-                os.kill(child, signal.SIGKILL)
-                raise
-            output.seek(0)
-            errors.seek(0)
-            return subprocess.CompletedProcess(arguments, status, output.read(), errors.read())
+        return ended(warm, name="loobench", arguments=arguments, folder=str(tmp_path), environment=whole, code=None)
 
     return run
+
+
+@pytest.fixture
+def python(warm: socket.socket) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python code in the current folder, in another process that has imported libraries and nothing of ours."""
+
+    def run(code: str, *arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        whole, place = {**os.environ, **environment}, str(folder or Path.cwd())
+        return ended(warm, name="-c", arguments=arguments, folder=place, environment=whole, code=code)
+
+    return run
+
+
+@pytest.fixture
+def redone(python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[str], int]:
+    """The exit code of the exported program ``out/redo.py`` for a left-out sample, where nobody knows loobench."""
+    blind = "import runpy, sys; sys.modules['benchmark'] = None; sys.argv[0] = 'redo.py'; "
+    return lambda sample: python(blind + "runpy.run_path('out/redo.py', run_name='__main__')", sample).returncode
 
 
 @pytest.fixture

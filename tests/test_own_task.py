@@ -1,8 +1,6 @@
 """A person's own model and data: exact effects, the same as a plain loop gives, and words where there can be none."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from owned import Tokens, confident, data, tokens
-from plain import redone
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -145,16 +142,17 @@ def test_whatever_decides_a_number_is_in_the_digest(change: str) -> None:
     assert CHANGED[change]().digest() != own().digest()
 
 
-def test_the_digest_of_a_problem_is_the_same_in_another_process(tmp_path: Path) -> None:
+def test_the_digest_of_a_problem_is_the_same_in_another_process(tmp_path: Path, python: Callable[..., Any]) -> None:
     code = f"""
 from pathlib import Path
 from benchmark.tasks import finding
 from benchmark.tasks.definition import build
 print(*(build(one, 0, Path()).digest() for one in finding.found({str(OWNED)!r})))
 """
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    elsewhere = python(code)
 
-    assert elsewhere.split() == [build(one, 0, tmp_path).digest() for one in finding.found(str(OWNED))]
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert elsewhere.stdout.split() == [build(one, 0, tmp_path).digest() for one in finding.found(str(OWNED))]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -314,7 +312,7 @@ def test_an_estimator_in_the_sandbox_is_given_the_module_and_answers_alike() -> 
     assert inside["grad-dot"].cells["1"].status == "ok"
 
 
-def test_an_export_is_redone_by_a_program_that_does_not_know_us() -> None:
+def test_an_export_is_redone_by_a_program_that_does_not_know_us(redone: Callable[[str], int]) -> None:
     assert main(["truth", f"{OWNED}:own-confidence", "--export", "out"]) == 0
     sample = str(int(load_file("out/problem.safetensors")["left_out"][2]))
 
@@ -325,12 +323,12 @@ def test_an_export_is_redone_by_a_program_that_does_not_know_us() -> None:
 
 
 @pytest.mark.parametrize("query", ["margin", pytest.param("logit", marks=pytest.mark.slow)])
-def test_a_program_redoes_what_else_is_asked_of_a_query(query: str) -> None:
+def test_a_program_redoes_what_else_is_asked_of_a_query(query: str, redone: Callable[[str], int]) -> None:
     Path("mine.py").write_text(OWNED.read_text().replace("query_function=confident", f'query_function="{query}"'))
     assert main(["truth", "mine.py:own-confidence", "--export", "out"]) == 0
     sample = str(int(load_file("out/problem.safetensors")["left_out"][2]))
 
-    assert subprocess.run([sys.executable, "out/redo.py", sample], check=False).returncode == 0
+    assert redone(sample) == 0
 
 
 @pytest.mark.parametrize("loss", ["torch.nn.CrossEntropyLoss(label_smoothing=0.1)", "lambda f, y: f[:, 0]"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain import loop, masks, redone
+from plain import loop, masks
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -420,7 +420,7 @@ def test_initial_parameters_of_a_module_are_what_torch_draws_from_the_stream_of_
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != QUICK)) for name in MODULES])
 def test_an_export_of_a_module_of_a_suite_is_redone_by_a_program_that_does_not_know_us(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, redone: Callable[[str], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = two_left_out(name)
     monkeypatch.setitem(TASKS, task.name, task)
