@@ -153,7 +153,8 @@ def test_what_is_shown_of_one_fits_80_columns(name: str, capsys: Told, monkeypat
 
 def test_the_summary_of_all_that_is_published_fits_80_columns() -> None:
     folder = ROOT / "results"
-    known = [one for one in store.load_all(folder) if one.task["suite"] == "quick"]
+    known = [store.load(at) for task in SUITES["quick"].tasks for at in (folder / task.name).glob("*.json")]
+    assert len(known) > 100
     for suite in board.board(known, store.all_limits(folder)).suites:
         for headers, rows in tables.brief(suite.overall):
             assert max(map(len, terminal.table_text(headers, rows).splitlines())) <= 80
@@ -272,9 +273,10 @@ def test_lists_need_no_torch_say_the_same_without_it_and_leave_nothing_behind(ca
 
 @pytest.mark.parametrize(("arguments", "most"), [(["--help"], 0.3), (["list", "tasks"], 1.0), (["list", "estimators"], 1.0)])
 def test_help_and_lists_are_there_at_once(arguments: list[str], most: float) -> None:
-    """In seconds of the processor, so that it holds on a busy machine; the best of three."""
+    """In seconds of the processor, so that it holds on a busy machine; one of three goes."""
     code = f"from benchmark.commands.main import main; main({arguments}); import sys, time; "
     code += "print(time.process_time(), file=sys.stderr)"
-    taken = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr for _ in range(3)]
+    command = [sys.executable, "-c", code]
+    taken = (float(subprocess.run(command, capture_output=True, text=True, check=True).stderr) for _ in range(3))
 
-    assert min(map(float, taken)) < most
+    assert any(seconds < most for seconds in taken)

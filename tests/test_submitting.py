@@ -74,7 +74,8 @@ def test_the_name_is_that_which_git_knows(ready: Path, capsys: Told, monkeypatch
     assert {result.claimed.by for result in found.results if result.claimed} == {"Ada"}
 
 
-def test_an_estimator_that_breaks_a_rule_is_not_submitted(ready: Path, capsys: Told) -> None:
+def test_an_estimator_that_breaks_a_rule_is_not_submitted(ready: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "RULES", {"sign": check.RULES["sign"]})
     source = ready / "my_estimator.py"
     source.write_text(source.read_text().replace("return effect", "return -effect"))
 
