@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -37,25 +36,27 @@ def test_a_new_estimator_runs_on_a_task_as_it_stands(tmp_path: Path, capsys: pyt
     assert sorted(at.name for at in tmp_path.iterdir() if at.suffix == ".py") == ["my_estimator.py", "test_my_estimator.py"]
 
 
-def test_the_test_it_writes_passes_and_fails_where_a_rule_is_broken(tmp_path: Path) -> None:
-    """One pytest for both: what takes long is its start, and that of the sandbox."""
+def test_the_test_it_writes_passes_and_fails_where_a_rule_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a pytest inside this one, which has the imports and the sandbox."""
     for folder in ("good", "bad"):
         source, test = scaffold.write("my-estimator", tmp_path / folder)
         synthetic.authored(source)
     source.write_text(source.read_text().replace("return effect", "return -effect"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "--import-mode=importlib", "good", "bad"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    told = {folder: re.findall(rf"^(\w+) {folder}/{test.name}::", done.stdout, re.MULTILINE) for folder in ("good", "bad")}
+    usual = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-rA", "--import-mode=importlib"]
+    code = pytest.main([*usual, "--rootdir", str(tmp_path), "good", "bad"])
+    text = capsys.readouterr().out
+    told = {folder: re.findall(rf"^(\w+) {folder}/{test.name}::", text, re.MULTILINE) for folder in ("good", "bad")}
 
-    assert done.returncode == 1, done.stdout
-    assert {*told["good"]} == {"PASSED"}, done.stdout
+    assert code == 1, text
+    assert {*told["good"]} == {"PASSED"}, text
     assert sorted(told["bad"]) == ["FAILED", *["PASSED"] * (len(told["good"]) - 1)]
-    assert "1 failed" in done.stdout
-    assert "4 skipped" in done.stdout
-    assert "must be above the second" in done.stdout
+    assert "1 failed" in text
+    assert "4 skipped" in text
+    assert "must be above the second" in text
 
 
-def test_what_it_declares_is_what_was_asked_for(tmp_path: Path) -> None:
+def test_what_it_declares_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "RULES", {})  # which what it writes keeps, as a test above sees
     source, _ = scaffold.write("a2-b-3", tmp_path / "deep" / "folder")
     (found,) = resolve([str(source)])
 
@@ -137,6 +138,7 @@ def test_no_registered_estimator_is_refused() -> None:
 def test_an_unedited_scaffold_runs_but_is_neither_submitted_nor_verified(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rules, "RULES", {})  # which it keeps, as a test above sees
     source, _ = scaffold.write("my-estimator", tmp_path)
     assert main(["check", "my_estimator.py"]) == 1
     assert "✗ broken" in capsys.readouterr().out
@@ -147,10 +149,9 @@ def test_an_unedited_scaffold_runs_but_is_neither_submitted_nor_verified(
     assert main(["verify", f"my-results/{TASK}/my-estimator.json", "--estimator", "my_estimator.py"]) == 2
     assert f"`paper` says '{PAPER}'" in capsys.readouterr().err
     finish(source, tmp_path / "results")
-    monkeypatch.setattr(scaffold, "unfilled", lambda *_: [])  # as an older loobench, or one's own, would have packed it
-    submission.write(["my-estimator"], tmp_path / "results", source, tmp_path / "out", "A")
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as older:  # as an older loobench, or one's own, would have packed it
+        older.setattr(scaffold, "unfilled", lambda *_: [])
+        submission.write(["my-estimator"], tmp_path / "results", source, tmp_path / "out", "A")
     assert main(["verify", "out/my-estimator"]) == 2
     told = capsys.readouterr().err
     assert f"estimators/my_estimator.py: `paper` says '{PAPER}'" in told

@@ -104,17 +104,19 @@ def test_a_tuning_task_is_not_run_for_scores(loobench: Loobench) -> None:
 
 
 # ---- names and libraries --------------------------------------------------------------------------------------------
-def test_a_librarys_method_is_scored_under_its_name_in_a_file_of_its_own(tmp_path: Path, loobench: Loobench) -> None:
+def test_a_librarys_method_is_scored_under_its_name_in_a_file_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (at := tmp_path / "mine.py").write_text(SUBMISSION.format(library="ot"))
-    done = loobench("run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "1", "--estimator", str(at))
+    command = ["run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "1", "--estimator", str(at)]
 
-    assert done.returncode == 0, done.stderr
-    assert "mine/way" in done.stdout
+    assert main(command) == 0
+    assert "mine/way" in capsys.readouterr().out
     written = tmp_path / "my-results" / "quick-breast-cancer-logistic-sgd" / "mine--way.json"
     assert store.load(written).estimator.name == "mine/way"
     assert store.load_all(tmp_path / "my-results")
-    again = loobench("run", "--task", "quick-breast-cancer-logistic-sgd", "--seeds", "1", "--estimator", str(at))
-    assert "0 cells computed, 1 were already there" in again.stdout
+    assert main(command) == 0
+    assert "0 cells computed, 1 were already there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a//b", "/a", "a/", "a/b/c", "../a", "a/../b", "a--b"])
