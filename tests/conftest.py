@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -116,20 +116,31 @@ def warm(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
         yield line
 
 
-def ended(warm: socket.socket, **asked: object) -> subprocess.CompletedProcess[str]:
-    """What a program ends with that is started there."""
-    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
-        socket.send_fds(warm, [json.dumps(asked).encode()], [output.fileno(), errors.fileno()])
-        child = json.loads(warm.recv(64))
-        warm.settimeout(300)
+class Started:
+    """A program that runs as a child of tests/warm.py."""
+
+    def __init__(self, warm: socket.socket, **asked: object) -> None:
+        self.line, self.output, self.errors = warm, os.memfd_create("output"), os.memfd_create("errors")
+        socket.send_fds(warm, [json.dumps(asked).encode()], [self.output, self.errors])
+        self.number = int(json.loads(warm.recv(64)))
+
+    def said(self, where: int | None = None) -> str:
+        """What it has printed by now, read without moving the place where it goes on."""
+        at = self.output if where is None else where
+        return os.pread(at, os.fstat(at).st_size, 0).decode()
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """What it ends with."""
+        self.line.settimeout(300)
         try:
-            status = json.loads(warm.recv(64))
+            status = json.loads(self.line.recv(64))
         except TimeoutError:
-            os.kill(child, signal.SIGKILL)
+            os.kill(self.number, signal.SIGKILL)
             raise
-        output.seek(0)
-        errors.seek(0)
-        return subprocess.CompletedProcess([], status, output.read(), errors.read())
+        told = self.said(), self.said(self.errors)
+        os.close(self.output)
+        os.close(self.errors)
+        return subprocess.CompletedProcess([], status, *told)
 
 
 @pytest.fixture
@@ -143,20 +154,26 @@ def loobench(tmp_path: Path, warm: socket.socket) -> Callable[..., subprocess.Co
             "LOOBENCH_CACHE": str(tmp_path / "cache"),
         }
         whole = {**os.environ, **usual, **environment}
-        return ended(warm, name="loobench", arguments=arguments, folder=str(tmp_path), environment=whole, code=None)
+        return Started(warm, name="loobench", arguments=arguments, folder=str(tmp_path), environment=whole, code=None).end()
 
     return run
 
 
-@pytest.fixture
-def python(warm: socket.socket) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Python code in the current folder, in another process that has imported libraries and nothing of ours."""
+@pytest.fixture(scope="session")
+def begin(warm: socket.socket) -> Callable[..., Started]:
+    """Start Python code in the current folder, in another process that has imported libraries and nothing of ours."""
 
-    def run(code: str, *arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-        whole, place = {**os.environ, **environment}, str(folder or Path.cwd())
-        return ended(warm, name="-c", arguments=arguments, folder=place, environment=whole, code=code)
+    def begun(code: str, *arguments: str, **environment: str) -> Started:
+        whole = {**os.environ, **environment}
+        return Started(warm, name="-c", arguments=arguments, folder=str(Path.cwd()), environment=whole, code=code)
 
-    return run
+    return begun
+
+
+@pytest.fixture(scope="session")
+def python(begin: Callable[..., Started]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run such code to its end."""
+    return lambda code, *arguments, **environment: begin(code, *arguments, **environment).end()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Started
 from test_results import CELL, result
 
 from benchmark.base.errors import LoobenchError
@@ -482,18 +483,18 @@ with tracking.tracker(tracking.Options(), Path(sys.argv[1]), Path(sys.argv[2])) 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_parent_leaves_no_child_behind_and_has_not_imported_wandb(
-    how: signal.Signals, tmp_path: Path, stub: Callable[[str], None]
+    how: signal.Signals, tmp_path: Path, stub: Callable[[str], None], begin: Callable[..., Started]
 ) -> None:
     stub(HANGS if how == signal.SIGINT else "def init(**_):\n    raise ValueError\ndef teardown(**_): pass")
     keep(tmp_path / "results", tmp_path / "cache")
-    command = [sys.executable, "-c", CTRL_C, str(tmp_path / "results"), str(tmp_path / "cache"), TASK]
-    code = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ["PYTHONPATH"]])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **code}) as parent:
-        assert parent.stdout
-        child, imported = map(int, parent.stdout.readline().split())
-        time.sleep(0.2)
-        parent.send_signal(how)
-        parent.wait(60)
+    places = os.pathsep.join([str(Path(__file__).parents[1]), os.environ["PYTHONPATH"]])
+    parent = begin(CTRL_C, str(tmp_path / "results"), str(tmp_path / "cache"), TASK, PYTHONPATH=places)
+    until = time.monotonic() + 60
+    while not parent.said().endswith("\n") and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    os.kill(parent.number, how)
+    child, imported = map(int, parent.end().stdout.split())
     until = time.monotonic() + 60
     while alive(child) and time.monotonic() < until:
         time.sleep(0.1)

@@ -77,6 +77,7 @@ def serve(line: socket.socket) -> Callable[[], object] | None:
 
 def become(request: dict[str, Any], handles: list[int]) -> Callable[[], object]:
     """Take over arguments, folder and output; what is to be done then."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests were started in the background
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for standard, handle in enumerate(handles, start=1):
         os.dup2(handle, standard)
