@@ -1,11 +1,10 @@
 """What a reader computes is the reader's: the publication stays as it is, and nothing of the reader's is cited as published."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -35,6 +34,7 @@ QUALITIES = {"sgd-ie": (0.7, 0.5), "acc-sgd-ie": (0.75, 5.0), "grad-dot": (0.5, 
 TASK = "quick-breast-cancer-logistic-sgd"
 RUN = ["run", "--task", TASK, "--seeds", "1", "--threads", "1", "--estimator", "grad-dot"]
 Told = pytest.CaptureFixture[str]
+Python = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -606,27 +606,26 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def do(clone: Path, *commands: list[str]) -> str:
+def do(python: Python, clone: Path, *commands: list[str]) -> str:
     """Run commands one after the other in a clone, by its code; each must end with 0 or 1. Returns what git status says."""
     script = f"""
-import sys
+import benchmark
 from benchmark.commands.main import main
-from benchmark.base.errors import LoobenchError
+assert benchmark.__file__.startswith({str(clone)!r}), benchmark.__file__
 for command in {list(commands)!r}:
     assert main(command) in (0, 1), command
 """
-    environment = {**os.environ, "PYTHONPATH": str(clone), "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=clone, env=environment, text=True, capture_output=True, check=False
-    )
+    with chdir(clone):
+        done = python(script, PYTHONPATH=str(clone), HF_ENDPOINT="http://127.0.0.1:9")
     assert done.returncode == 0, done.stdout + done.stderr
     status = ["git", "-C", clone, "status", "--porcelain", "--untracked-files=all"]
     return subprocess.run(status, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_readers_commands_leave_a_clone_as_it_was(clone: Path) -> None:
+def test_a_readers_commands_leave_a_clone_as_it_was(python: Python, clone: Path) -> None:
     published = f"results/{TASK}/grad-dot.json"
     status = do(
+        python,
         clone,
         RUN,
         ["report"],
@@ -642,9 +641,10 @@ def test_a_readers_commands_leave_a_clone_as_it_was(clone: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_readers_other_commands_do_so_too(clone: Path, tmp_path: Path) -> None:
+def test_the_readers_other_commands_do_so_too(python: Python, clone: Path, tmp_path: Path) -> None:
     at = tmp_path / "my_estimator.py"
     status = do(
+        python,
         clone,
         ["new", "my-estimator", "--folder", str(tmp_path)],
         ["check", str(at)],

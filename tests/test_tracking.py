@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -109,21 +110,39 @@ class Logged:
     later: list[str]  # by the second: offline
 
 
-def records(cache: Path, run: str) -> list[dict[str, Any]]:
-    """The records of the one folder of a run, read by W&B's own reader."""
+def file_of(cache: Path, run: str) -> Path:
+    """The file in the one folder of a run."""
     (at,) = cache.glob(f"wandb/offline-run-*-{run}/run-{run}.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(at)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return at
+
+
+READ = """
+import sys
+from wandb.cli.cli import cli
+for at in sys.argv[1:]:
+    try:
+        cli(["leet", "inspect", "--json", at])
+    except SystemExit as end:
+        if end.code:
+            raise
+    print(flush=True)
+"""
+
+
+def records(python: Callable[..., subprocess.CompletedProcess[str]], *files: Path) -> list[list[dict[str, Any]]]:
+    """The records in each of some files, read by W&B's own reader."""
+    done = python(READ, *map(str, files))
     if "No such command" in done.stderr:
         pytest.skip("needs a wandb that can read its own runs, with `wandb leet inspect`")
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    texts = done.stdout.split("\n\n")[: len(files)]
+    return [[json.loads(line) for line in text.splitlines()] for text in texts]
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory, away: pytest.MonkeyPatch) -> Logged:
+def logged(tmp_path_factory: pytest.TempPathFactory, away: pytest.MonkeyPatch, python: Callable[..., Any]) -> Logged:
     pytest.importorskip("wandb")
-    folder, cache = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("cache")
+    folder, cache, aside = (tmp_path_factory.mktemp(name) for name in ("results", "cache", "aside"))
     keep(folder, cache)
     options, run = Options("mine", tags=("new",)), run_id(made())
     said: list[str] = []
@@ -131,11 +150,12 @@ def logged(tmp_path_factory: pytest.TempPathFactory, away: pytest.MonkeyPatch) -
         patch.setattr(tracking, "LONG", 0.0)
         patch.setattr(tracking, "_say", said.append)
         tell_all(options, folder, cache)
-        first, told = records(cache, run), len(said)
+        first, told = shutil.copy(file_of(cache, run), aside), len(said)
         with tracker(replace(options, mode="offline"), folder, cache) as track:
             track.result(TASK, "sgd-ie")
     (truth,) = {at.name.removeprefix("run-").removesuffix(".wandb") for at in cache.glob("wandb/*run-*/*.wandb")} - {run}
-    return Logged(folder, cache, first, records(cache, run), records(cache, truth), said[:told], said[told:])
+    found = records(python, first, file_of(cache, run), file_of(cache, truth))
+    return Logged(folder, cache, *found, said[:told], said[told:])
 
 
 def tell_all(options: Options, folder: Path, cache: Path) -> None:
