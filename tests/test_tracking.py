@@ -595,16 +595,28 @@ def test_the_environment_decides_then_the_settings_of_the_folder_then_those_of_t
     assert tracking.usual_mode({**user, "WANDB_MODE": mode, "WANDB_DISABLED": "false"}, tmp_path) == MODES[mode]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_wandb_itself_reads_the_same_mode_from_the_same_places(mode: str, tmp_path: Path) -> None:
+READ_MODE = """
+import json, os, sys, wandb
+for folder, environment in json.loads(sys.argv[1]):
+    if os.fork() == 0:  # one that has not read any
+        os.chdir(folder)
+        os.environ.update(environment)
+        print(wandb.setup().settings.mode, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_wandb_itself_reads_the_same_mode_from_the_same_places(python: Callable[..., Any], tmp_path: Path) -> None:
     pytest.importorskip("wandb")
-    wrote(tmp_path / "wandb" / "settings", mode)
-    code = "import wandb; print(wandb.setup().settings.mode)"
-    for extra in ({}, {"WANDB_MODE": "offline"}):
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **extra}, check=True
-        )
-        assert MODES[done.stdout.split()[-1]] == tracking.usual_mode({**os.environ, **extra}, tmp_path)
+    asked = [(tmp_path / mode, extra) for mode in MODES for extra in ({}, {"WANDB_MODE": "offline"})]
+    for folder, _ in asked:
+        wrote(folder / "wandb" / "settings", folder.name)
+    done = python(READ_MODE, json.dumps([(str(folder), extra) for folder, extra in asked]))
+
+    assert done.returncode == 0, done.stderr
+    for said, (folder, extra) in zip(done.stdout.splitlines(), asked, strict=True):
+        assert MODES[said] == tracking.usual_mode({**os.environ, **extra}, folder), folder.name
 
 
 @pytest.mark.parametrize("settings", ["", "mode = online", "[default\n", "[default]\nbase_url = x\n", "\0"])

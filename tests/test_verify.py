@@ -34,6 +34,7 @@ from benchmark.truths import truth
 
 TASK, OTHER = "quick-breast-cancer-logistic-sgd", "quick-breast-cancer-mlp-sgd"
 NONCE = "0123456789abcdef"
+ONE = ("--fresh", "1")  # where what is found does not depend on fresh seeds
 CLAIM = Claim(None, "somebody", "2026-01-31T12:00:00+00:00", "Linux x86_64")
 
 
@@ -147,7 +148,7 @@ def test_a_raised_score_with_the_digest_computed_again_differs(
     better = replace(cell, by_query=[0.9], scores={**cell.scores, "kendall": [*cell.scores["kendall"][:-1], 0.9]})
     raised = replace(honest, cells={**honest.cells, "1": better})
     at = Store(Path("results")).keep(replace(raised, claimed=claim(raised)))
-    assert loobench(at, cache=cache) == 1
+    assert loobench(at, cache=cache, options=ONE) == 1
 
     printed = capsys.readouterr().out
     assert "seed 1: query 0: claimed 0.9, here" in printed
@@ -246,7 +247,7 @@ def test_claims_of_less_than_it_takes_are_found(
 ) -> None:
     source, at = submitted(tmp_path, RETRAINED, cache)
     Store(Path("results")).keep(cheap(store.load(at), **what))
-    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+    assert loobench(at, cache=cache, options=("--estimator", str(source), *ONE)) == 1
 
     assert reason in capsys.readouterr().out
     assert verified(at).verdict == ("differs" if what else "cost differs")
@@ -271,21 +272,21 @@ def test_work_past_the_counters_is_found_where_the_claim_does_not_say_so(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, at = submitted(tmp_path, UNCOUNTED, cache)
+    options = ("--estimator", str(source), *ONE)
     whole = store.load(at)
     assert all(cell.notes["uncounted"] >= 1 for cell in whole.cells.values())
-    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 0
+    assert loobench(at, cache=cache, options=options) == 0
 
     silent_ones = {seed: replace(cell, notes={}) for seed, cell in whole.cells.items()}
     at = Store(Path("results")).keep(replace(whole, cells=silent_ones))
-    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+    assert loobench(at, cache=cache, options=options) == 1
     assert "derivatives that it does not count" in capsys.readouterr().out
 
     old = {key: {**known, "loobench": "0.7.3"} for key, known in whole.provenance.items()}
     at = Store(Path("results")).keep(replace(whole, cells=silent_ones, provenance=old))
-    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+    assert loobench(at, cache=cache, options=options) == 1
     manifest.save(manifest.manifest(Path("results"), store.load_all(Path("results"))), Path("results"))  # published
-    options = ("--estimator", str(source), "--publish")
-    assert loobench(at, cache=cache, options=options) == 0  # that version could not have said so
+    assert loobench(at, cache=cache, options=(*options, "--publish")) == 0  # that version could not have said so
 
 
 def test_an_estimator_that_is_not_deterministic_fails_though_its_scores_repeat(
@@ -293,7 +294,7 @@ def test_an_estimator_that_is_not_deterministic_fails_though_its_scores_repeat(
 ) -> None:
     wavering = GOOD.replace("return factor", "import os; return (1 + 1e-12 * int.from_bytes(os.urandom(2))) * factor")
     source, at = submitted(tmp_path, wavering, cache)
-    assert loobench(at, cache=cache, options=("--estimator", str(source))) == 1
+    assert loobench(at, cache=cache, options=("--estimator", str(source), *ONE)) == 1
 
     assert "non-deterministic: two calls" in capsys.readouterr().out
     assert verified(at).verdict == "failed"
@@ -310,7 +311,7 @@ def test_a_claimed_seed_without_truth_here_is_failed(
 
     monkeypatch.setattr(verify, "opened", diverging)
     at = Store(Path("results")).keep(honest)
-    assert loobench(at, cache=cache) == 1
+    assert loobench(at, cache=cache, options=ONE) == 1
     assert "seed 1: no truth here: too fast" in capsys.readouterr().out
     assert verified(at).verdict == "failed"
 
@@ -342,7 +343,7 @@ def test_a_bundle_is_verified_and_written_only_where_that_is_asked(
     }
     folder = bundle(tmp_path / "mine", source, [one, replace(other, cells=costly)])
     before = {at: at.read_bytes() for at in folder.rglob("*.*") if at.is_file()}
-    options = ("--sample", "0", "--markdown", "verdict.md")
+    options = ("--sample", "0", "--markdown", "verdict.md", *ONE)
 
     assert loobench(folder, cache=cache, options=options, references=()) == 0
     assert {at: at.read_bytes() for at in folder.rglob("*.*") if at.is_file()} == before
@@ -407,7 +408,7 @@ def test_a_result_that_changed_while_it_was_verified_is_left(
         return usual(*arguments)
 
     monkeypatch.setattr(verify, "save", late)
-    assert loobench(at, cache=cache) == 2
+    assert loobench(at, cache=cache, options=ONE) == 2
     assert "was changed while it was verified" in capsys.readouterr().err
     assert store.load(at) == changed
 
