@@ -1,6 +1,7 @@
 """The whole chain, as a person runs it: done once, resumed, interrupted, fed with nonsense."""
 
 import json
+import shutil
 import signal
 import subprocess
 import threading
@@ -35,6 +36,22 @@ from benchmark.truths.limits import Curve
 
 TASK = "quick-breast-cancer-logistic-sgd"
 SMALL = ["run", "--task", TASK, "--seeds", "2", "--estimator", "grad-dot", "--estimator", "sgd-ie"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test that needs it leaves what `SMALL` made."""
+    return tmp_path_factory.mktemp("kept") / "small"
+
+
+@pytest.fixture
+def small(kept: Path, tmp_path: Path) -> None:
+    """`SMALL` was run in the folder of the test."""
+    if kept.exists():
+        shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
+        return
+    assert main(SMALL) == 0
+    shutil.copytree(tmp_path, kept)
 
 
 def load(name: str, task: str = TASK) -> results.Result:
@@ -158,8 +175,8 @@ def test_limits_agree_within_one_of_their_last_digit_and_only_with_the_same_figu
     assert alike == ["bits", "last digits", "no points"]
 
 
+@pytest.mark.usefixtures("small")
 def test_more_seeds_are_added_to_those_that_are_there() -> None:
-    assert main(SMALL) == 0
     before = scores("sgd-ie")
     assert main([*SMALL[:3], "--seeds", "1-2", "--estimator", "sgd-ie"]) == 0
 
@@ -258,8 +275,8 @@ def test_a_seed_that_diverges_fails_and_the_others_go_on(
     assert list(load("sgd-ie").cells) == ["1"]
 
 
+@pytest.mark.usefixtures("small")
 def test_a_run_over_done_cells_brings_their_scores_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(SMALL) == 0
     right = load("sgd-ie")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
     Store(Path("my-results")).keep(replace(right, cells={**right.cells, "0": wrong}))
@@ -288,8 +305,8 @@ def test_the_truth_is_the_same_bit_for_bit_from_run_to_run(tmp_path: Path) -> No
     assert digests[0] == digests[1]
 
 
+@pytest.mark.usefixtures("small")
 def test_a_damaged_truth_is_computed_again_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(SMALL) == 0
     before = scores("sgd-ie")
     for at in (tmp_path / "cache" / "truth").iterdir():
         tensors, facts = read_tensors(at)
@@ -330,8 +347,8 @@ def test_float32_has_its_own_task_and_row() -> None:
     assert found.cells["0"].scores["kendall"][-1] > 0.9
 
 
+@pytest.mark.usefixtures("small")
 def test_score_recomputes_what_the_cache_has_and_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(SMALL) == 0
     right = load("sgd-ie")
     wrong = replace(right.cells["0"], scores={name: [0.0] * 3 for name in right.cells["0"].scores}, by_query=[0.0])
     Store(Path("my-results")).keep(replace(right, cells={**right.cells, "0": wrong}))
@@ -357,8 +374,8 @@ def scored(capsys: pytest.CaptureFixture[str]) -> tuple[list[str], list[str]]:
     return [line for line in told.out.splitlines() if line.startswith(TASK)], told.err.splitlines()
 
 
+@pytest.mark.usefixtures("small")
 def test_score_that_recomputes_nothing_says_so_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(SMALL) == 0
     right = load("sgd-ie")
     crashed = replace(right.cells["0"], status="crashed", scores={}, by_query=[], points=[], message="boom")
     others = {"other": replace(right.cells["1"], truth="1" * 64), "crashed": crashed}
@@ -385,8 +402,8 @@ def test_score_that_recomputes_nothing_says_so_and_why(tmp_path: Path, capsys: p
     assert scored(capsys) == ([f"{TASK} sgd-ie: nothing computed anew; seed 0 crashed, without scores"], [])
 
 
+@pytest.mark.usefixtures("small")
 def test_score_says_that_scores_of_uses_stay(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(SMALL) == 0
     right = load("sgd-ie")
     used = {seed: replace(cell, scores={**cell.scores, "lowest_auc": [0.5] * 3}) for seed, cell in right.cells.items()}
     Store(Path("my-results")).keep(replace(right, cells=used))
@@ -504,10 +521,10 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_any_work(
 
 
 @pytest.mark.parametrize("damage", ["cut", "edited"])
+@pytest.mark.usefixtures("small")
 def test_a_damaged_result_stops_a_run_before_any_work_and_is_not_touched(
     damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(SMALL) == 0
     at = Path("my-results") / TASK / "sgd-ie.json"
     content = at.read_text()
     at.write_text(content[: len(content) // 2] if damage == "cut" else content.replace('"status": "ok"', '"status": "crashed"'))

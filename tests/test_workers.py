@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 from cases import MODELS, OPTIMIZERS, main, problem
+from conftest import Started
 
 from benchmark.base import machine
 from benchmark.base.errors import LoobenchError
@@ -52,16 +53,17 @@ import scipy.stats, sklearn.datasets, sklearn.linear_model, torch._dynamo, tqdm
 
 chunks.at_once = lambda problem, gram: 4
 pause, usual = float(sys.argv[1]), train.Loop._readings
+answers = open(sys.argv[3], "w")
 
 def slowly(*arguments):
     time.sleep(pause)
     return usual(*arguments)
 
 train.Loop._readings = slowly
-for line in sys.stdin:
+for line in open(sys.argv[2]):
     asked, *arguments = line.split()
     if asked == "wait":
-        print(os.waitstatus_to_exitcode(os.waitpid(int(arguments[0]), 0)[1]), flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(int(arguments[0]), 0)[1]), file=answers, flush=True)
         continue
     child = os.fork()
     if child == 0:
@@ -73,17 +75,19 @@ for line in sys.stdin:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    print(child, flush=True)
+    print(child, file=answers, flush=True)
 """
 
 
 class Nursery:
     """A program that has imported all, and starts workers in a tenth of a second, whose every chunk takes a while more."""
 
-    def __init__(self, pause: float) -> None:
-        self.program = subprocess.Popen(
-            [sys.executable, "-c", NURSERY, str(pause)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, begin: Callable[..., Started], pause: float, folder: Path) -> None:
+        words, answers = folder / "words", folder / "answers"
+        for at in (words, answers):
+            os.mkfifo(at)
+        self.program = begin(NURSERY, str(pause), str(words), str(answers), PYTHONPATH=str(ROOT))
+        self.answers, self.words = answers.open(), words.open("w")
 
     def start(self, *arguments: str) -> int:
         """Start a worker; its process."""
@@ -94,23 +98,27 @@ class Nursery:
         return int(self._asked("wait", str(process)))
 
     def _asked(self, *words: str) -> str:
-        assert self.program.stdin
-        assert self.program.stdout
-        print(*words, file=self.program.stdin, flush=True)
-        return self.program.stdout.readline()
+        print(*words, file=self.words, flush=True)
+        return self.answers.readline()
+
+    def close(self) -> None:
+        """Let it end."""
+        self.words.close()
+        self.answers.close()
+        self.program.end()
 
 
 @pytest.fixture
-def nursery() -> Iterator[Callable[[float], Nursery]]:
+def nursery(begin: Callable[..., Started], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[float], Nursery]]:
     begun: list[Nursery] = []
 
     def start(pause: float) -> Nursery:
-        begun.append(Nursery(pause))
+        begun.append(Nursery(begin, pause, tmp_path_factory.mktemp("nursery")))
         return begun[-1]
 
     yield start
     for one in begun:
-        one.program.communicate()
+        one.close()
 
 
 @pytest.fixture
