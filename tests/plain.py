@@ -1,8 +1,6 @@
 """The loop that a person would write: a module of torch.nn, optimiser and scheduler of torch.optim, clipping included."""
 
 import copy
-import subprocess
-import sys
 from collections.abc import Callable
 
 import torch
@@ -73,10 +71,3 @@ def masks(samples: int, runs: int, seed: int = 0) -> Tensor:
         found[run] = (torch.rand(samples, generator=draw, dtype=torch.float64) > 0.5).double()
     found[2:] += torch.randn(found[2:].shape, generator=draw, dtype=torch.float64)
     return found
-
-
-def redone(sample: str) -> int:
-    """The exit code of the exported program ``out/redo.py`` for a left-out sample, where nobody knows loobench."""
-    blind = "import runpy, sys; sys.modules['benchmark'] = None; sys.argv[:] = ['redo.py', sys.argv[1]]; "
-    command = [sys.executable, "-c", blind + "runpy.run_path('out/redo.py', run_name='__main__')", sample]
-    return subprocess.run(command, check=False).returncode

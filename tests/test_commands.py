@@ -166,7 +166,21 @@ def test_names_stay_whole_where_there_is_room_and_nothing_is_lost_where_there_is
     assert terminal.table_text(["task", "about", "n"], [[name, words, "2"]]).splitlines()[2].startswith(name)
     narrow = terminal.table_text([f"header-{at}" for at in range(8)], [[name] * 8]).splitlines()
     assert max(map(len, narrow)) <= 80
-    assert "".join(narrow[-6:]).count("x") == 8 * 17
+    assert "".join(narrow).count("x") == 8 * 17
+
+
+def test_a_table_whose_words_would_be_broken_is_a_list_for_each_row() -> None:
+    headers, cells = ["task", "estimator", "largest difference"], ["a" * 40, "b" * 30, ""]
+
+    assert terminal.table_text(headers, [cells, [*cells[:2], "1.2e-10"]]).splitlines() == [
+        f"task                {'a' * 40}",
+        f"estimator           {'b' * 30}",
+        "",
+        f"task                {'a' * 40}",
+        f"estimator           {'b' * 30}",
+        "largest difference  1.2e-10",
+    ]
+    assert terminal.table_text(headers, [["a" * 30, "b" * 30, ""]]).splitlines()[2].split() == ["a" * 30, "b" * 30]
 
 
 def test_a_cell_is_shown_as_it_is_with_no_markup_and_no_control_character() -> None:

@@ -23,7 +23,10 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | N
 
 
 def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: str | None = None) -> str:
-    """A table that fits: wide columns are wrapped, the first if it must be; or each row is one line, `cut` in that column."""
+    """A table that fits: wide columns are wrapped, the first if it must be; or each row is one line, `cut` in that column.
+
+    Where words would have to be broken, each row is a list of its own, of a header and what it has there in each line.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Column, Table
@@ -33,6 +36,8 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: st
     held = [[line(cell, LONGEST) for cell in row] for row in rows]
     if cut is not None:
         held = _cut(headers, held, list(headers).index(cut), console.width)
+    elif _narrowest([headers, *held]) > console.width:
+        return "\n\n".join(_upright(headers, row, console.width) for row in held)
     whole = max((len(row[0]) for row in held), default=0) <= console.width - LEAST * len(headers[1:])
     columns = [Column(Text(name), overflow="fold", no_wrap=whole and not at) for at, name in enumerate(headers)]
     made = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
@@ -41,6 +46,19 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: st
     with console.capture() as drawn:
         console.print(made)
     return "\n".join(one.rstrip() for one in drawn.get().splitlines())
+
+
+def _narrowest(rows: Sequence[Sequence[str]]) -> int:
+    """The columns that a table takes whose words are not broken."""
+    widest = [max(max(map(len, cell.split()), default=0) for cell in column) for column in zip(*rows, strict=True)]
+    return sum(widest) + GAP * (len(widest) - 1)
+
+
+def _upright(headers: Sequence[str], row: Sequence[str], width: int) -> str:
+    """A row as a list: its headers, and beside each what it has there. What it does not have is left out."""
+    room = max(map(len, headers)) + GAP
+    pairs = [(header, cell) for header, cell in zip(headers, row, strict=True) if cell]
+    return "\n".join(fill(cell, width, initial_indent=f"{name:<{room}}", subsequent_indent=" " * room) for name, cell in pairs)
 
 
 def _cut(headers: Sequence[str], rows: list[list[str]], at: int, width: int) -> list[list[str]]:

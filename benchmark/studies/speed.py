@@ -370,13 +370,13 @@ def _peak_of_all(device: str) -> dict[str, float]:
         return {name: peak(dtype, device) / 1e9 for name, dtype in DTYPES.items()}
 
 
-HEADERS = ["case", "K of N", "P", "engine s", "GFLOP/s", "of peak", "Gram", "vmap", "plain loop", "MiB"]
+HEADERS = ["case", "K of N", "P", "engine s", "of peak", "Gram", "vmap", "plain loop", "MiB"]
 
 
 def line(speed: dict[str, Any]) -> list[str]:
-    """A measurement as the strings of a table row: seconds and rates, then how many times longer the other ways take."""
+    """A measurement as the strings of a table row: seconds, share of the peak, how many times longer the other ways take."""
     s = Speed(**{name: value for name, value in speed.items() if name != "of_peak"})
-    rates = [f"{s.engine:.3f}", f"{s.gflops:.1f}", f"{s.of_peak:.2f}"]
+    rates = [f"{s.engine:.3f}", f"{s.of_peak:.2f}"]
     gram = f"{s.without_gram / s.one:.1f} x" if s.without_gram != s.one else ""
     ratios = [gram, f"{s.mapped / s.one:.1f} x", f"{s.loop / s.engine:.1f} x"]
     memory = "" if s.memory is None else f"{s.memory / MIB:.0f}"
