@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from shutil import get_terminal_size
 from textwrap import fill
 from typing import Any
@@ -36,10 +37,15 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: st
     held = [[line(cell, LONGEST) for cell in row] for row in rows]
     if cut is not None:
         held = _cut(headers, held, list(headers).index(cut), console.width)
-    elif _narrowest([headers, *held]) > console.width:
+    columned = zip_longest([""] * len(headers), *held, fillvalue="")
+    least = [max(len(word) for cell in column for word in ("", *cell.split())) for column in columned]
+    if cut is None and sum(least) + GAP * (len(least) - 1) > console.width:
         return "\n\n".join(_upright(headers, row, console.width) for row in held)
     whole = max((len(row[0]) for row in held), default=0) <= console.width - LEAST * len(headers[1:])
-    columns = [Column(Text(name), overflow="fold", no_wrap=whole and not at) for at, name in enumerate(headers)]
+    columns = [
+        Column(Text(name), overflow="fold", no_wrap=whole and not at, min_width=width)
+        for at, (name, width) in enumerate(zip(headers, least, strict=True))
+    ]
     made = Table(*columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for row in held:
         made.add_row(*map(Text, row))  # which reads no markup
@@ -48,16 +54,10 @@ def table_text(headers: Sequence[str], rows: Iterable[Sequence[str]], *, cut: st
     return "\n".join(one.rstrip() for one in drawn.get().splitlines())
 
 
-def _narrowest(rows: Sequence[Sequence[str]]) -> int:
-    """The columns that a table takes whose words are not broken."""
-    widest = [max(max(map(len, cell.split()), default=0) for cell in column) for column in zip(*rows, strict=True)]
-    return sum(widest) + GAP * (len(widest) - 1)
-
-
 def _upright(headers: Sequence[str], row: Sequence[str], width: int) -> str:
     """A row as a list: its headers, and beside each what it has there. What it does not have is left out."""
     room = max(map(len, headers)) + GAP
-    pairs = [(header, cell) for header, cell in zip(headers, row, strict=True) if cell]
+    pairs = [(header, cell) for header, cell in zip(headers, row, strict=False) if cell]
     return "\n".join(fill(cell, width, initial_indent=f"{name:<{room}}", subsequent_indent=" " * room) for name, cell in pairs)
 
 
