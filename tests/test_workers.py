@@ -438,13 +438,13 @@ def shared(cache: Path, number: str = "1/2") -> tuple[Trajectory, truth.GroundTr
 
 def nudged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another processor: its reference run has other last bits."""
-    usual = truth.reference
+    usual = truth._trained
 
-    def reference(*asked: Any) -> Trajectory:
+    def trained(*asked: Any) -> Trajectory:
         run = usual(*asked)
         return replace(run, states=run.states + 1e-14)
 
-    monkeypatch.setattr(truth, "reference", reference)
+    monkeypatch.setattr(truth, "_trained", trained)
 
 
 def test_all_workers_start_from_the_reference_run_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
