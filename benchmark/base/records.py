@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,7 +13,6 @@ from benchmark.base.text import LONGEST, is_line, line, quoted
 LARGEST = 2**63  # an integer is below it, so that every program can count with it
 PLAIN = {str, int, float, bool}
 DEEPEST = 16  # lists and objects in one another, of what has no type
-_hints: Callable[[Any], Any] = cache(get_type_hints)  # which are asked for each record of each file
 
 
 class Mismatch(LoobenchError, ValueError):
@@ -25,35 +24,67 @@ def decode(kind: Any, value: Any, where: str = "file") -> Any:
 
     Every string and every key, at whatever depth, must be one printable line of bounded length.
     """
-    if kind in PLAIN:
-        return _plain(kind, value, where)
-    if kind is Any:
-        return _untyped(value, where)
-    if is_dataclass(kind):
-        return _record(kind, value, where)
+    return _decoder(kind)(value, where)
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[Any, str], Any]:
+    """What decodes a kind of value: found once, for there are many values of few kinds."""
     origin, inner = get_origin(kind), get_args(kind)
+    if kind in PLAIN:
+        return partial(_plain, kind)
+    if kind is Any:
+        return _untyped
+    if is_dataclass(kind):
+        return partial(_record, kind)
     if origin is UnionType:
-        return None if value is None and NoneType in inner else decode(inner[0], value, where)
+        return partial(_either, _decoder(inner[0]), NoneType in inner)
     if origin is list:
-        return [decode(inner[0], item, f"{where}[{i}]") for i, item in enumerate(_expect(list, value, where))]
-    return {key: decode(inner[1], item, f"{where}.{key}") for key, item in _keyed(value, where).items()}
+        return _numbers if inner[0] is float else partial(_list, _decoder(inner[0]))
+    return partial(_dict, _decoder(inner[1]))
+
+
+def _either(of: Callable[[Any, str], Any], nothing: bool, value: Any, where: str) -> Any:
+    return None if value is None and nothing else of(value, where)
+
+
+def _numbers(value: Any, where: str) -> list[float]:
+    if type(value) is list and all(type(item) is float and isfinite(item) for item in value):
+        return [*value]
+    return _list(_decoder(float), value, where)
+
+
+def _list(of: Callable[[Any, str], Any], value: Any, where: str) -> list[Any]:
+    return [of(item, f"{where}[{i}]") for i, item in enumerate(_expect(list, value, where))]
+
+
+def _dict(of: Callable[[Any, str], Any], value: Any, where: str) -> dict[str, Any]:
+    return {key: of(item, f"{where}.{key}") for key, item in _keyed(value, where).items()}
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:
-    hints, found = _hints(kind), _expect(dict, value, where)
+    of, found = _fields(kind), _expect(dict, value, where)
     if problems := list(_differences(kind, set(found))):
         raise Mismatch(f"{where}: {'; '.join(problems)}")
-    return kind(**{name: decode(hints[name], one, f"{where}.{name}") for name, one in found.items()})
+    return kind(**{name: of[name](one, f"{where}.{name}") for name, one in found.items()})
+
+
+@cache
+def _fields(kind: Any) -> dict[str, Callable[[Any, str], Any]]:
+    """What decodes each field of a record."""
+    hints = get_type_hints(kind)
+    return {one.name: _decoder(hints[one.name]) for one in fields(kind)}
 
 
 def _differences(kind: Any, found: set[str]) -> Iterator[str]:
-    names, usual = {field.name for field in fields(kind)}, later(kind)
+    names, usual = _fields(kind).keys(), later(kind)
     if missing := names - found - usual.keys():
         yield f"missing {', '.join(sorted(missing))}"
     if extra := found - names:
         yield f"unknown {line(', '.join(sorted(extra)), 100)}"
 
 
+@cache
 def later(kind: Any) -> dict[str, Any]:
     """The fields of a record that came after its schema, with the value that stands for how it was: they have a default."""
     return {field.name: field.default for field in fields(kind) if field.default is not MISSING}
@@ -61,12 +92,19 @@ def later(kind: Any) -> dict[str, Any]:
 
 def values(record: Any) -> dict[str, Any]:
     """The fields of a record as they are, without what it remembers beside them."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+    kind: Any = type(record)
+    return {name: getattr(record, name) for name in _names(kind)}
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def encode(record: Any) -> dict[str, Any]:
     """A record as a JSON value; fields that came `later` are left out where they have their default, so that digests hold."""
-    usual = later(type(record))
+    kind: Any = type(record)
+    usual = later(kind)
     kept = {name: one for name, one in values(record).items() if name not in usual or one != usual[name]}
     return {name: encode(one) if is_dataclass(one) else _whole(one) for name, one in kept.items()}
 
