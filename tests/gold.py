@@ -139,7 +139,7 @@ def _asked(
     asked = case.task.truth if case else LeaveOneOut()
     used = {}
     if case and case.prepared and setup:
-        used = put_to_use(setup, case, found, self_influence(case, one, found, "cpu"), one.loss_units)
+        used = put_to_use(setup, case, found, self_influence(case.question, one, found, "cpu"), one.loss_units)
     return Found("ok", found.effect, {**scores(found.effect, exact, asked.units and one.loss_units), **used})
 
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import synthetic
 import torch
 from cases import carried_out, main, problem, walked
 from test_estimators import BROKEN, GOOD, declare
@@ -321,15 +320,11 @@ def test_a_damaged_truth_is_computed_again_and_said(tmp_path: Path, capsys: pyte
 def test_self_influence_is_the_effect_of_each_sample_on_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem(query_kind="mean", query=5)
     given = replace(given, horizons=(given.steps,))
-    exact, empty = (
-        replace(truth.ground_truth(train(given)), gradients=10**9),
-        synthetic.cell(suites.task(TASK), "any", 4, 0.5, 1),
-    )
-    case = cells.Case(suites.task(TASK), 4, given, train(given), exact, None, empty, {})
+    question = cells.Question(train(given), 4, everyone=False, gradients=10**9)
     monkeypatch.setattr(cells, "SELF", 5)
     estimator = registered()["exact-loo"]
 
-    found = cells.self_influence(case, estimator, evaluate.estimate(estimator, case.run), "cpu")
+    found = cells.self_influence(question, estimator, evaluate.estimate(estimator, question.run), "cpu")
 
     numbers = sorted(stream("self-influence", 4).permutation(12)[:5].tolist())
     models = [walked(given, torch.ones(12))[0], *(walked(given, torch.arange(12) != i)[0] for i in numbers)]

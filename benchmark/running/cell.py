@@ -1,5 +1,6 @@
 """One cell, in one direction: a seed of a task is opened as a case, an estimator answers it, and its answer is scored."""
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from benchmark.truths.truth import MakeBar
 from benchmark.truths.uses import Prepared
 
 Own = tuple[Tensor, Tensor] | None  # numbers (K,) of samples, and what the absence of each does to its own loss (K,)
+Answer = tuple[Estimate, Own] | Failure
 SELF = 100  # samples whose self-influence is asked
 
 
@@ -44,6 +46,16 @@ class Setup:
 
 
 @dataclass(frozen=True, eq=False)
+class Question:
+    """What an estimator is asked: all that a process which calls it must know."""
+
+    run: Trajectory  # as estimators see it
+    seed: int
+    everyone: bool  # whether an answer about all N samples is charged
+    gradients: int | None  # of the truth, where samples' own losses are asked about too
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
     """One seed of a task: what estimators see of its run, and what they are scored against."""
 
@@ -55,6 +67,20 @@ class Case:
     prepared: Prepared | None  # what its uses are judged by
     blank: Cell  # a cell before an estimator has answered
     provenance: Provenance
+    times: float = 1.0  # so many times exact retraining is charged
+
+    @property
+    def question(self) -> Question:
+        """What estimators are asked on it."""
+        gradients = self.exact.gradients if self.prepared else None
+        return Question(self.run, self.seed, self.task.charged == "all", gradients)
+
+
+Answers = Callable[[Iterable[tuple[Case, Estimator]]], Iterator[tuple[int, Case, Answer]]]
+"""Answers to questions as they come: the number of the question, and its case as it stands for the machine that answered.
+
+A question is taken when it can be worked on.
+"""
 
 
 # ---- the case --------------------------------------------------------------------------------------------------------
@@ -62,11 +88,26 @@ def opened(setup: Setup, task: AnyTask, seed: int, bar: MakeBar) -> Case:
     """One seed of a task with its truth, from the cache or computed. Raises Diverged where there is none."""
     run, exact = truth.answer(task, seed, setup.cache, setup.device, bar, setup.means)
     prepared = truth.cached_uses(task, seed, run, exact, setup.cache, setup.device, bar, setup.means) if task.uses else None
-    provenance = {**machine.provenance(setup.command, setup.device, task.dtype), "by": setup.by}
-    provenance |= {"origin": exact.origin} if exact.origin else {}
+    provenance = _signed(machine.provenance(setup.command, setup.device, task.dtype), setup, exact)
     times = charging.share(run) if task.charged == "all" else 1.0
-    blank = _blank(run, exact, json_digest(provenance)[:12], times)
-    return Case(task, seed, run.problem, shown(task, run), exact, prepared, blank, provenance)
+    blank = _blank(run, exact, _key(provenance), times)
+    return Case(task, seed, run.problem, shown(task, run), exact, prepared, blank, provenance, times)
+
+
+def elsewhere(setup: Setup, case: Case, made: Provenance, seconds: float) -> Case:
+    """The case for answers of another machine, which describes itself, and on which its truth takes so many seconds."""
+    provenance = _signed(made, setup, case.exact)
+    blank = replace(case.blank, exact_seconds=round(case.times * seconds, 6), provenance=_key(provenance))
+    return replace(case, blank=blank, provenance=provenance)
+
+
+def _signed(made: Provenance, setup: Setup, exact: GroundTruth) -> Provenance:
+    """Provenance with who computes, and where the truth is from."""
+    return {**made, "by": setup.by, **({"origin": exact.origin} if exact.origin else {})}
+
+
+def _key(provenance: Provenance) -> str:
+    return json_digest(provenance)[:12]
 
 
 def _blank(run: Trajectory, exact: GroundTruth, provenance: str, times: float) -> Cell:
@@ -108,15 +149,38 @@ def bounds(case: Case) -> Bounds:
 # ---- the answer, and the cell ----------------------------------------------------------------------------------------
 def computed(setup: Setup, case: Case, estimator: Estimator, warm: set[str]) -> Cell:
     """An estimator's cell, or its failure, after a first call that does not count unless its name is among the `warm`."""
+    return concluded(setup, case, estimator, asked(case.question, estimator, setup.device, setup.means, warm))
+
+
+def here(setup: Setup) -> Answers:
+    """Answers of this process, one after the other."""
+    warm: set[str] = set()
+
+    def answers(questions: Iterable[tuple[Case, Estimator]]) -> Iterator[tuple[int, Case, Answer]]:
+        for number, (case, estimator) in enumerate(questions):
+            yield number, case, asked(case.question, estimator, setup.device, setup.means, warm)
+
+    return answers
+
+
+def asked(question: Question, estimator: Estimator, device: str, means: Means, warm: set[str]) -> Answer:
+    """What an estimator says, or how it fails, after a first call that does not count unless its name is among the `warm`."""
     if estimator.name not in warm:
-        warm_up(estimator, case.run, setup.device)
+        warm_up(estimator, question.run, device)
         warm.add(estimator.name)
-    with chunks.allowing(replace(setup.means, workers=1)):
+    with chunks.allowing(replace(means, workers=1)):
         try:
-            found, own = answered(case, estimator, setup.device)
+            return answered(question, estimator, device)
         except Failure as failure:
-            return replace(case.blank, status=failure.status, message=str(failure))
-        return scored(setup, case, estimator, found, own)
+            return failure
+
+
+def concluded(setup: Setup, case: Case, estimator: Estimator, answer: Answer) -> Cell:
+    """The cell of an answer, or of a failure."""
+    if isinstance(answer, Failure):
+        return replace(case.blank, status=answer.status, message=str(answer))
+    with chunks.allowing(replace(setup.means, workers=1)):
+        return scored(setup, case, estimator, *answer)
 
 
 def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
@@ -127,26 +191,26 @@ def warm_up(estimator: Estimator, run: Trajectory, device: str) -> None:
         estimate(estimator, like(run), device)
 
 
-def answered(case: Case, estimator: Estimator, device: str) -> tuple[Estimate, Own]:
-    """What an estimator says of a case, and where its uses ask that, of some samples' own losses. Raises Failure."""
-    found = estimate(estimator, case.run, device)
-    if case.task.charged == "all":
-        found = charging.for_all(found, estimator, case.run, device)
-    return found, self_influence(case, estimator, found, device) if case.prepared else None
+def answered(question: Question, estimator: Estimator, device: str) -> tuple[Estimate, Own]:
+    """What an estimator says of a run, and where that is asked, of some samples' own losses. Raises Failure."""
+    found = estimate(estimator, question.run, device)
+    if question.everyone:
+        found = charging.for_all(found, estimator, question.run, device)
+    return found, None if question.gradients is None else self_influence(question, estimator, found, device)
 
 
-def self_influence(case: Case, estimator: Estimator, found: Estimate, device: str) -> Own:
+def self_influence(question: Question, estimator: Estimator, found: Estimate, device: str) -> Own:
     """What the estimator says that the absence of random samples does to their own losses.
 
     None where that would count more than a quarter of the gradients of the truth, and where the estimator does not answer it.
     """
-    problem = case.run.problem
-    numbers = torch.from_numpy(stream("self-influence", case.seed).permutation(len(problem.train))[:SELF]).sort().values
-    if (found.count.gradients + found.count.hessian_products) * len(numbers) > case.exact.gradients / 4:
+    problem, most = question.run.problem, (question.gradients or 0) / 4
+    numbers = torch.from_numpy(stream("self-influence", question.seed).permutation(len(problem.train))[:SELF]).sort().values
+    if (found.count.gradients + found.count.hessian_products) * len(numbers) > most:
         return None
     asked = replace(problem, query=problem.train[numbers], query_kind="each", left_out=numbers.to(problem.left_out.device))
     try:
-        return numbers, estimate(estimator, replace(case.run, problem=asked), device).effect[-1].diagonal()
+        return numbers, estimate(estimator, replace(question.run, problem=asked), device).effect[-1].diagonal()
     except Failure:
         return None
 

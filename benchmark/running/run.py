@@ -1,11 +1,12 @@
 """From tasks and estimators to result files, cell by cell, so that whatever stops a run loses at most one of them.
 
-A cell goes one way: work of a plan, a case (`cell.opened`), an answer, scores (`cell.computed`), and its place in the store.
+A cell goes one way: work of a plan, a case (`cell.opened`), an answer of whoever gives it, in this process (`cell.here`) or on
+a cluster, scores (`cell.concluded`), and its place in the store.
 """
 
 from collections.abc import Generator, Iterator
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark.base import machine
@@ -13,8 +14,9 @@ from benchmark.base.errors import Diverged
 from benchmark.base.files import digest, json_digest, read
 from benchmark.base.places import publication
 from benchmark.base.records import encode
+from benchmark.core.declaration import Estimator
 from benchmark.retraining import chunks
-from benchmark.running.cell import Case, Setup, bounds, computed, opened
+from benchmark.running.cell import Answer, Answers, Case, Setup, bounds, concluded, here, opened
 from benchmark.running.plan import Asked, Plan, Work, standing
 from benchmark.running.scoring import rescore
 from benchmark.scores.checks import check
@@ -46,26 +48,26 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Job:
-    """A plan under way: what stood in its places when it began, and the estimators that have been called since."""
+    """A plan under way: what stood in its places when it began, and who answers."""
 
     plan: Plan
     bar: MakeBar
     cells: frozenset[str]  # digests of the cells
     files: frozenset[str]  # digests of the files that answer another question
-    warm: set[str] = field(default_factory=set)  # names
+    answers: Answers
 
     def set_aside(self, at: Path) -> None:
         """Keep a file of another question in the cache. Raises LoobenchError where it has come since."""
         set_aside(at, self.plan.setup.cache / "superseded", self.files)
 
 
-def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
+def execute(plan: Plan, bar: MakeBar, answers: Answers | None = None) -> Iterator[Outcome | Trouble]:
     """Run all cells of a plan that are not done yet, writing each as it is done. `bar(total, text, unit)` shows progress.
 
-    What another run computes now comes last, and is taken from it. Raises LoobenchError before the first cell where a result is
-    damaged, and where data cannot be had.
+    Estimators are called in this process, unless others give their `answers`. What another run computes now comes last, and is
+    taken from it. Raises LoobenchError before the first cell where a result is damaged, and where data cannot be had.
     """
-    job, todo, late = begun(plan, bar), [*plan.work()], list[Work]()
+    job, todo, late = begun(plan, bar, answers), [*plan.work()], list[Work]()
     with machine.one_thread(), closing(bar(len(todo) * len(plan.estimators), "all", "cell")) as whole:
         for works, others in ((todo, late), (late, None)):
             for work in works:
@@ -77,13 +79,13 @@ def execute(plan: Plan, bar: MakeBar) -> Iterator[Outcome | Trouble]:
                     yield Trouble(work.task.name, work.seed, str(error))
 
 
-def begun(plan: Plan, bar: MakeBar) -> Job:
+def begun(plan: Plan, bar: MakeBar, answers: Answers | None = None) -> Job:
     """A plan at its beginning, whose results and limits are whole. Raises DamagedFile where one is not."""
     found, other = standing(plan)
     for result in found:
         check(encode(result), Result)
     cells = frozenset(_digest(result, seed) for result in found for seed in result.cells)
-    return Job(plan, bar, cells, frozenset(digest(read(at)) for at in other))
+    return Job(plan, bar, cells, frozenset(digest(read(at)) for at in other), answers or here(plan.setup))
 
 
 def _digest(result: Result, seed: str) -> str:
@@ -101,7 +103,9 @@ def _seed(job: Job, work: Work, late: list[Work] | None) -> Iterator[Outcome]:
             todo.append(asked)
     if todo:
         left = yield from _computed(job, replace(work, asked=tuple(todo)), patient=late is None)
-        if left and late is not None:
+        if left and late is None:
+            yield from _seed(job, replace(work, asked=left), None)
+        elif left and late is not None:
             if not late:
                 chunks.tell(f"another run is at {work}: other cells come first, then what it has done is taken")
             late.append(replace(work, asked=left))
@@ -134,16 +138,60 @@ def _as_it_stands(result: Result, seed: int) -> Outcome:
 
 def _computed(job: Job, work: Work, *, patient: bool) -> Generator[Outcome, None, tuple[Asked, ...]]:
     """Compute the cells of one seed, each under a claim; returns those that were left, to be asked for later."""
-    case: Case | None = None
-    for place, asked in enumerate(work.asked):
-        with job.plan.store.claim(asked.result, work.seed, wait=patient) as mine:
-            outcome = _come(job, job.plan.store.find(asked.result), work.seed) if mine else None
-            if mine and not outcome and (case := case or _opened(job, work, patient=patient)):
-                outcome = keep(job, case, asked, computed(job.plan.setup, case, asked.estimator, job.warm))
-        if not outcome:
-            return work.asked[place:]
-        yield outcome
-    return ()
+    with closing(Turn(job, work, patient=patient)) as turn:
+        for number, case, answer in job.answers(turn.questions()):
+            outcome = turn.kept(number, case, answer)
+            yield from turn.come()
+            yield outcome
+        yield from turn.come()
+    return turn.left
+
+
+class Turn:
+    """The cells of a seed that are asked about, each under a claim from when its question is taken until its answer is kept.
+
+    A cell that another run is at is waited for only while none is claimed here, so that no two runs wait for one another.
+    """
+
+    def __init__(self, job: Job, work: Work, *, patient: bool) -> None:
+        self.job, self.work, self.patient = job, work, patient
+        self.asked: list[Asked] = []  # by number of the question
+        self.claims: dict[int, ExitStack] = {}  # of those that are not answered yet
+        self.left: tuple[Asked, ...] = ()  # what others are at
+        self._come: list[Outcome] = []
+
+    def questions(self) -> Iterator[tuple[Case, Estimator]]:
+        """What is to be asked, each claimed when it is taken; the case is opened with the first."""
+        case: Case | None = None
+        for place, asked in enumerate(self.work.asked):
+            with ExitStack() as claim:
+                wait = self.patient and not self.claims
+                mine = claim.enter_context(self.job.plan.store.claim(asked.result, self.work.seed, wait=wait))
+                if mine and (outcome := _come(self.job, self.job.plan.store.find(asked.result), self.work.seed)):
+                    self._come.append(outcome)
+                    continue
+                if not mine or not (case := case or _opened(self.job, self.work, patient=self.patient)):
+                    self.left = self.work.asked[place:]
+                    return
+                self.claims[len(self.asked)] = claim.pop_all()
+                self.asked.append(asked)
+            yield case, asked.estimator
+
+    def kept(self, number: int, case: Case, answer: Answer) -> Outcome:
+        """Score the answer to a question, and keep it; its cell is then free."""
+        asked = self.asked[number]
+        with self.claims.pop(number):
+            return keep(self.job, case, asked, concluded(self.job.plan.setup, case, asked.estimator, answer))
+
+    def come(self) -> Iterator[Outcome]:
+        """The cells that other runs have kept, each told once."""
+        while self._come:
+            yield self._come.pop(0)
+
+    def close(self) -> None:
+        """Free all cells that are still claimed."""
+        for claim in self.claims.values():
+            claim.close()
 
 
 def _opened(job: Job, work: Work, *, patient: bool) -> Case | None:

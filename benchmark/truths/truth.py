@@ -182,7 +182,7 @@ def ground_truth(
     any, some are trained for it. Raises Diverged.
     """
     device, asked = run.final.device.type, asked or each_sample(run)
-    _warm_up(run, means)
+    warm_up(run, means)
     ledgers = [book(r) if book else Clock() for r in range(len(asked.problems))]
     with calculus.counting() as count:
         found = [effects(run, asked, *one, means, progress).cpu() for one in zip(asked.problems, ledgers, strict=True)]
@@ -199,7 +199,7 @@ def ground_truth(
     return GroundTruth(effect, seconds, count.gradients, machine.timed_on(device), floor, removed, repeats)
 
 
-def _warm_up(run: Trajectory, means: Means) -> None:
+def warm_up(run: Trajectory, means: Means) -> None:
     """One step: what takes long the first time is not to be timed."""
     leave_one_out(some_of(run.until(1), torch.tensor([0])), means=means)
 
@@ -217,15 +217,21 @@ def timed(run: Trajectory, asked: Design, means: Means) -> float:
     """Seconds that a design takes on this machine: those of some chunks, evenly spread, scaled to all by sample visits."""
     problem, clock = asked.problems[0], Clock()
     states = run_of(problem, run, means).states
-    starts, parts = parted(problem, asked.keep, means)
+    _, parts = parted(problem, asked.keep, means)
     for i in evenly(len(parts), TIMED).tolist():
         rows = parts[i]
         keep = asked.keep[rows.to(asked.keep.device)]
         retrain(problem, keep, states=states, read=query_losses, runs=len(rows), means=Means(means.memory), ledger=clock)
         if clock.seconds > ENOUGH:
             break
-    whole = sum(trained_visits(problem, int(starts[rows].min()), len(rows)) for rows in parts)
-    return clock.seconds / clock.visits * whole * len(asked.problems)
+    return clock.seconds / clock.visits * trained_in(asked, means)
+
+
+def trained_in(asked: Design, means: Means) -> int:
+    """Sample visits that are trained for a design: each chunk begins where the first of its runs departs."""
+    problem = asked.problems[0]
+    starts, parts = parted(problem, asked.keep, means)
+    return sum(trained_visits(problem, int(starts[rows].min()), len(rows)) for rows in parts) * len(asked.problems)
 
 
 def run_of(problem: Problem, run: Trajectory, means: Means) -> Trajectory:
@@ -367,7 +373,7 @@ def _timed_here(at: Path, found: Sealed, run: Trajectory, asked: Design, means: 
     if truth.machine == here:
         return truth
     if here not in times:
-        _warm_up(run, means)
+        warm_up(run, means)
         times = {**times, here: timed(run, asked, means)}
         write_sealed(at, tensors, {**facts, "times": times})
     return replace(truth, seconds=times[here], machine=here)
