@@ -721,6 +721,13 @@ class InlineRay:
 
     def __init__(self, fail: Exception | None = None) -> None:
         self.exceptions, self.fail, self.calls, self.settings = SimpleNamespace(RayError=RayError), fail, 0, dict[str, Any]()
+        self.util = SimpleNamespace(scheduling_strategies=self)
+
+    def NodeAffinitySchedulingStrategy(self, node: str, *, soft: bool) -> tuple[str, bool]:  # noqa: N802
+        return node, soft
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(get_node_id=lambda: "this node")
 
     def put(self, content: bytes) -> bytes:
         return content
@@ -796,7 +803,7 @@ def test_a_truth_of_subsets_from_several_starts_goes_over_a_cluster_too(
 
 def test_a_node_with_another_version_and_a_piece_that_fails_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, nodes = inline(monkeypatch)
-    monkeypatch.setattr(cluster, "_here", iter([("1.1", "0.9"), ("1.1", "1.0"), ("1.1", "1.0")]).__next__)
+    monkeypatch.setattr(cluster, "here", iter([("1.1", "0.9"), ("1.1", "1.0"), ("1.1", "1.0")]).__next__)
     with pytest.raises(LoobenchError, match=r"has loobench 1.0 \(protocol 1.1\), this process 0.9 .*: install the same on all"):
         cluster.train(nodes, suites.task(TASK), 0, tmp_path, Silent)
 
@@ -907,7 +914,7 @@ def test_on_a_ray_cluster_of_two_nodes_one_of_which_is_killed_the_truth_is_the_s
         assert found[1]["limits"][name] == pytest.approx(curve, rel=1e-6, abs=1e-12), name
 
 
-def test_a_run_lets_a_cluster_train_its_truths_and_asks_estimators_here(
+def test_a_run_lets_a_cluster_train_its_truths_and_call_its_estimators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
     found, nodes = inline(monkeypatch)
@@ -917,10 +924,10 @@ def test_a_run_lets_a_cluster_train_its_truths_and_asks_estimators_here(
     assert main(command) == 0
 
     assert addresses == [("auto", "cpu")]
-    assert found.calls == 2 * (1 + 5)
+    assert found.calls == 2 * (1 + 5 + 1)
     assert "2 cells computed" in capsys.readouterr().out
     assert main(command) == 0
-    assert found.calls == 2 * (1 + 5)
+    assert found.calls == 2 * (1 + 5 + 1)
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

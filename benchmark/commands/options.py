@@ -183,7 +183,7 @@ MEANS = (
     option("--memory", metavar="SIZE", help="Most that retraining may take, as in 500M or 2G.  [default: half of the free]"),
     option("--threads", type=int, metavar="N", help="Chunks of runs retrained side by side.  [default: one per core]"),
 )
-RAY = option("--ray", metavar="auto|ADDRESS", help="Spread truths over a Ray cluster.")
+RAY = option("--ray", metavar="auto|ADDRESS", help="Spread the work over a Ray cluster.")
 JSON = flag("--json", "as_json", help="Print it as JSON.")
 
 

@@ -1,8 +1,8 @@
 """`loobench run`: a plan is made of the options, carried out, and summed up."""
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,9 @@ def command(options: o.Options) -> int:
     if not options.estimator:
         _tell_missing()
     old, found = superseded(plan), []
-    with tracking.tracker(asked, plan.store.folder, plan.setup.cache) as track:
-        if options.ray:
-            _spread(options.ray, plan, track.bar(terminal.bar))
-        for one in execute(plan, track.bar(terminal.bar)):
+    with tracking.tracker(asked, plan.store.folder, plan.setup.cache) as track, ExitStack() as held:
+        answers = held.enter_context(_spread(options.ray, plan, track.bar(terminal.bar))) if options.ray else None
+        for one in execute(plan, track.bar(terminal.bar), answers):
             found.append(one)
             if isinstance(one, Outcome):
                 track.result(one.result, one.estimator)
@@ -69,13 +68,16 @@ def command(options: o.Options) -> int:
     return o.FAILED if failures else 0
 
 
-def _spread(address: str, plan: Any, bar: Any) -> None:
-    """Train the truths of a plan on a Ray cluster; estimators run here, so that their times are of one machine."""
+@contextmanager
+def _spread(address: str, plan: Any, bar: Any) -> Iterator[Any]:
+    """Train the truths of a plan on a Ray cluster, which then answers what estimators are asked inside the block."""
     from benchmark.base import machine
-    from benchmark.running import cluster
+    from benchmark.running import answers, cluster
 
-    with machine.one_thread(), cluster.connected(address, plan.setup.device) as found:
-        cluster.train_all(found, plan, bar)
+    with cluster.connected(address, plan.setup.device) as found:
+        with machine.one_thread():
+            cluster.train_all(found, plan, bar)
+        yield answers.spread(found, plan.setup)
 
 
 def _told_afresh(old: Sequence[Path], cache: Path) -> list[Path]:

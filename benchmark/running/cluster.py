@@ -1,4 +1,4 @@
-"""The chunks and figures of one truth over a Ray cluster: sent as bytes and come back so, for there may be no shared disk."""
+"""A Ray cluster, and the chunks and figures of a truth over it: as bytes there and back, for there may be no shared disk."""
 
 import os
 import socket
@@ -38,26 +38,37 @@ class Cluster:
 
     def __init__(self, ray: Any, device: str) -> None:
         self.ray, self.device = ray, device
-        self.last: tuple[Trajectory, Given] | None = None
+        self.last: tuple[Trajectory, bool, Given] | None = None
 
-    def given(self, run: Trajectory) -> Given:
-        """A run as bytes that all nodes can have, sent once; in a list, so that a piece of work gets them when it asks."""
-        if self.last is None or self.last[0] is not run:
-            content = transport.encode(workers.checkpoints(run))
-            self.last = run, ([self.ray.put(content)], digest(content))
-        return self.last[1]
+    def given(self, run: Trajectory, *, whole: bool = False) -> Given:
+        """A run as bytes that all nodes can have, sent once; in a list, so that a piece of work gets them when it asks.
+
+        It goes as checkpoints where its states are many, unless it is to be `whole`, as it is held here.
+        """
+        if self.last is None or self.last[0] is not run or self.last[1] is not whole:
+            content = transport.encode(run if whole else workers.checkpoints(run))
+            self.last = run, whole, ([self.ray.put(content)], digest(content))
+        return self.last[2]
+
+    def on(self, node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives on one node. Raises LoobenchError as `done`, also where that node is gone."""
+        there = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        return self._got(self._remote(function, scheduling_strategy=there).remote(*arguments))
 
     def done(self, function: Callable[..., Any], given: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """What a function gives for each of the arguments, with their number, as it comes.
 
         Raises LoobenchError where a piece of work fails, or has lost its node too often.
         """
-        gpu = {"num_gpus": 1} if self.device == "cuda" else {}
-        remote = self.ray.remote(function).options(num_cpus=1, max_retries=RETRIES, **gpu)
+        remote = self._remote(function)
         waiting = {remote.remote(*arguments): number for number, arguments in enumerate(given)}
         while waiting:
             (first, *_), _ = self.ray.wait([*waiting], num_returns=1)
             yield waiting.pop(first), self._got(first)
+
+    def _remote(self, function: Callable[..., Any], **more: Any) -> Any:
+        gpu = {"num_gpus": 1} if self.device == "cuda" else {}
+        return self.ray.remote(function).options(num_cpus=1, max_retries=RETRIES, **gpu, **more)
 
     def _got(self, answer: Any) -> Any:
         try:
@@ -180,7 +191,7 @@ def _chunks(
     progress(trained_visits(problem, 0, len(asked.keep) - sum(map(len, missing))))
     held, name = cluster.given(truth.run_of(problem, start.run, means))
     masks = (pack({"keep": asked.keep[rows.to(asked.keep.device)]}, {}) for rows in missing)
-    for number, answer in cluster.done(chunk, ((_here(), held, name, mask, cluster.device) for mask in masks)):
+    for number, answer in cluster.done(chunk, ((here(), held, name, mask, cluster.device) for mask in masks)):
         tensors, facts = unpack(answer, "a chunk from the cluster")
         rows = missing[number]
         files.put(rows, tensors["effect"], facts["machine"], facts["seconds"], facts["visits"])
@@ -193,12 +204,13 @@ def _figures(cluster: Cluster, task: AnyTask, seed: int, start: Reference, asked
     effect = truth.effects(run, asked, run.problem, truth.ledger(task, start, asked, at, means), means).cpu()
     (held, name), packed = cluster.given(run), pack({"effect": effect}, {})
     missing = [one for one in limits.figures(run, effect, task.epochs, seed) if not kept.has(one)]
-    given = ((_here(), held, name, packed, one, task.epochs, seed, cluster.device) for one in missing)
+    given = ((here(), held, name, packed, one, task.epochs, seed, cluster.device) for one in missing)
     for number, answer in cluster.done(figure, given):
         kept.put(missing[number], answer)
 
 
-def _here() -> Here:
+def here() -> Here:
+    """What a node must have in common with who asks it."""
     return benchmark.PROTOCOL, benchmark.__version__
 
 
@@ -208,7 +220,7 @@ _last: dict[str, Trajectory] = {}  # the run that this process of the cluster wa
 
 def chunk(driver: Here, held: list[Any], name: str, mask: bytes, device: str) -> bytes:
     """Query losses (H, R, Q) of the runs of one chunk, with the samples of a mask (R, N), as bytes with time and machine."""
-    run, keep, clock = _run(driver, held, name, device), unpack(mask, "a mask")[0]["keep"].to(device), Clock()
+    run, keep, clock = run_of(driver, held, name, device), unpack(mask, "a mask")[0]["keep"].to(device), Clock()
     with machine.one_thread():
         found = retrain(run.problem, keep, states=run.states, read=query_losses, runs=len(keep), means=FREE, ledger=clock)
         facts = {"machine": machine.timed_on(device), "seconds": clock.seconds, "visits": clock.visits}
@@ -217,18 +229,23 @@ def chunk(driver: Here, held: list[Any], name: str, mask: bytes, device: str) ->
 
 def figure(driver: Here, held: list[Any], name: str, effect: bytes, which: str, epochs: int, seed: int, device: str) -> Any:
     """A figure of the limits of a truth, by its name, as a JSON value."""
-    run, known = _run(driver, held, name, device), unpack(effect, "an effect")[0]["effect"]
+    run, known = run_of(driver, held, name, device), unpack(effect, "an effect")[0]["effect"]
     with machine.one_thread():
         return limits.figures(run, known, epochs, seed)[which]()
 
 
-def _run(driver: Here, held: list[Any], name: str, device: str) -> Trajectory:
+def run_of(driver: Here, held: list[Any], name: str, device: str) -> Trajectory:
     """The run that is held under a name. Raises LoobenchError where this node has another version than who asks."""
-    if _here() != driver:
-        mine, theirs = (f"{version} (protocol {protocol})" for protocol, version in (_here(), driver))
+    if here() != driver:
+        mine, theirs = (f"{version} (protocol {protocol})" for protocol, version in (here(), driver))
         raise LoobenchError(f"node {socket.gethostname()} has loobench {mine}, this process {theirs}: install the same on all")
     if name not in _last:
         _last.clear()
         run = transport.decode(_ray().get(held[0]))
         _last[name] = map_tensors(run, lambda tensor: tensor.to(machine.device(device)))
     return _last[name]
+
+
+def node() -> str:
+    """Ray's name of the node that this process is on."""
+    return str(_ray().get_runtime_context().get_node_id())
