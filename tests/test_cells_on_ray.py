@@ -30,7 +30,7 @@ from benchmark.running import answers, cluster
 from benchmark.running.cell import Answer, Case, Setup, here
 from benchmark.running.plan import Plan
 from benchmark.running.run import Outcome, execute
-from benchmark.sandbox import carried, client
+from benchmark.sandbox import carried
 from benchmark.sandbox.process import server
 from benchmark.scores.store import Store
 from benchmark.tasks import suites
@@ -137,12 +137,12 @@ def test_a_stranger_s_file_goes_as_its_text_and_one_that_fails_is_a_failed_cell_
 def test_a_file_whose_folder_is_not_on_the_node_is_found_there_by_its_text(tmp_path: Path) -> None:
     at = declare(tmp_path, GOOD)
     before = load(at)["twice"]
-    sent = carried.encode(before)
+    sent, where = carried.encode(before), before.file
     at.unlink()
     found = carried.decode(sent)
 
     assert found.identity() == before.identity()
-    assert found.file != before.file
+    assert found.file != where == str(at)
     assert Path(found.file).name == at.name
 
 
@@ -166,11 +166,12 @@ def test_a_node_without_a_sandbox_is_an_error_in_a_line(
     at = declare(tmp_path, GOOD)
     usual = nodes.remote
 
+    def none() -> Any:
+        raise LoobenchError("no sandbox works on this machine")
+
     def remote(function: Callable[..., Any]) -> Any:
-        if function is answers.call:  # from now on: this process is a node
-            monkeypatch.setattr(
-                client, "answers", lambda *_: (_ for _ in ()).throw(LoobenchError("no sandbox works on this machine"))
-            )
+        if function is answers.call:  # from now on this process is a node
+            monkeypatch.setattr(carried, "server", none)
         return usual(function)
 
     monkeypatch.setattr(nodes, "remote", remote)
@@ -178,6 +179,16 @@ def test_a_node_without_a_sandbox_is_an_error_in_a_line(
     told = capsys.readouterr().err
     assert "no sandbox works on this machine" in told
     assert told.count("error:") == 1
+
+
+def test_a_task_of_a_person_s_own_goes_over_a_cluster_with_its_model(tmp_path: Path, nodes: InlineRay) -> None:
+    command = ["run", "--task", f"{Path(__file__).with_name('owned.py')}:own-tokens", "--seeds", "1"]
+    command += ["--estimator", "grad-dot", "--estimator", "exact-loo", "--cache", str(tmp_path)]
+    assert main([*command, "--results", "alone"]) == 0
+    assert main([*command, "--results", "spread", "--ray", "auto"]) == 0
+
+    assert nodes.calls == 2
+    assert kept(Path("spread")) == kept(Path("alone"))
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from benchmark.core import declaration, registry
 from benchmark.core.declaration import Estimator
 from benchmark.core.syntax import source_digest
 from benchmark.sandbox import client
-from benchmark.sandbox.process import Allowance
+from benchmark.sandbox.process import Allowance, server
 from benchmark.sandbox.session import Confined
 
 OF_FILES = "submitted_"  # how the names of modules begin that `registry.load` makes of files
@@ -45,9 +45,9 @@ def _text(source: bytes) -> dict[str, str]:
 
 
 def decode(content: bytes) -> Estimator:
-    """The estimator of `encode`, confined if it was, with the same allowance. Raises LoobenchError where this machine lacks it.
+    """The estimator of `encode`, confined if it was, with the same allowance; the code of a file that was not runs here.
 
-    The code of a file that was not confined runs here.
+    Raises LoobenchError where this machine lacks it, a library that it needs, or a sandbox for it.
     """
     facts = unpack(content, "an estimator")[1]
     found = {one.name: one for one in _declared(facts, digest(content))}.get(facts["name"])
@@ -77,6 +77,7 @@ def _confined(
 ) -> Estimator:
     if module and not declaration.importable(module):
         raise LoobenchError(f"{declared['name']} is of a package with {module}, which is not installed")
+    server()  # where there is none that is an error of this machine, not of the estimator
     content = source.encode("latin-1")
     function = Confined(file, content, module, Allowance(seconds, memory), library)
     return declaration.rebuilt(declared, function, source_digest(content))
