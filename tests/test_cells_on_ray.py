@@ -22,16 +22,19 @@ from test_locks import elsewhere, until_there
 from test_workers import ROOT, InlineRay, Silent, inline
 
 from benchmark.base import machine
-from benchmark.base.errors import LoobenchError
+from benchmark.base.errors import Failure, LoobenchError
 from benchmark.base.files import pack, unpack
 from benchmark.core.declaration import Estimator
 from benchmark.core.registry import load, registered
+from benchmark.retraining import chunks
+from benchmark.retraining.chunks import Means
 from benchmark.running import answers, cluster
 from benchmark.running.cell import Answer, Case, Setup, here
 from benchmark.running.plan import Plan
 from benchmark.running.run import Outcome, execute
-from benchmark.sandbox import carried
-from benchmark.sandbox.process import server
+from benchmark.sandbox import carried, client
+from benchmark.sandbox.process import Allowance, server
+from benchmark.sandbox.session import Confined
 from benchmark.scores.store import Store
 from benchmark.tasks import suites
 from benchmark.truths import workers
@@ -44,6 +47,13 @@ NAMES = ("grad-dot", "sgd-ie", "exact-loo", "chance", "if-cg", "tracin", "source
 def kept(folder: Path) -> dict[str, Any]:
     """The results in a folder by file, without their times and what is over them."""
     return {at.relative_to(folder).as_posix(): _timeless(json.loads(at.read_text())) for at in sorted(folder.rglob("*.json"))}
+
+
+def exact_times(folder: Path) -> set[float]:
+    """Seconds of exact retraining of all cells in a folder of results."""
+    return {
+        cell["exact_seconds"] for at in (folder / TASK).glob("*.json") for cell in json.loads(at.read_text())["cells"].values()
+    }
 
 
 def _timeless(content: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +154,31 @@ def test_a_file_whose_folder_is_not_on_the_node_is_found_there_by_its_text(tmp_p
     assert found.identity() == before.identity()
     assert found.file != where == str(at)
     assert Path(found.file).name == at.name
+
+
+@pytest.mark.usefixtures("_sandbox")
+def test_who_is_confined_is_confined_on_the_node_with_the_same_allowance(tmp_path: Path) -> None:
+    rules = client.Rules(everyone=True, allowance=Allowance(7.0, 3 << 30))
+    for before in client.resolve([str(declare(tmp_path, GOOD)), "loss"], rules):
+        found = carried.decode(carried.encode(before))
+        assert isinstance(found.function, Confined)
+        assert found == before
+
+
+def test_what_retraining_in_a_call_may_take_is_what_it_may_take_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: InlineRay
+) -> None:
+    plan, seen = planned(suites.task(TASK), ("loss",), "spread", tmp_path), list[Means]()
+    plan = replace(plan, setup=replace(plan.setup, means=Means(1 << 30, 1)))
+
+    def one(*_: object) -> Any:
+        seen.append(chunks.allowed())
+        raise Failure("crashed", "enough")
+
+    monkeypatch.setattr("benchmark.running.cell.answered", one)
+    list(execute(plan, Silent, answers.spread(cluster.Cluster(nodes, "cpu"), plan.setup)))
+
+    assert seen == [Means(1 << 30, 1)]
 
 
 def test_an_estimator_that_is_another_on_the_node_or_needs_what_is_not_there_is_an_error_in_a_line() -> None:
@@ -361,5 +396,6 @@ def test_on_a_ray_cluster_of_two_nodes_one_of_which_is_killed_after_4_cells_all_
 
     assert done.returncode == 1, done.stderr
     assert "raised ValueError: no luck" in done.stderr
+    assert exact_times(Path("spread")) == exact_times(Path("alone"))  # of the truth in the cache, for it is the same machine
     assert 4 <= int(done.stdout.partition("killed ")[2].split()[0]) < len(names) + 1, done.stdout
     assert kept(Path("spread")) == kept(Path("alone"))
