@@ -91,13 +91,17 @@ def planned(task: Any, names: Iterable[str], results: str, cache: Path, seeds: t
 
 
 # ---- the same cells --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["logistic", "feature noise, uses", "further training", "subsets", "charged for all"])
+@pytest.mark.parametrize("name", ["logistic", "wrong labels, uses", "further training", "subsets", "charged for all"])
 @pytest.mark.parametrize("few", [0, 1 << 30], ids=["checkpoints", "all states"])
 def test_cells_whose_calls_were_sent_as_bytes_are_those_of_this_process(
     name: str, few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: InlineRay
 ) -> None:
     monkeypatch.setattr(workers, "FEW", few)
-    task = replace(SOME, charged="all") if name == "charged for all" else gold.TASKS[name]
+    others = {
+        "charged for all": replace(SOME, charged="all"),
+        "wrong labels, uses": replace(gold.TASKS["feature noise, uses"], noise="labels"),
+    }
+    task = others.get(name) or gold.TASKS[name]
     alone, spread = (planned(task, NAMES, folder, tmp_path) for folder in ("alone", "spread"))
     list(execute(alone, Silent))
     there = answers.spread(cluster.Cluster(nodes, "cpu"), spread.setup)
@@ -107,6 +111,8 @@ def test_cells_whose_calls_were_sent_as_bytes_are_those_of_this_process(
     assert [one.estimator for one in found] == [*NAMES][::-1]  # kept as they come
     assert kept(Path("spread")) == kept(Path("alone"))
     assert sum(one.cell.status == "ok" for one in found) >= 3
+    own = [one.cell.scores.get("self_auroc") for one in found]
+    assert any(one and one[0] is not None for one in own) == (name == "wrong labels, uses")
 
 
 BREAKING = """
@@ -326,11 +332,12 @@ def test_cells_that_were_asked_are_free_again_where_a_run_breaks_off(tmp_path: P
         raise LoobenchError("the cluster is gone")
         yield
 
-    with pytest.raises(LoobenchError, match="the cluster is gone"):
+    with pytest.raises(LoobenchError, match="the cluster is gone") as error:
         list(execute(plan, Silent, lost))
     for asked in next(plan.work()).asked:
         with plan.store.claim(asked.result, 0, wait=False) as mine:
             assert mine
+    assert error  # whose frames hold what was at work
 
 
 # ---- a cluster -------------------------------------------------------------------------------------------------------
