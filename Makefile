@@ -32,9 +32,9 @@ test-slow: $(READY)  ## the tests that are marked slow
 test-peers: $(PEERS)/.ready  ## set up .venv-peers with the rival libraries, then test the adapters to them
 	$(PEERS)/bin/python -m pytest --numprocesses auto tests -k "peer or dattri or captum or kronfluence or pydvl or traker"
 
-test-ray: $(READY)  ## add Ray and submitit to .venv, then test truths on a cluster of two nodes and as an array of jobs
+test-ray: $(READY)  ## add Ray and submitit to .venv, then test truths and cells on a cluster of two nodes, and an array of jobs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray,slurm]'
-	$(BIN)/python -m pytest tests/test_workers.py -k "(ray_cluster and 4) or submitit"
+	$(BIN)/python -m pytest tests/test_workers.py tests/test_cells_on_ray.py -k "(ray_cluster and 4) or submitit"
 
 test-uv: $(BARE)/.ready  ## set up .venv-uv by uv, which compiles no library ahead, then test what uses libraries
 	$(BARE)/bin/python -B -m pytest --numprocesses auto tests/test_estimators.py tests/test_data_baselines.py tests/test_conformance.py \
