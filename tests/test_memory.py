@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from baselines.representer import mean_gradient
 from benchmark.base.means import Means, allowing
 from benchmark.core import blocks as held
-from benchmark.core.blocks import blocks
+from benchmark.core.blocks import blocks, of_each
 from benchmark.core.models import mlp
 from benchmark.core.optimizers import Sgd
 from benchmark.core.problem import Problem, Samples
@@ -141,6 +141,21 @@ def test_blocks_have_each_row_once_and_no_more_bytes_than_a_share_of_the_memory(
 def test_what_fits_is_one_block_and_else_blocks_are_whole_chunks_of_gradients() -> None:
     assert len(blocks(torch.arange(256), MIB)) == 1
     assert {len(some) for some in blocks(torch.arange(1024), MIB)} == {128}
+
+
+def test_what_is_made_of_blocks_is_held_where_there_is_one_and_is_else_made_again_and_not_held() -> None:
+    asked: list[list[int]] = []
+
+    def of(rows: Tensor) -> Tensor:
+        asked.append(rows.tolist())
+        return 2 * rows
+
+    one, two = (of_each(parts, of) for parts in ([torch.tensor([1, 2])], torch.tensor([[3], [4]]).unbind()))
+    assert asked == [[1, 2]]
+    for _ in range(2):
+        assert torch.equal(torch.cat([*one]), torch.tensor([2, 4]))
+        assert torch.equal(torch.cat([*two]), torch.tensor([6, 8]))
+    assert asked == [[1, 2], *[[3], [4]] * 2]
 
 
 def test_rows_are_answered_for_the_samples_asked_alone(run: Trajectory) -> None:

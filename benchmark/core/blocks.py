@@ -1,6 +1,6 @@
 """Rows in blocks: of how many samples, or queries, something large is held at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,16 +14,6 @@ PART = 128 * 2**20  # bytes of a block where they are not; of less than 32 MiB g
 SHARE = 8  # a block takes no more of the memory that is allowed than one part in so many: what is made of it needs room too
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Blocks of rows that are computed again each time that one goes through them."""
-
-    compute: Callable[[], Iterator[Tensor]]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return self.compute()
-
-
 def blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
     """`rows` (B,) a block at a time, where each takes `size` bytes: say ``run.final.nbytes`` for a gradient.
 
@@ -34,6 +24,22 @@ def blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
         return (rows,)
     most = max(1, _within(PART) // size)
     return torch.split(rows, most - most % calculus.CHUNK if most > calculus.CHUNK else most)
+
+
+@dataclass(frozen=True)
+class Again:
+    """What is made of each block, again each time that one goes through them."""
+
+    of: Callable[[Tensor], Tensor]
+    parts: Sequence[Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.of, self.parts)
+
+
+def of_each(parts: Sequence[Tensor], of: Callable[[Tensor], Tensor]) -> Iterable[Tensor]:
+    """What is made of each block, to be gone through more than once: held where there is one block, else made again."""
+    return Again(of, parts) if len(parts) > 1 else [of(parts[0])]
 
 
 def _within(usual: int) -> int:

@@ -25,6 +25,11 @@ class Count:
     hessian_products: int = 0
     notes: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def work(self) -> int:
+        """Both together."""
+        return self.gradients + self.hessian_products
+
 
 def largest(counts: Sequence[Count]) -> Count:
     """The largest of each figure."""

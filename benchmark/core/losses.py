@@ -16,7 +16,8 @@ from benchmark.core.code import Code, code_of
 OfOutputs = Callable[[Tensor, Tensor], Tensor]  # outputs (B, ...), targets (B, ...) -> (B,)
 Loss = Any  # one of ours by its name, or a function of outputs and targets
 Kind = TypeVar("Kind")
-REAL = ("mean-squared-error", "squared-error")  # of real targets, which are no classes
+REAL = ("mean-squared-error", "squared-error")  # of values, which are no classes
+REAL_TARGETS = ("binary-cross-entropy", *REAL)  # whose targets are real numbers, also where they are written as whole ones
 OF_MANY = ("mean-squared-error", "token-cross-entropy")  # of a sample with several targets
 NO_TOKEN = -100  # the target of a token that does not count
 

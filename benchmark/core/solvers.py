@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmark.base.errors import LoobenchError, Unsolved, unknown
 from benchmark.core import calculus, kronecker
-from benchmark.core.blocks import Blocks, blocks
+from benchmark.core.blocks import blocks, of_each
 from benchmark.core.models import Model
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.trajectory import Trajectory
@@ -99,20 +99,32 @@ class System:
 
         Held where all are one block, else computed again each time. Raises LoobenchError for the Hessian.
         """
-        if self.matrix == "fisher":
-            return Blocks(self.gradient_blocks)
+        return of_each(self._root_parts, self._root_rows)
+
+    def root_over(self, size: float) -> Iterable[Tensor]:
+        """``B / size``, as `root`."""
+        return of_each(self._root_parts, lambda rows: self._root_rows(rows) / size)
+
+    @property
+    def _root_parts(self) -> tuple[Tensor, ...]:
         if self.matrix == "hessian":
             raise LoobenchError("the Hessian has no root: take gauss-newton or fisher")
-        parts = blocks(self._everyone, self.problem.model.classes * self.run.final.nbytes)
-        return Blocks(lambda: map(self._roots, parts)) if len(parts) > 1 else [self._roots(parts[0])]
+        return blocks(self._everyone, self._directions * self.run.final.nbytes)
 
-    def _roots(self, rows: Tensor) -> Tensor:
+    def _root_rows(self, rows: Tensor) -> Tensor:
+        if self.matrix == "fisher":
+            return self.gradients if len(rows) == len(self.problem.train) else self._gradients(self.problem.train[rows])
         return kronecker.curvature_roots(self.problem, self.run.final, self.problem.train[rows]).flatten(0, 1)
+
+    @property
+    def _directions(self) -> int:
+        """Rows of B for each sample."""
+        return 1 if self.matrix == "fisher" else self.problem.model.classes
 
     @property
     def low(self) -> bool:
         """Whether A has fewer rows of a root than there are parameters, so that its inverse is best taken through them."""
-        rows = len(self.problem.train) * (1 if self.matrix == "fisher" else self.problem.model.classes)
+        rows = len(self.problem.train) * self._directions
         return self.matrix != "hessian" and rows < len(self.run.final) and self.shift > 0
 
     def explicit(self) -> Tensor:
@@ -168,8 +180,7 @@ def direct(system: System, vectors: Tensor) -> tuple[Tensor, int]:
     With damping whatever the matrix' signs; without, a singular or indefinite one is refused.
     """
     if system.low:
-        size = len(system.problem.train) ** 0.5
-        return through(Blocks(lambda: (rows / size for rows in system.root)), system.shift)(vectors), 1
+        return through(system.root_over(len(system.problem.train) ** 0.5), system.shift)(vectors), 1
     matrix = system.explicit()
     if not system.damping:
         refuse_singular(matrix)

@@ -206,7 +206,7 @@ def self_influence(question: Question, estimator: Estimator, found: Estimate, de
     """
     problem, most = question.run.problem, (question.gradients or 0) / 4
     numbers = torch.from_numpy(stream("self-influence", question.seed).permutation(len(problem.train))[:SELF]).sort().values
-    if (found.count.gradients + found.count.hessian_products) * len(numbers) > most:
+    if found.count.work * len(numbers) > most:
         return None
     asked = replace(problem, query=problem.train[numbers], query_kind="each", left_out=numbers.to(problem.left_out.device))
     try:

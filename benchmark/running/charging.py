@@ -46,7 +46,7 @@ def for_all(found: Estimate, estimator: Estimator, run: Trajectory, device: str)
     grows = "uncounted" in count.notes or any(counts[name] > getattr(count, name) for name in NAMES)
     seconds = found.seconds
     if grows:
-        work = {rows: cost.count.gradients + cost.count.hessian_products for rows, cost in ((FEW, few), (asked, found))}
+        work = {FEW: few.count.work, asked: count.work}
         seconds = drawn_time(few.seconds, found.seconds, lambda rows: about(rows).seconds, work, everyone)
     return replace(found, seconds=seconds, count=Count(**counts, notes=count.notes))
 

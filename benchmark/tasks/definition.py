@@ -15,6 +15,7 @@ from benchmark.base.errors import LoobenchError, unknown
 from benchmark.base.files import json_digest
 from benchmark.base.streams import stream
 from benchmark.core import optimizers
+from benchmark.core.losses import REAL_TARGETS
 from benchmark.core.optimizers import Optimizer
 from benchmark.core.problem import Problem, Samples
 from benchmark.core.recipes import MODELS
@@ -216,7 +217,7 @@ def _problem(task: Task, seed: int, cache: Path, device: str, noise: str) -> Pro
     real = DTYPES[task.dtype]
 
     def samples(values: np.ndarray, labels: np.ndarray) -> Samples:
-        whole = labels.dtype.kind in "iu" and model.loss not in ("binary-cross-entropy", "squared-error")
+        whole = labels.dtype.kind in "iu" and model.loss not in REAL_TARGETS
         kinds = torch.int64 if values.dtype.kind == "i" else real, torch.int64 if whole else real
         return Samples(_tensor(values).to(device, kinds[0]), _tensor(labels).to(device, kinds[1]))
 

@@ -44,6 +44,9 @@ def mnist(splits: Splits) -> Features:
     return np.asarray(table["image"]).reshape(len(table["label"]), -1), np.asarray(table["label"])
 
 
+DRAWS, NOISED = (1, 4), 6000  # of noise for each digit; digits that have it
+
+
 def noised_digits(splits: Splits, draws: int, of: str = "train") -> Features:
     """Digits in noise, as rows of so many draws of pixels and a time; as targets the noise. (M, draws 785), (M, draws 784)
 
@@ -67,11 +70,6 @@ def cifar10(splits: Splits) -> Features:
     return planes.reshape(len(planes), -1), np.asarray(table["label"])
 
 
-def _noised_with_test(splits: Splits, draws: int) -> tuple[Features, Features]:
-    return noised_digits(splits, draws), noised_digits(splits, draws, "test")
-
-
-DRAWS, NOISED = (1, 4), 6000  # of noise for each digit; digits that have it
 CAT, DOG = 3, 5
 
 
@@ -241,6 +239,10 @@ def _sst2_with_validation(splits: Splits) -> tuple[Features, Features]:
     """Train and validation texts: the labels of the test split are not public."""
     train, validation = _sst2(splits, "train", "validation")
     return train, validation
+
+
+def _noised_with_test(splits: Splits, draws: int) -> tuple[Features, Features]:
+    return noised_digits(splits, draws), noised_digits(splits, draws, "test")
 
 
 WITH_TEST: dict[tuple[str, str], Callable[[Splits], tuple[Features, Features]]] = {  # train and test rows, apart

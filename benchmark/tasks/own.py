@@ -16,7 +16,7 @@ from benchmark.base.files import tensor_digest
 from benchmark.base.streams import drawn, stream
 from benchmark.core import chains, optimizers, suitable
 from benchmark.core.code import Code, code_of
-from benchmark.core.losses import REAL, meant, name_of
+from benchmark.core.losses import REAL_TARGETS, meant, name_of
 from benchmark.core.models import Model
 from benchmark.core.optimizers import Optimizer
 from benchmark.core.problem import Problem, Samples, map_tensors
@@ -155,7 +155,7 @@ class OwnTask:
     @property
     def real_targets(self) -> bool:
         """Whether targets are real numbers, also where they are written as whole ones."""
-        return meant(self.training.loss) in ("binary-cross-entropy", *REAL)
+        return meant(self.training.loss) in REAL_TARGETS
 
     @cached_property
     def model(self) -> Model:

@@ -201,8 +201,7 @@ def scale_tasks() -> Iterator[Task]:
     yield from _images()
     yield from _texts()
     fit: Fit = "unet-32x4", Adam(0.001), 0.0
-    halves: dict[str, Any] = {"truth": HALVES, "leave_out": None}
-    yield replace(_sampled("scale-mnist-denoiser", ("mnist", "noised-4"), (5000, 64, 0), fit, (64, 20, (20,)), 2), **halves)
+    yield _sampled("scale-mnist-denoiser", ("mnist", "noised-4"), (5000, 64, 0), fit, (64, 20, (20,)), None, truth=HALVES)
 
 
 HALVES = Subsets(0.5, count=64, repeats=2)
@@ -238,8 +237,11 @@ def _texts() -> Iterator[Task]:
     yield _sampled("scale-news-char-gpt", news, (3921, 435, 0), fit, (16, 5, (1, 2, 3, 4, 5)), 50, **how)
 
 
-def _sampled(name: str, data: Data, sizes: Sizes, fit: Fit, length: Length, some: int, **more: Any) -> Task:
-    """A task in float32 that leaves out some samples, charges for all, and asks each of the official test samples."""
+def _sampled(name: str, data: Data, sizes: Sizes, fit: Fit, length: Length, some: int | None, **more: Any) -> Task:
+    """A task in float32 that leaves out some samples, or groups of them, and asks each of the official test samples.
+
+    All are charged for.
+    """
     usual: dict[str, Any] = {"queries": "each", "queries_from": "test", "scaling": "none", "dtype": "float32"}
     usual |= {"leave_out": some, "charged": "all"}
     return task(name, data, sizes, fit, length, **usual | more)
